@@ -1,0 +1,50 @@
+# `make demo` and `make test` need Python 3.11 or later and make, and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+# The stamp's name holds the folder's checksum: a virtual environment does not survive a move.
+PLACE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
+DEMO_READY := .venv/.demo-$(PLACE)
+DEV_READY := .venv/.dev-$(PLACE)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format wheel clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+
+demo: $(DEMO_READY) ## follow an API key's life on an embedded PostgreSQL
+	@$(BIN)/python examples/quickstart.py
+
+test: $(DEV_READY) ## run all tests
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DEV_READY) ## ruff, mypy, pyright and squawk
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
+	$(BIN)/python -m pyright
+	$(BIN)/squawk supabase/migrations/*.sql
+
+format: $(DEV_READY) ## format the Python code
+	$(BIN)/python -m ruff check --fix .
+	$(BIN)/python -m ruff format .
+
+wheel: $(DEV_READY) ## build the wheel into dist/
+	@$(BIN)/python -m build --wheel
+
+clean: ## remove what the other targets made
+	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": name another with make PYTHON=python3.11")'
+	@$(PYTHON) -m venv .venv
+
+$(DEMO_READY): .venv/bin/python pyproject.toml
+	@echo "Installing the SDK and its embedded stack into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@touch $@
+
+$(DEV_READY): .venv/bin/python pyproject.toml
+	@echo "Installing the SDK and its development tools into .venv (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
