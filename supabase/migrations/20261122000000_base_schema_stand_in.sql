@@ -1,0 +1,120 @@
+-- A stand-in for V3's base schema: the accounts, roles and memberships that the later migrations build on, for local
+-- stacks and tests. Where public.accounts exists, as on every real project, this does nothing at all.
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '10s';
+set local statement_timeout = '60s';
+
+do $stand_in$
+begin
+  if to_regclass('public.accounts') is not null then
+    raise notice 'public.accounts exists: V3''s base schema is in place, the stand-in is not needed';
+    return;
+  end if;
+
+  -- What V3 does to a plain Supabase project: anon cannot even name what is in public, and a new function belongs
+  -- to its owner until it is granted. The default of PUBLIC is global: revoked "in schema" it would stay.
+  revoke usage on schema public from public, anon;
+  grant usage on schema public to authenticated, service_role;
+  alter default privileges revoke execute on functions from public;
+
+  create table public.accounts (
+    id uuid primary key default gen_random_uuid(),
+    name varchar(255) not null,
+    slug text unique,
+    email varchar(320) unique,
+    is_personal_account boolean not null default false,
+    primary_owner_user_id uuid not null references auth.users (id) on delete cascade,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now()
+  );
+  create index ix_accounts_primary_owner_user_id on public.accounts (primary_owner_user_id);
+  comment on table public.accounts is 'Tenants: personal accounts and teams. Stand-in for V3''s own table.';
+
+  create table public.roles (
+    name varchar(50) primary key,
+    hierarchy_level integer not null unique check (hierarchy_level > 0)
+  );
+  comment on table public.roles is 'Account roles, 1 being the highest. Stand-in for V3''s own table.';
+  insert into public.roles (name, hierarchy_level) values ('owner', 1), ('member', 2);
+
+  create table public.accounts_memberships (
+    user_id uuid not null references auth.users (id) on delete cascade,
+    account_id uuid not null references public.accounts (id) on delete cascade,
+    account_role varchar(50) not null references public.roles (name),
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    primary key (user_id, account_id)
+  );
+  create index ix_accounts_memberships_account_id on public.accounts_memberships (account_id);
+  create index ix_accounts_memberships_account_role on public.accounts_memberships (account_role);
+  comment on table public.accounts_memberships is 'Who belongs to which account. Stand-in for V3''s own table.';
+
+  create function public.has_role_on_account(account_id uuid, account_role varchar(50) default null)
+  returns boolean
+  language sql
+  stable
+  -- Definer, because it is asked from policies whose caller may not read the memberships of others.
+  security definer
+  set search_path = ''
+  as $function$
+    select exists (
+      select
+      from public.accounts_memberships as membership
+      where membership.user_id = (select auth.uid())
+        and membership.account_id = has_role_on_account.account_id
+        and (has_role_on_account.account_role is null
+             or membership.account_role = has_role_on_account.account_role)
+    );
+  $function$;
+  comment on function public.has_role_on_account(uuid, varchar) is
+    'Whether the caller is a member of the account, with that role if one is given. Stand-in for V3''s own function.';
+
+  create function public.trigger_set_timestamps()
+  returns trigger
+  language plpgsql
+  set search_path = ''
+  as $function$
+  begin
+    new.created_at := old.created_at;
+    new.updated_at := now();
+    return new;
+  end;
+  $function$;
+  comment on function public.trigger_set_timestamps() is
+    'Before update: sets updated_at and keeps created_at. Stand-in for V3''s own function.';
+
+  alter table public.accounts enable row level security;
+  alter table public.roles enable row level security;
+  alter table public.accounts_memberships enable row level security;
+
+  create policy accounts_read on public.accounts
+    for select to authenticated
+    using (
+      primary_owner_user_id = (select auth.uid())
+      or id = any (array(
+        select membership.account_id
+        from public.accounts_memberships as membership
+        where membership.user_id = (select auth.uid())
+      ))
+    );
+  create policy roles_read on public.roles
+    for select to authenticated
+    using (true);
+  create policy accounts_memberships_read on public.accounts_memberships
+    for select to authenticated
+    using (user_id = (select auth.uid()));
+
+  revoke all on public.accounts, public.roles, public.accounts_memberships from anon, authenticated, service_role;
+  grant select on public.accounts, public.roles, public.accounts_memberships to authenticated;
+  grant select, insert, update, delete on public.accounts, public.roles, public.accounts_memberships to service_role;
+
+  revoke all on function public.has_role_on_account(uuid, varchar) from public, anon, authenticated, service_role;
+  revoke all on function public.trigger_set_timestamps() from public, anon, authenticated, service_role;
+  grant execute on function public.has_role_on_account(uuid, varchar) to authenticated, service_role;
+end;
+$stand_in$;
+
+commit;

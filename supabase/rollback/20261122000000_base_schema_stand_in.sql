@@ -1,0 +1,39 @@
+-- Takes back the stand-in for V3's base schema. On a database with V3's own base schema it does nothing at all.
+--
+-- THIS DELETES DATA: all accounts and memberships. It refuses to run until you have said so in the same session:
+--
+--   set audiencelab.confirm_rollback = 'delete the stand-in accounts';
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '10s';
+set local statement_timeout = '60s';
+
+do $rollback$
+begin
+  if obj_description(to_regclass('public.accounts'), 'pg_class') is null
+    or obj_description(to_regclass('public.accounts'), 'pg_class') not like '%Stand-in for V3''s own table.'
+  then
+    raise notice 'public.accounts is not the stand-in: nothing to take back';
+    return;
+  end if;
+  if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete the stand-in accounts' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: this would delete all accounts and memberships. If that is what you want, run'
+        ' first: set audiencelab.confirm_rollback = ''delete the stand-in accounts''';
+  end if;
+
+  drop table public.accounts_memberships;
+  drop function public.has_role_on_account(uuid, varchar);
+  drop function public.trigger_set_timestamps();
+  drop table public.roles;
+  drop table public.accounts;
+
+  alter default privileges grant execute on functions to public;
+  grant usage on schema public to public, anon;
+end;
+$rollback$;
+
+commit;
