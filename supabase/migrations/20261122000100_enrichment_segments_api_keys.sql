@@ -436,15 +436,6 @@ begin
 end;
 $$;
 
-create or replace function api_keys_private.hash_api_key(p_api_key text)
-returns text
-language sql
-immutable
-set search_path = ''
-as $$
-  select encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
-$$;
-
 do $types$
 begin
   if to_regtype('public.create_api_key_response') is null then
@@ -543,7 +534,7 @@ begin
     p_account_id,
     p_name,
     left(v_key, 7),
-    api_keys_private.hash_api_key(v_key),
+    encode(sha256(convert_to(v_key, 'UTF8')), 'hex'),
     p_scopes,
     p_expires_at,
     (select auth.uid())
@@ -631,7 +622,7 @@ security definer
 set search_path = ''
 as $$
 declare
-  v_hash constant text := api_keys_private.hash_api_key(p_api_key);
+  v_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
   v_id uuid;
   v_account_id uuid;
   v_old record;
@@ -953,7 +944,6 @@ comment on function api_keys_private.base62(integer) is 'The character for a dig
 comment on function api_keys_private.random_base62(integer) is 'So many random characters A-Z, a-z, 0-9, all equally likely.';
 comment on function api_keys_private.crc32(bytea) is 'CRC-32 as in zip and PNG.';
 comment on function api_keys_private.generate_api_key() is 'A new key: sk_, 40 random characters, 6 of CRC-32 over what precedes.';
-comment on function api_keys_private.hash_api_key(text) is 'What is kept of a key: SHA-256, in hex.';
 
 comment on type public.create_api_key_response is 'A new API key, the only time that the key itself is shown.';
 comment on type public.verify_api_key_response is 'Whether a text is a live API key, and whose.';

@@ -50,7 +50,6 @@ drop view if exists api_keys_private.live_api_keys;
 drop table if exists api_keys_private.api_key_logs;
 drop table if exists api_keys_private.api_keys;
 drop function if exists api_keys_private.generate_api_key();
-drop function if exists api_keys_private.hash_api_key(text);
 drop function if exists api_keys_private.crc32(bytea);
 drop function if exists api_keys_private.random_base62(integer);
 drop function if exists api_keys_private.base62(integer);
