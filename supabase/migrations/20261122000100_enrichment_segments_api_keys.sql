@@ -201,12 +201,13 @@ begin
     indexes (name) as (
       values
         ('enrichment_tracking_account_id_created_at_id_idx'),
+        ('enrichment_tracking_account_id_status_created_at_idx'),
         ('enrichment_tracking_audience_id_created_at_idx'),
-        ('enrichment_tracking_status_created_at_idx'),
-        ('enrichment_tracking_created_at_idx'),
         ('enrichment_tracking_created_by_idx'),
+        ('enrichment_tracking_created_at_idx'),
+        ('enrichment_tracking_unfinished_idx'),
         ('segments_account_id_created_at_id_idx'),
-        ('segments_account_id_source_type_idx'),
+        ('segments_account_id_source_type_created_at_idx'),
         ('segments_created_by_idx'),
         ('segments_created_at_idx'),
         ('segments_deleted_idx'),
@@ -234,26 +235,30 @@ begin
 end;
 $leftovers$;
 
--- Newest first within an account, by (created_at, id), is how every list is read, and id makes the order total.
+-- Newest first within an account, by (created_at, id), is how every list is read; id makes the order total. Creation time
+-- over all accounts has a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
 create index if not exists enrichment_tracking_account_id_created_at_id_idx
   on public.enrichment_tracking (account_id, created_at desc, id desc);
+create index if not exists enrichment_tracking_account_id_status_created_at_idx
+  on public.enrichment_tracking (account_id, status, created_at desc);
 create index if not exists enrichment_tracking_audience_id_created_at_idx
   on public.enrichment_tracking (audience_id, created_at desc);
-create index if not exists enrichment_tracking_status_created_at_idx
-  on public.enrichment_tracking (status, created_at desc);
-create index if not exists enrichment_tracking_created_at_idx
-  on public.enrichment_tracking (created_at desc);
 create index if not exists enrichment_tracking_created_by_idx
   on public.enrichment_tracking (created_by);
+create index if not exists enrichment_tracking_created_at_idx
+  on public.enrichment_tracking using brin (created_at);
+-- For the workers, who look for jobs to do in all accounts.
+create index if not exists enrichment_tracking_unfinished_idx
+  on public.enrichment_tracking (status, created_at) where status in ('pending', 'processing');
 
 create index if not exists segments_account_id_created_at_id_idx
   on public.segments (account_id, created_at desc, id desc);
-create index if not exists segments_account_id_source_type_idx
+create index if not exists segments_account_id_source_type_created_at_idx
   on public.segments (account_id, source_type, created_at desc);
 create index if not exists segments_created_by_idx
   on public.segments (created_by);
 create index if not exists segments_created_at_idx
-  on public.segments (created_at desc);
+  on public.segments using brin (created_at);
 -- Only for cleaning up: deleted rows are few, and nobody else looks for them.
 create index if not exists segments_deleted_idx
   on public.segments (updated_at) where deleted;
