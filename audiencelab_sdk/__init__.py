@@ -1,1 +1,60 @@
 """Typed Python client for AudienceLab V3."""
+
+from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk._version import __version__
+from audiencelab_sdk.errors import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AudienceLabError,
+    AuthenticationError,
+    ClientClosedError,
+    ConfigurationError,
+    ConflictError,
+    InvalidArgumentError,
+    InvalidRequestError,
+    NotFoundError,
+    PermissionDeniedError,
+    RateLimitError,
+    ServerError,
+    UnexpectedResponseError,
+    UsageLogError,
+)
+from audiencelab_sdk.models import (
+    ApiKey,
+    ApiKeyVerification,
+    AsyncPage,
+    CreatedApiKey,
+    Page,
+    Scope,
+    UsageLog,
+)
+
+__all__ = [
+    "APIConnectionError",
+    "APIStatusError",
+    "APITimeoutError",
+    "ApiKey",
+    "ApiKeyVerification",
+    "AsyncAudienceLab",
+    "AsyncPage",
+    "AudienceLab",
+    "AudienceLabError",
+    "AuthenticationError",
+    "ClientClosedError",
+    "ConfigurationError",
+    "ConflictError",
+    "CreatedApiKey",
+    "InvalidArgumentError",
+    "InvalidRequestError",
+    "NotFoundError",
+    "Page",
+    "PermissionDeniedError",
+    "RateLimitError",
+    "Scope",
+    "ServerError",
+    "UnexpectedResponseError",
+    "UsageLog",
+    "UsageLogError",
+    "__version__",
+]

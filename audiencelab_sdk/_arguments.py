@@ -1,0 +1,81 @@
+"""Checks of what callers pass in.
+
+No message quotes the value: what was passed by mistake may be a key.
+"""
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from audiencelab_sdk.errors import InvalidArgumentError
+
+
+def checked_uuid(name: str, value: Any) -> UUID:
+    """`value`, a UUID or the text of one, as a UUID."""
+    if isinstance(value, UUID):
+        return value
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a UUID or its text, not {_kind(value)}")
+    try:
+        return UUID(value)
+    except ValueError:
+        message = f"{name} must be a UUID, such as 7f3b5a52-8a4f-4d0e-9d0c-2f1f6f0c9a11"
+    raise InvalidArgumentError(message)
+
+
+def checked_text(name: str, value: Any, *, longest: int | None = None) -> str:
+    """`value`, a text that is not blank and that PostgreSQL can store."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a str, not {_kind(value)}")
+    if not value.strip():
+        raise InvalidArgumentError(f"{name} is empty or blank")
+    if longest is not None and len(value) > longest:
+        raise InvalidArgumentError(
+            f"{name} has {len(value)} characters; at most {longest} are allowed"
+        )
+    if "\x00" in value:
+        raise InvalidArgumentError(f"{name} contains the character NUL, which no text may")
+    # A lone surrogate is what bytes that are no UTF-8 become in paths and headers.
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise InvalidArgumentError(
+            f"{name} contains half of a surrogate pair: decode it with errors='replace'"
+        )
+    return value
+
+
+def checked_secret(name: str, value: Any) -> SecretStr:
+    """`value`, a text that is kept secret, as a SecretStr: tracebacks may print variables."""
+    if isinstance(value, SecretStr):
+        return value
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {_kind(value)}")
+    return SecretStr(value)
+
+
+def checked_int(name: str, value: Any, lowest: int, highest: int) -> int:
+    """`value`, a whole number within the limits."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InvalidArgumentError(f"{name} must be an int, not {_kind(value)}")
+    if not lowest <= value <= highest:
+        raise InvalidArgumentError(f"{name} must be from {lowest} to {highest}, not {value}")
+    return value
+
+
+def checked_future(name: str, value: Any) -> datetime:
+    """`value`, a moment in the future that says its time zone."""
+    if not isinstance(value, datetime):
+        raise InvalidArgumentError(f"{name} must be a datetime, not {_kind(value)}")
+    if value.utcoffset() is None:
+        raise InvalidArgumentError(
+            f"{name} has no time zone: give one, such as "
+            "datetime.now(timezone.utc) + timedelta(days=90)"
+        )
+    if value <= datetime.now(UTC):
+        raise InvalidArgumentError(f"{name} must be in the future")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

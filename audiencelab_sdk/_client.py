@@ -1,0 +1,243 @@
+"""The clients."""
+
+from datetime import timedelta
+from types import TracebackType
+from typing import Self
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from audiencelab_sdk._config import Settings, environment, header_secret
+from audiencelab_sdk._resources.api_keys import ApiKeys, AsyncApiKeys
+from audiencelab_sdk._run import AsyncRunner, Runner
+from audiencelab_sdk._tokens import api_key_token
+from audiencelab_sdk._transport import AsyncPool, Pool, async_postgrest, postgrest
+
+_FIVE_MINUTES = timedelta(minutes=5)
+
+
+class AudienceLab:
+    """A client of one AudienceLab V3 project, acting as one identity.
+
+    It may be shared between threads. Close it, or use it as a context manager::
+
+        with AudienceLab(url, service_role_key) as client:
+            verification = client.api_keys.verify(text)
+
+    Without an access token it acts as the role of its key.
+
+    Args:
+        url: The project's API URL, such as ``https://abcdefgh.supabase.co``.
+        key: A key of the project: publishable (anon) or secret (service_role).
+        access_token: The JWT of a user, or of an API key, to act as.
+        timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
+        max_retries: How often to repeat a request that failed for a moment, if that is safe.
+
+    Attributes:
+        api_keys: The API keys of accounts.
+
+    Raises:
+        ConfigurationError: One of them is missing or cannot be used.
+    """
+
+    api_keys: ApiKeys
+
+    def __init__(
+        self,
+        url: str,
+        key: str | SecretStr,
+        *,
+        access_token: str | SecretStr | None = None,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+    ) -> None:
+        settings = Settings.checked(url, key, access_token, timeout, max_retries)
+        self._connect(settings, Pool(settings.timeout), owns_pool=True)
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        access_token: str | SecretStr | None = None,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+    ) -> Self:
+        """A client of the project that the environment names.
+
+        Reads ``SUPABASE_URL`` and ``SUPABASE_KEY``, else ``SUPABASE_SECRET_KEY``, else
+        ``SUPABASE_SERVICE_ROLE_KEY``. The other arguments are the constructor's.
+
+        Raises:
+            ConfigurationError: A variable is missing; the message names every one that is.
+        """
+        url, key = environment()
+        return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
+
+    @property
+    def url(self) -> str:
+        """The project's API URL."""
+        return self._settings.url
+
+    def as_user(self, access_token: str | SecretStr) -> Self:
+        """A client that acts as a user, under row level security, over the same connections.
+
+        Args:
+            access_token: The user's JWT, from Supabase Auth.
+
+        Returns:
+            A new client; this one stays as it is. The connections are this one's to close.
+
+        Raises:
+            ConfigurationError: The token is empty or cannot be one.
+        """
+        return self._derive(header_secret("access_token", access_token))
+
+    def as_api_key(
+        self,
+        api_key_id: UUID | str,
+        *,
+        jwt_secret: str | SecretStr,
+        expires_in: timedelta = _FIVE_MINUTES,
+    ) -> Self:
+        """A client that acts as an API key, over the same connections.
+
+        It holds a token that is made here and expires: keep the client no longer than that.
+
+        Args:
+            api_key_id: The key's id, such as `verify` gave it.
+            jwt_secret: The secret that the project's tokens are signed with (HS256).
+            expires_in: How long the token is valid.
+
+        Returns:
+            A new client; this one stays as it is. The connections are this one's to close.
+
+        Raises:
+            InvalidArgumentError: The id is no UUID, the secret has less than 32 bytes, or the
+                time is not positive.
+        """
+        return self._derive(api_key_token(api_key_id, jwt_secret, expires_in))
+
+    def close(self) -> None:
+        """Close the connections; calls on this client or one derived from it then raise.
+
+        On a client from `as_user` or `as_api_key` it does nothing: the connections are not its own.
+        """
+        if self._owns_pool:
+            self._pool.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _connect(self, settings: Settings, pool: Pool, *, owns_pool: bool) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._owns_pool = owns_pool
+        api = postgrest(settings.url, settings.key, settings.access_token, pool)
+        run = Runner(api, settings.max_retries)
+        self.api_keys = ApiKeys(run)
+
+    def _derive(self, access_token: SecretStr) -> Self:
+        client = object.__new__(type(self))
+        settings = self._settings.with_access_token(access_token)
+        client._connect(settings, self._pool, owns_pool=False)
+        return client
+
+
+class AsyncAudienceLab:
+    """Like :class:`AudienceLab`, awaited, on asyncio and trio alike.
+
+    It may be shared between the tasks of one event loop. Close it, or use it as a context
+    manager::
+
+        async with AsyncAudienceLab(url, service_role_key) as client:
+            verification = await client.api_keys.verify(text)
+    """
+
+    api_keys: AsyncApiKeys
+
+    def __init__(
+        self,
+        url: str,
+        key: str | SecretStr,
+        *,
+        access_token: str | SecretStr | None = None,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+    ) -> None:
+        settings = Settings.checked(url, key, access_token, timeout, max_retries)
+        self._connect(settings, AsyncPool(settings.timeout), owns_pool=True)
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        access_token: str | SecretStr | None = None,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+    ) -> Self:
+        """Like :meth:`AudienceLab.from_env`."""
+        url, key = environment()
+        return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
+
+    @property
+    def url(self) -> str:
+        """The project's API URL."""
+        return self._settings.url
+
+    def as_user(self, access_token: str | SecretStr) -> Self:
+        """Like :meth:`AudienceLab.as_user`."""
+        return self._derive(header_secret("access_token", access_token))
+
+    def as_api_key(
+        self,
+        api_key_id: UUID | str,
+        *,
+        jwt_secret: str | SecretStr,
+        expires_in: timedelta = _FIVE_MINUTES,
+    ) -> Self:
+        """Like :meth:`AudienceLab.as_api_key`."""
+        return self._derive(api_key_token(api_key_id, jwt_secret, expires_in))
+
+    async def aclose(self) -> None:
+        """Like :meth:`AudienceLab.close`, awaited."""
+        if self._owns_pool:
+            await self._pool.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.url!r})"
+
+    def _connect(self, settings: Settings, pool: AsyncPool, *, owns_pool: bool) -> None:
+        self._settings = settings
+        self._pool = pool
+        self._owns_pool = owns_pool
+        api = async_postgrest(settings.url, settings.key, settings.access_token, pool)
+        run = AsyncRunner(api, settings.max_retries)
+        self.api_keys = AsyncApiKeys(run)
+
+    def _derive(self, access_token: SecretStr) -> Self:
+        client = object.__new__(type(self))
+        settings = self._settings.with_access_token(access_token)
+        client._connect(settings, self._pool, owns_pool=False)
+        return client

@@ -1,0 +1,126 @@
+"""The settings of a client: read, checked, and with the secrets kept out of sight."""
+
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from audiencelab_sdk.errors import ConfigurationError
+
+_KEY_VARIABLES = ("SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+_EXAMPLE = "such as https://abcdefgh.supabase.co (in the dashboard: Project Settings, API)"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a client was configured with; `url` is the project's, without ``/rest/v1``."""
+
+    url: str
+    key: SecretStr
+    access_token: SecretStr | None
+    timeout: float
+    max_retries: int
+
+    @classmethod
+    def checked(
+        cls,
+        url: str,
+        key: str | SecretStr,
+        access_token: str | SecretStr | None,
+        timeout: float,
+        max_retries: int,
+    ) -> "Settings":
+        """Settings made of what the user gave; ConfigurationError for what cannot work."""
+        return cls(
+            url=_checked_url(url),
+            key=header_secret("key", key),
+            access_token=None
+            if access_token is None
+            else header_secret("access_token", access_token),
+            timeout=_checked_timeout(timeout),
+            max_retries=_checked_max_retries(max_retries),
+        )
+
+    def with_access_token(self, access_token: SecretStr) -> "Settings":
+        """The same settings with another identity."""
+        return replace(self, access_token=access_token)
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, str]:
+    """The URL and the key that the environment names.
+
+    Raises:
+        ConfigurationError: A variable is missing; the message names every one that is.
+    """
+    url = variables.get("SUPABASE_URL", "")
+    key = next((value for name in _KEY_VARIABLES if (value := variables.get(name))), "")
+    missing: list[str] = []
+    if not url:
+        missing.append("SUPABASE_URL")
+    if not key:
+        missing.append(f"{_KEY_VARIABLES[0]} (or {' or '.join(_KEY_VARIABLES[1:])})")
+    if missing:
+        raise ConfigurationError(f"set the environment variable {' and '.join(missing)}")
+    return url, key
+
+
+def header_secret(name: str, value: object) -> SecretStr:
+    """`value` as a secret that fits in an HTTP header."""
+    text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    if not isinstance(text, str):
+        raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(text).__name__}")
+    text = text.strip()
+    if not text:
+        raise ConfigurationError(f"{name} is empty")
+    if not (text.isascii() and text.isprintable() and " " not in text):
+        raise ConfigurationError(
+            f"{name} contains a blank, a line break or a character that no {name} has: "
+            "was it copied whole, and nothing else with it?"
+        )
+    return SecretStr(text)
+
+
+def _checked_url(url: object) -> str:
+    # No message quotes the URL: what was given by mistake may be a password or a key.
+    if not isinstance(url, str):
+        raise ConfigurationError(f"url must be a str, {_EXAMPLE}, not {type(url).__name__}")
+    url = url.strip()
+    if url.startswith(("postgres://", "postgresql://")):
+        raise ConfigurationError(
+            f"url is the address of a database; give the project's API URL, {_EXAMPLE}"
+        )
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"url must begin with https:// or http://, {_EXAMPLE}")
+    try:
+        parts = urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
+    except ValueError:  # a port that is no number, half an IPv6 address
+        usable = False
+    else:
+        usable = usable and not (parts.username or parts.password or parts.query or parts.fragment)
+    if not usable:
+        raise ConfigurationError(
+            f"url must be a host with an optional port and path and nothing more, {_EXAMPLE}"
+        )
+    return url.rstrip("/").removesuffix("/rest/v1").rstrip("/")
+
+
+def _checked_timeout(timeout: object) -> float:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+        raise ConfigurationError(
+            f"timeout must be a number of seconds, not {type(timeout).__name__}"
+        )
+    if not (math.isfinite(timeout) and timeout > 0):
+        raise ConfigurationError(f"timeout must be more than 0 seconds and finite, not {timeout}")
+    return float(timeout)
+
+
+def _checked_max_retries(max_retries: object) -> int:
+    if isinstance(max_retries, bool) or not isinstance(max_retries, int):
+        raise ConfigurationError(f"max_retries must be an int, not {type(max_retries).__name__}")
+    if max_retries < 0:
+        raise ConfigurationError(f"max_retries must be 0 or more, not {max_retries}")
+    return max_retries

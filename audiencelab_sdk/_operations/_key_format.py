@@ -1,0 +1,34 @@
+"""What an API key looks like.
+
+A key is ``sk_``, 40 random characters and a checksum of 6; keys from before the checksum have up
+to 43 characters after ``sk_``.
+"""
+
+import re
+import string
+import zlib
+
+_ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits
+_KEY = re.compile(r"sk_[A-Za-z0-9]+")
+_LONGEST = 128
+_CHECKSUM_LENGTH = 6
+_LENGTH = len("sk_") + 40 + _CHECKSUM_LENGTH
+
+
+def checksum(text: str) -> str:
+    """The CRC-32 of an ASCII `text`: six digits to the base 62, the most significant first."""
+    number = zlib.crc32(text.encode("ascii"))
+    digits = ""
+    for _ in range(_CHECKSUM_LENGTH):
+        number, digit = divmod(number, len(_ALPHABET))
+        digits = _ALPHABET[digit] + digits
+    return digits
+
+
+def may_be_api_key(text: str) -> bool:
+    """False when `text` cannot be an API key, as every mistyped key of today's length."""
+    if len(text) > _LONGEST or not _KEY.fullmatch(text):
+        return False
+    if len(text) != _LENGTH:
+        return True
+    return text[-_CHECKSUM_LENGTH:] == checksum(text[:-_CHECKSUM_LENGTH])

@@ -1,0 +1,44 @@
+"""Pages by keyset: each begins after the last row of the one before it, newest first."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pydantic import BaseModel
+
+from audiencelab_sdk._arguments import checked_int
+from audiencelab_sdk._steps import Steps
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Slice(Generic[T]):
+    """The items of one page, and the steps to those of the next."""
+
+    items: list[T]
+    following: Callable[[], Steps["Slice[T]"]]
+
+
+class Cursor(BaseModel):
+    """The last row of a page, its time exactly as the server wrote it: microseconds matter."""
+
+    created_at: str
+    id: str
+
+    @property
+    def older(self) -> str:
+        """PostgREST's condition, for use in ``or``, for the rows after this one."""
+        return (
+            f"created_at.lt.{self.created_at},and(created_at.eq.{self.created_at},id.lt.{self.id})"
+        )
+
+    @classmethod
+    def after(cls, rows: Any) -> "Cursor | None":
+        """The cursor after `rows`, or None when there are none."""
+        return cls.model_validate(rows[-1]) if rows else None
+
+
+def checked_page_size(value: Any) -> int:
+    """`value`, a number of rows that the API is willing to answer with."""
+    return checked_int("page_size", value, 1, 1000)

@@ -1,0 +1,159 @@
+"""The steps of the calls about API keys."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, Literal, cast
+from uuid import UUID
+
+from pydantic import AwareDatetime, SecretStr, StrictBool, TypeAdapter
+
+from audiencelab_sdk._arguments import (
+    checked_future,
+    checked_int,
+    checked_secret,
+    checked_text,
+    checked_uuid,
+)
+from audiencelab_sdk._operations._answers import read
+from audiencelab_sdk._operations._key_format import may_be_api_key
+from audiencelab_sdk._operations._paging import Cursor, Slice, checked_page_size
+from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
+from audiencelab_sdk.errors import (
+    AuthenticationError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+    UsageLogError,
+)
+from audiencelab_sdk.models import ApiKey, ApiKeyVerification, CreatedApiKey, Scope, UsageLog
+from audiencelab_sdk.models._base import Model
+
+_read_keys = TypeAdapter(list[ApiKey]).validate_python
+_read_bool = TypeAdapter(StrictBool).validate_python
+_read_true = TypeAdapter(Literal[True]).validate_python
+_read_id = TypeAdapter(UUID | None).validate_python
+
+_AS_API_KEY = "Only an API key may ask this: call it on client.as_api_key(...)."
+
+
+class _LogAnswer(Model):
+    success: StrictBool
+    log_id: UUID | None = None
+    timestamp: AwareDatetime | None = None
+    error: str | None = None
+    error_code: str | None = None
+
+
+def create(
+    account_id: UUID | str, name: str, scopes: Sequence[Scope], expires_at: datetime | None
+) -> Steps[CreatedApiKey]:
+    arguments = {
+        "p_account_id": str(checked_uuid("account_id", account_id)),
+        "p_name": checked_text("name", name, longest=255),
+        "p_scopes": _scopes(scopes),
+        "p_expires_at": None
+        if expires_at is None
+        else checked_future("expires_at", expires_at).isoformat(),
+    }
+    answer = yield _call("create_api_key", arguments, repeatable=False)
+    return read("create_api_key", CreatedApiKey.model_validate, answer.data)
+
+
+def list_page(
+    account_id: UUID | str, page_size: int, after: Cursor | None = None
+) -> Steps[Slice[ApiKey]]:
+    arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
+    limit = checked_page_size(page_size)
+
+    def build(api: PostgrestClient) -> RequestBuilder:
+        request = api.rpc("list_api_keys", arguments)
+        request = request.order("created_at", desc=True).order("id", desc=True).limit(limit)
+        return request.or_(after.older) if after else request
+
+    answer = yield Call(build, repeatable=True)
+    items = read("list_api_keys", _read_keys, answer.data)
+    cursor = Cursor.after(answer.data)
+    return Slice(items, lambda: list_page(account_id, page_size, cursor))
+
+
+def revoke(api_key_id: UUID | str) -> Steps[None]:
+    arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
+    answer = yield _call("revoke_api_key", arguments)
+    read("revoke_api_key", _read_true, answer.data)
+
+
+def verify(api_key: str | SecretStr) -> Steps[ApiKeyVerification]:
+    key = checked_secret("api_key", api_key)
+    if not may_be_api_key(key.get_secret_value()):
+        return ApiKeyVerification(valid=False, error="Invalid API key")
+    answer = yield Call(
+        lambda api: api.rpc("verify_api_key", {"p_api_key": key.get_secret_value()}),
+        repeatable=True,
+    )
+    return read("verify_api_key", ApiKeyVerification.model_validate, answer.data)
+
+
+def log_usage(
+    api_key_id: UUID | str,
+    *,
+    endpoint: str,
+    method: str,
+    status_code: int | None,
+    ip_address: str | None,
+    user_agent: str | None,
+) -> Steps[UsageLog]:
+    arguments = {
+        "p_api_key_id": str(checked_uuid("api_key_id", api_key_id)),
+        "p_endpoint": checked_text("endpoint", endpoint),
+        "p_method": checked_text("method", method),
+        "p_status_code": status_code and checked_int("status_code", status_code, 100, 999),
+        "p_ip_address": ip_address and checked_text("ip_address", ip_address),
+        "p_user_agent": user_agent and checked_text("user_agent", user_agent),
+    }
+    answer = yield _call("log_api_key_usage", arguments, repeatable=False)
+    outcome = read("log_api_key_usage", _LogAnswer.model_validate, answer.data)
+    if not outcome.success:
+        raise UsageLogError(outcome.error or "the database gave no reason", outcome.error_code)
+    line = {"log_id": outcome.log_id, "timestamp": outcome.timestamp}
+    return read("log_api_key_usage", UsageLog.model_validate, line)
+
+
+def has_scope(entity_type: str, entity_id: str, action: str) -> Steps[bool]:
+    arguments = {
+        "p_entity_type": checked_text("entity_type", entity_type),
+        "p_entity_id": checked_text("entity_id", entity_id),
+        "p_action": checked_text("action", action),
+    }
+    data = yield from _asked_by_an_api_key("has_scope", arguments)
+    return read("has_scope", _read_bool, data)
+
+
+def account_id() -> Steps[UUID | None]:
+    data = yield from _asked_by_an_api_key("get_api_key_account_id", {})
+    return read("get_api_key_account_id", _read_id, data)
+
+
+def _call(function: str, arguments: dict[str, Any], *, repeatable: bool = True) -> Call:
+    return Call(lambda api: api.rpc(function, arguments), repeatable=repeatable)
+
+
+def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> Steps[Any]:
+    try:
+        answer = yield _call(function, arguments)
+    except (AuthenticationError, PermissionDeniedError) as error:
+        if error.code == "42501":
+            error.hint = error.hint or _AS_API_KEY
+        raise
+    return answer.data
+
+
+def _scopes(scopes: Any) -> list[dict[str, Any]]:
+    if isinstance(scopes, Scope):
+        raise InvalidArgumentError("scopes must be a sequence of Scope: write [scope]")
+    if not isinstance(scopes, Sequence) or not all(
+        isinstance(scope, Scope) for scope in cast("Sequence[Any]", scopes)
+    ):
+        raise InvalidArgumentError(
+            "scopes must be a sequence of Scope, such as "
+            '[Scope(entity_type="segment", entity_id="*", action="read")]'
+        )
+    return [scope.model_dump() for scope in cast("Sequence[Scope]", scopes)]

@@ -1,0 +1,1 @@
+"""The calls as users see them, in both colours, with their documentation."""

@@ -1,0 +1,32 @@
+"""What all resources share: a driver, and pages made of slices."""
+
+from typing import TypeVar
+
+from audiencelab_sdk._operations._paging import Slice
+from audiencelab_sdk._run import AsyncRunner, Runner
+from audiencelab_sdk._steps import Steps
+from audiencelab_sdk.models import AsyncPage, Page
+
+T = TypeVar("T")
+
+
+class Resource:
+    """Calls that one client makes."""
+
+    def __init__(self, run: Runner) -> None:
+        self._run = run
+
+    def _page(self, steps: Steps[Slice[T]]) -> Page[T]:
+        part = self._run(steps)
+        return Page(part.items, lambda: self._page(part.following()))
+
+
+class AsyncResource:
+    """Like :class:`Resource`, awaited."""
+
+    def __init__(self, run: AsyncRunner) -> None:
+        self._run = run
+
+    async def _page(self, steps: Steps[Slice[T]]) -> AsyncPage[T]:
+        part = await self._run(steps)
+        return AsyncPage(part.items, lambda: self._page(part.following()))

@@ -1,0 +1,164 @@
+"""HTTP: the connection pools, the headers, and the typed error that every failure becomes.
+
+postgrest-py sends its requests through these pools. They raise for every answer that is no
+success, so its own errors, which lose the HTTP status, are never made.
+"""
+
+import json
+import logging
+import time
+from typing import Any
+
+import httpx
+from postgrest import AsyncPostgrestClient, SyncPostgrestClient
+from pydantic import SecretStr
+
+from audiencelab_sdk._status import status_error
+from audiencelab_sdk._version import __version__
+from audiencelab_sdk.errors import (
+    APIConnectionError,
+    APITimeoutError,
+    AudienceLabError,
+    ClientClosedError,
+    UnexpectedResponseError,
+)
+
+logger = logging.getLogger("audiencelab_sdk")
+
+# Idle connections go before common servers close them (after 5 seconds), so that a call which
+# must not be repeated does not meet a closing one.
+_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
+_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+
+
+class Pool(httpx.Client):
+    """Connections that answer with a success or raise an AudienceLabError."""
+
+    def __init__(self, timeout: float) -> None:
+        # HTTP/1.1: over HTTP/2, threads that share a client were seen to lose connections.
+        super().__init__(timeout=timeout, limits=_LIMITS, http2=False, follow_redirects=False)
+
+    def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Send `request`, and log its path, status and duration at DEBUG."""
+        if self.is_closed:
+            raise _closed()
+        exchange = _Exchange(request)
+        try:
+            response = super().send(request, **options)
+        except httpx.RequestError as error:
+            failure = exchange.failed(error)
+        else:
+            failure = exchange.answered(response)
+            if failure is None:
+                return response
+        # Outside of the handler: the httpx error holds the request, and so the key.
+        raise failure
+
+
+class AsyncPool(httpx.AsyncClient):
+    """Like :class:`Pool`, awaited."""
+
+    def __init__(self, timeout: float) -> None:
+        super().__init__(timeout=timeout, limits=_LIMITS, http2=False, follow_redirects=False)
+
+    async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
+        """Like :meth:`Pool.send`, awaited."""
+        if self.is_closed:
+            raise _closed()
+        exchange = _Exchange(request)
+        try:
+            response = await super().send(request, **options)
+        except httpx.RequestError as error:
+            failure = exchange.failed(error)
+        else:
+            failure = exchange.answered(response)
+            if failure is None:
+                return response
+        # Outside of the handler: the httpx error holds the request, and so the key.
+        raise failure
+
+
+def postgrest(
+    url: str, key: SecretStr, access_token: SecretStr | None, pool: Pool
+) -> SyncPostgrestClient:
+    """The postgrest-py client that acts as one identity over `pool`."""
+    return SyncPostgrestClient(
+        f"{url}/rest/v1",
+        headers=_headers(key, access_token),
+        http_client=pool,
+        retry_enabled=False,
+    )
+
+
+def async_postgrest(
+    url: str, key: SecretStr, access_token: SecretStr | None, pool: AsyncPool
+) -> AsyncPostgrestClient:
+    """Like :func:`postgrest`, for the asynchronous client."""
+    return AsyncPostgrestClient(
+        f"{url}/rest/v1",
+        headers=_headers(key, access_token),
+        http_client=pool,
+        retry_enabled=False,
+    )
+
+
+def _headers(key: SecretStr, access_token: SecretStr | None) -> dict[str, str]:
+    return {
+        "Accept": "application/json",
+        "apikey": key.get_secret_value(),
+        "Authorization": f"Bearer {(access_token or key).get_secret_value()}",
+        "X-Client-Info": f"audiencelab-sdk/{__version__}",
+    }
+
+
+def _closed() -> ClientClosedError:
+    return ClientClosedError(
+        "the client is closed, or the one that it was derived from: "
+        "make the calls before close(), or inside the with block"
+    )
+
+
+class _Exchange:
+    """One request on its way: judges what comes of it, and logs it at DEBUG."""
+
+    def __init__(self, request: httpx.Request) -> None:
+        self._request = request
+        self._started = time.perf_counter()
+        self._what = f"{request.method} {request.url.path}"
+
+    def answered(self, response: httpx.Response) -> AudienceLabError | None:
+        """What is wrong with the answer, which has been read; None for a success."""
+        self._log(response.status_code)
+        if not response.is_success:
+            return status_error(response)
+        # postgrest-py would hand on what it cannot parse as if it were a JSON string.
+        try:
+            if response.content:
+                json.loads(response.content)
+        except (ValueError, RecursionError):
+            kind = response.headers.get("Content-Type", "without a content type")
+            return UnexpectedResponseError(
+                f"{self._what} answered {response.status_code} with something other than JSON "
+                f"({kind}): does the URL lead to the project's API?"
+            )
+        return None
+
+    def failed(self, error: httpx.RequestError) -> AudienceLabError:
+        """What it means that no answer came."""
+        self._log(type(error).__name__)
+        reason = ": ".join(text for text in (type(error).__name__, str(error)) if text)
+        if isinstance(error, httpx.DecodingError):
+            return UnexpectedResponseError(f"{self._what} answered in a broken encoding ({reason})")
+        sent = not isinstance(error, _NEVER_SENT)
+        if isinstance(error, httpx.TimeoutException):
+            return APITimeoutError(f"{self._what}: no answer in time ({reason})", request_sent=sent)
+        return APIConnectionError(f"{self._what}: no answer ({reason})", request_sent=sent)
+
+    def _log(self, outcome: object) -> None:
+        logger.debug(
+            "%s: %s in %.0f ms (attempt %d)",
+            self._what,
+            outcome,
+            (time.perf_counter() - self._started) * 1000,
+            int(self._request.headers.get("X-Retry-Count", "0")) + 1,
+        )

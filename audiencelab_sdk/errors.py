@@ -1,0 +1,160 @@
+"""Every error that the SDK raises.
+
+    AudienceLabError
+    ├── ConfigurationError (also ValueError)
+    ├── InvalidArgumentError (also ValueError)
+    ├── ClientClosedError
+    ├── APIConnectionError
+    │   └── APITimeoutError
+    ├── UnexpectedResponseError
+    ├── UsageLogError
+    └── APIStatusError
+        ├── AuthenticationError      401
+        ├── PermissionDeniedError    403
+        ├── NotFoundError            404, and 406 with code PGRST116
+        ├── ConflictError            409
+        ├── RateLimitError           429
+        ├── InvalidRequestError      any other 4xx
+        └── ServerError              5xx
+
+No error holds a key, a token or the body of a request, so each may be logged as it is.
+"""
+
+_EXPIRY_ADVICE = "The access token has expired, or was signed for another project."
+_SCHEMA_ADVICE = (
+    "The API does not know this function or table: probably the AudienceLab migration was not "
+    "applied to this database, or the API has not reloaded its schema since."
+)
+_ADVICE = {
+    "PGRST202": _SCHEMA_ADVICE,
+    "PGRST205": _SCHEMA_ADVICE,
+    "PGRST301": _EXPIRY_ADVICE,
+    "PGRST303": _EXPIRY_ADVICE,
+}
+
+
+class AudienceLabError(Exception):
+    """Base class of every error that the SDK raises."""
+
+
+class ConfigurationError(AudienceLabError, ValueError):
+    """A setting of the client (URL, key, token, timeout, retries) is missing or unusable."""
+
+
+class InvalidArgumentError(AudienceLabError, ValueError):
+    """An argument was refused before any request was sent."""
+
+
+class ClientClosedError(AudienceLabError):
+    """The client, or the one whose connections it shares, has been closed."""
+
+
+class APIConnectionError(AudienceLabError):
+    """No answer came: the server could not be reached, or the connection broke.
+
+    Attributes:
+        request_sent: Whether the request may have reached the server, so that what it asked for
+            may have been done.
+    """
+
+    def __init__(self, message: str, *, request_sent: bool = True) -> None:
+        super().__init__(message)
+        self.request_sent = request_sent
+
+
+class APITimeoutError(APIConnectionError):
+    """No answer came within the client's timeout."""
+
+
+class UnexpectedResponseError(AudienceLabError):
+    """The server reported success with a body that cannot be understood."""
+
+
+class UsageLogError(AudienceLabError):
+    """The database could not write a line of the usage log.
+
+    Attributes:
+        message: What the database said.
+        code: The SQLSTATE, such as 23503 for an API key that does not exist.
+    """
+
+    def __init__(self, message: str, code: str | None = None) -> None:
+        super().__init__(message, code)
+        self.message = message
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} (SQLSTATE {self.code})" if self.code else self.message
+
+
+class APIStatusError(AudienceLabError):
+    """The server answered with an HTTP status that is no success.
+
+    Attributes:
+        status: The HTTP status.
+        code: The SQLSTATE or PostgREST's code, such as 42501 or PGRST202.
+        message: What the server said.
+        details: More from the server; it may quote rows, so it is no part of ``str(error)``.
+        hint: The server's advice.
+        request_id: The request's name in the logs of Supabase or of a proxy.
+    """
+
+    def __init__(  # noqa: PLR0917 - positional, so that the default pickling restores it
+        self,
+        status: int,
+        code: str | None,
+        message: str,
+        details: str | None = None,
+        hint: str | None = None,
+        request_id: str | None = None,
+    ) -> None:
+        super().__init__(status, code, message, details, hint, request_id)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.hint = hint
+        self.request_id = request_id
+
+    def __str__(self) -> str:
+        facts = [f"HTTP {self.status}"]
+        if self.code:
+            facts.append(f"code {self.code}")
+        if self.request_id:
+            facts.append(f"request id {self.request_id}")
+        parts = [f"{self.message} ({', '.join(facts)})", self.hint, _ADVICE.get(self.code or "")]
+        return " ".join(part for part in parts if part)
+
+
+class AuthenticationError(APIStatusError):
+    """The key or the access token is missing, unknown or expired (401)."""
+
+
+class PermissionDeniedError(APIStatusError):
+    """The caller is known and may not do this (403)."""
+
+
+class NotFoundError(APIStatusError):
+    """There is no such row, table or function (404, and 406 with code PGRST116)."""
+
+
+class ConflictError(APIStatusError):
+    """The request contradicts what is stored, such as a duplicate (409)."""
+
+
+class InvalidRequestError(APIStatusError):
+    """The server refused the request as it stands (any other 4xx)."""
+
+
+class RateLimitError(APIStatusError):
+    """Too many requests (429).
+
+    Attributes:
+        retry_after: Seconds that the server asked to wait, if it said so.
+    """
+
+    retry_after: float | None = None
+
+
+class ServerError(APIStatusError):
+    """The server or the database failed (5xx)."""

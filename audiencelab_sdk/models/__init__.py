@@ -1,0 +1,20 @@
+"""What the SDK gives and takes: immutable pydantic models, and pages of them."""
+
+from audiencelab_sdk.models.api_keys import (
+    ApiKey,
+    ApiKeyVerification,
+    CreatedApiKey,
+    Scope,
+    UsageLog,
+)
+from audiencelab_sdk.models.page import AsyncPage, Page
+
+__all__ = [
+    "ApiKey",
+    "ApiKeyVerification",
+    "AsyncPage",
+    "CreatedApiKey",
+    "Page",
+    "Scope",
+    "UsageLog",
+]

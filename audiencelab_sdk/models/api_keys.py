@@ -1,0 +1,135 @@
+"""API keys, what they may do, and what is said of them."""
+
+from typing import Annotated, Any, cast
+from uuid import UUID
+
+from pydantic import (
+    AwareDatetime,
+    BeforeValidator,
+    SecretStr,
+    StrictBool,
+    StringConstraints,
+    model_validator,
+)
+
+from audiencelab_sdk.models._base import Model
+
+_Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class Scope(Model):
+    """A permission: an action on an entity of a type. ``"*"`` in any of the three stands for all.
+
+    ``Scope(entity_type="segment", entity_id="*", action="read")`` lets a key read every segment.
+
+    Attributes:
+        entity_type: The kind of entity, such as ``segment``.
+        entity_id: Which entity of that kind.
+        action: What may be done with it, such as ``read``.
+    """
+
+    entity_type: _Text
+    entity_id: _Text
+    action: _Text
+
+
+def _well_formed(scopes: Any) -> list[Any]:
+    # Keys older than the database's check may carry anything here. What is no scope grants
+    # nothing, and must not make the account's other keys unreadable.
+    if not isinstance(scopes, list | tuple):
+        return []
+    return [scope for scope in cast("list[Any]", scopes) if _is_scope(scope)]
+
+
+def _is_scope(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return isinstance(value, Scope)
+    texts = [cast("dict[str, Any]", value).get(name) for name in Scope.model_fields]
+    return all(isinstance(text, str) and text for text in texts)
+
+
+class ApiKey(Model):
+    """An API key as `list` shows it, without the key itself.
+
+    Attributes:
+        id: The key's id.
+        name: The name that its maker gave it.
+        key_prefix: The first seven characters of the key, to recognise it by.
+        scopes: What it may do.
+        expires_at: When it stops being valid; None for never.
+        created_at: When it was made.
+        last_used_at: When its use was last logged, to the minute; None for never.
+        is_active: False once it is revoked.
+        created_by: The user who made it.
+    """
+
+    id: UUID
+    name: str
+    key_prefix: str
+    scopes: Annotated[tuple[Scope, ...], BeforeValidator(_well_formed)]
+    expires_at: AwareDatetime | None
+    created_at: AwareDatetime
+    last_used_at: AwareDatetime | None
+    is_active: StrictBool
+    created_by: UUID | None
+
+
+class CreatedApiKey(Model):
+    """A new API key: the only time that the key itself is shown.
+
+    Attributes:
+        id: The key's id.
+        name: Its name.
+        key: The key itself; ``key.get_secret_value()`` is its text.
+        key_prefix: The first seven characters of the key, to recognise it by.
+        account_id: The account that it belongs to.
+        scopes: What it may do.
+        expires_at: When it stops being valid; None for never.
+        created_at: When it was made.
+    """
+
+    id: UUID
+    name: str
+    key: SecretStr
+    key_prefix: str
+    account_id: UUID
+    scopes: tuple[Scope, ...]
+    expires_at: AwareDatetime | None
+    created_at: AwareDatetime
+
+
+class ApiKeyVerification(Model):
+    """Whether a text is a valid API key. Its truth value is `valid`.
+
+    Attributes:
+        valid: True for a key that exists, is active and has not expired.
+        api_key_id: The key's id, when it is valid.
+        account_id: The key's account, when it is valid.
+        error: Why it is not valid: the same for unknown, revoked and expired keys.
+    """
+
+    valid: StrictBool
+    api_key_id: UUID | None = None
+    account_id: UUID | None = None
+    error: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.valid
+
+    @model_validator(mode="after")
+    def _a_valid_key_is_known(self) -> "ApiKeyVerification":
+        if self.valid and (self.api_key_id is None or self.account_id is None):
+            raise ValueError("a valid key has an id and an account")
+        return self
+
+
+class UsageLog(Model):
+    """One line of the usage log.
+
+    Attributes:
+        log_id: The line's id.
+        timestamp: When it was written.
+    """
+
+    log_id: UUID
+    timestamp: AwareDatetime
