@@ -1,0 +1,28 @@
+"""The embedded stack: PostgreSQL, migrations and REST API for a machine with nothing but Python."""
+
+try:
+    from audiencelab_sdk.local._stack import LocalStack
+except ModuleNotFoundError as error:
+    # Only what the extra installs: a module of ours that is missing is another matter.
+    if error.name not in {"psycopg", "psycopg_pool", "starlette", "uvicorn"}:
+        raise
+    raise ImportError(
+        f"audiencelab_sdk.local needs the package {error.name}: "
+        "pip install 'audiencelab-sdk[local]'",
+        name=error.name,
+    ) from error
+
+from audiencelab_sdk.local._errors import (
+    LocalStackError,
+    MigrationError,
+    PostgresNotFoundError,
+    PostgresStartError,
+)
+
+__all__ = [
+    "LocalStack",
+    "LocalStackError",
+    "MigrationError",
+    "PostgresNotFoundError",
+    "PostgresStartError",
+]

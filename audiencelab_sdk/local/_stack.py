@@ -1,0 +1,229 @@
+"""The embedded stack as one object."""
+
+import contextlib
+import time
+from dataclasses import dataclass, field
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import anyio.to_thread
+import jwt
+import psycopg
+
+from audiencelab_sdk.local._errors import LocalStackError
+from audiencelab_sdk.local._migrate import apply_migrations, apply_platform, apply_seed, as_role
+from audiencelab_sdk.local._postgres import PostgresServer
+from audiencelab_sdk.local.rest.app import create_app
+from audiencelab_sdk.local.rest.database import Settings
+from audiencelab_sdk.local.rest.gateway import Gateway
+from audiencelab_sdk.local.rest.server import BackgroundServer
+
+# The development values that `supabase start` uses as well, so that one .env serves both.
+_JWT_SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"  # noqa: S105 - public
+_KEY_EXPIRY = 1983812996
+
+
+@dataclass(frozen=True)
+class _Running:
+    """What exists only while the stack runs."""
+
+    url: str
+    db_url: str = field(repr=False)
+    resources: contextlib.ExitStack = field(repr=False)
+
+
+class LocalStack:
+    """PostgreSQL with the project's schema and seed, and a REST API like Supabase's in front.
+
+    For a machine without Docker and Supabase: tests, examples, a first look. Use it as a context
+    manager, sync or async, or with `start` and `stop`. It listens on 127.0.0.1 only and leaves
+    nothing behind when it, or the Python process, ends. Its data ends with it.
+
+    ::
+
+        with LocalStack() as stack:
+            client = AudienceLab(stack.url, stack.service_role_key)
+
+    Args:
+        port: The port of the REST API; by default any free one.
+
+    Raises:
+        LocalStackError: The stack is running already, or its port is taken (from `start`).
+        PostgresNotFoundError: No PostgreSQL programs are on this machine (from `start`).
+        PostgresStartError: PostgreSQL did not start; the text has its log (from `start`).
+        MigrationError: A migration is missing or was refused (from `start`).
+    """
+
+    def __init__(self, *, port: int = 0) -> None:
+        self._port = port
+        self._running: _Running | None = None
+
+    def __repr__(self) -> str:
+        return f"<LocalStack {self._running.url if self._running else 'not running'}>"
+
+    @property
+    def url(self) -> str:
+        """What a Supabase client calls the project's URL, such as `http://127.0.0.1:54321`."""
+        return self._require_running().url
+
+    @property
+    def db_url(self) -> str:
+        """The database, as role `postgres`. Holds a password."""
+        return self._require_running().db_url
+
+    @property
+    def jwt_secret(self) -> str:
+        """The secret that signs this stack's tokens (HS256)."""
+        return _JWT_SECRET
+
+    @property
+    def anon_key(self) -> str:
+        """The project's public key: requests run as role `anon`."""
+        return _project_key("anon")
+
+    @property
+    def service_role_key(self) -> str:
+        """The project's secret key: requests run as role `service_role`, past row security."""
+        return _project_key("service_role")
+
+    def start(self) -> None:
+        """Start PostgreSQL, apply platform, migrations and seed, and serve the REST API."""
+        if self._running is not None:
+            raise LocalStackError(f"This stack is running already, at {self._running.url}.")
+        with contextlib.ExitStack() as resources:
+            postgres = resources.enter_context(PostgresServer())
+            db_url = as_role(postgres.admin_url, "postgres")
+            apply_platform(postgres.admin_url)
+            apply_migrations(db_url)
+            apply_seed(db_url)
+            settings = Settings(
+                db_url=as_role(postgres.admin_url, "authenticator"), jwt_secret=_JWT_SECRET
+            )
+            gateway = Gateway(create_app(settings), (self.anon_key, self.service_role_key))
+            server = BackgroundServer(gateway, self._port)
+            try:
+                port = server.start()
+            except OSError as error:
+                raise LocalStackError(f"Port {self._port} cannot be used: {error}") from error
+            resources.callback(server.stop)
+            self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
+
+    def stop(self) -> None:
+        """Stop the REST API and PostgreSQL and delete the data; again, nothing happens."""
+        running, self._running = self._running, None
+        if running is not None:
+            running.resources.close()
+
+    def create_user(self, email: str | None = None) -> UUID:
+        """Make a user (a row in `auth.users`) and return the id.
+
+        Raises:
+            psycopg.errors.UniqueViolation: There is a user with this address already.
+        """
+        return self._insert("insert into auth.users (email) values (%s) returning id", email)
+
+    def create_account(self, name: str, *, owner: UUID) -> UUID:
+        """Make a team account (a row in `public.accounts`) and return the id.
+
+        Args:
+            name: The account's name.
+            owner: A user, who becomes a member with role `owner`.
+
+        Raises:
+            psycopg.errors.ForeignKeyViolation: There is no such user.
+        """
+        return self._insert(
+            """
+            with account as (
+              insert into public.accounts (name, is_personal_account, primary_owner_user_id)
+              values (%s, false, %s)
+              returning id, primary_owner_user_id
+            )
+            insert into public.accounts_memberships (account_id, user_id, account_role)
+            select id, primary_owner_user_id, 'owner' from account
+            returning account_id
+            """,
+            name,
+            owner,
+        )
+
+    def add_member(self, account_id: UUID, user_id: UUID, role: str = "member") -> None:
+        """Make a user a member of an account (a row in `public.accounts_memberships`).
+
+        Raises:
+            psycopg.errors.ForeignKeyViolation: There is no such account, user or role.
+            psycopg.errors.UniqueViolation: The user is a member already.
+        """
+        self._insert(
+            """
+            insert into public.accounts_memberships (account_id, user_id, account_role)
+            values (%s, %s, %s)
+            returning account_id
+            """,
+            account_id,
+            user_id,
+            role,
+        )
+
+    def access_token(self, user_id: UUID, *, expires_in: timedelta = timedelta(hours=1)) -> str:
+        """A token as Supabase Auth would give the user at login.
+
+        Args:
+            user_id: The user, who becomes `auth.uid()`.
+            expires_in: How long the token is valid; a negative time gives an expired one.
+        """
+        now = int(time.time())
+        claims = {
+            "role": "authenticated",
+            "sub": str(user_id),
+            "aud": "authenticated",
+            "iat": now,
+            "exp": now + int(expires_in.total_seconds()),
+        }
+        return jwt.encode(claims, _JWT_SECRET, algorithm="HS256")
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        await anyio.to_thread.run_sync(self.start)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.stop)
+
+    def _require_running(self) -> _Running:
+        if self._running is None:
+            raise LocalStackError(
+                "This stack is not running: use `with LocalStack() as stack:` or call start()."
+            )
+        return self._running
+
+    def _insert(self, query: Any, *values: object) -> UUID:
+        with psycopg.connect(self.db_url) as connection:
+            row = connection.execute(query, values).fetchone()
+        assert row is not None  # noqa: S101 - `returning` gives the row
+        inserted: UUID = row[0]
+        return inserted
+
+
+def _project_key(role: str) -> str:
+    claims = {"iss": "supabase-demo", "role": role, "exp": _KEY_EXPIRY}
+    return jwt.encode(claims, _JWT_SECRET, algorithm="HS256")

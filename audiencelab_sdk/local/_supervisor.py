@@ -1,0 +1,299 @@
+"""The process that owns one embedded PostgreSQL server; run by path, standard library only.
+
+`PostgresServer` starts it with two pipes. The first line on its stdin is the order, a JSON object:
+`bin` (the folder of the programs), `port` (0 for a free one), `password` (of the superuser
+`supabase_admin`) and `settings` (name to value). It answers with one line of JSON on its stdout,
+`{"port": 5433}` or `{"error": "..."}`, and then waits for the end of its stdin.
+
+However the process that holds the other end of that pipe comes to its end, killed outright
+included, the pipe closes: PostgreSQL is stopped and its folder deleted, in this one place.
+"""
+
+import contextlib
+import json
+import locale
+import os
+import pwd
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+HOST = "127.0.0.1"
+OLDEST_VERSION = 15
+PORT_ATTEMPTS = 5
+START_TIMEOUT = 60.0
+STOP_SIGNALS = (  # fast shutdown, immediate shutdown, and the last resort; seconds to wait for each
+    (signal.SIGINT, 10.0),
+    (signal.SIGQUIT, 5.0),
+    (signal.SIGKILL, 5.0),
+)
+NOT_NEEDED_TO_RUN = shutil.ignore_patterns("*.a", "pgxs", "pkgconfig", "doc", "man", "include")
+
+
+class StartError(Exception):
+    """PostgreSQL cannot be started; the text says why."""
+
+
+class Server:
+    """One PostgreSQL cluster in a temporary folder of its own.
+
+    Args:
+        programs: The folder with `initdb` and `postgres`.
+        port: The port to listen on, 0 for a free one.
+        password: The password of the superuser `supabase_admin`.
+        settings: Further settings, as in postgresql.conf.
+    """
+
+    def __init__(self, programs: Path, port: int, password: str, settings: dict[str, str]) -> None:
+        self._programs = programs
+        self._port = port
+        self._password = password
+        self._settings = settings
+        self._folder: Path | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._user = _unprivileged_user() if os.geteuid() == 0 else None
+
+    def start(self) -> int:
+        """Create the cluster, start the server and return its port once it accepts connections.
+
+        Raises:
+            StartError: The text says why, with the end of PostgreSQL's own output.
+        """
+        self._folder = folder = self._make_folder()
+        self._programs = self._usable_programs(folder)
+        self._create_cluster(folder)
+        for _ in range(PORT_ATTEMPTS):
+            port = self._port or free_port()
+            if self._launch(folder, port):
+                return port
+            log = _log(folder)
+            # Between the choice of a free port and its use another program may have taken it.
+            if self._port or "Address already in use" not in log:
+                break
+        raise StartError(f"PostgreSQL did not start on port {port}:\n{_tail(log)}")
+
+    def stop(self) -> None:
+        """Stop the server and delete its folder; nothing happens when there is none."""
+        if self._process is not None:
+            for number, patience in STOP_SIGNALS:
+                if self._process.poll() is not None:
+                    break
+                self._process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(patience)
+        if self._folder is not None:
+            _delete(self._folder)
+
+    def _make_folder(self) -> Path:
+        for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 - mkdtemp below
+            folder = Path(tempfile.mkdtemp(prefix="audiencelab-", dir=parent))
+            if self._user is None:
+                return folder
+            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
+            # TMPDIR may lie where only root can go.
+            if (
+                self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/")).returncode
+                == 0
+            ):
+                return folder
+            folder.rmdir()
+        raise StartError(
+            f"PostgreSQL refuses to run as root, and the user {self._user.pw_name!r} cannot reach "
+            f"the temporary folder {tempfile.gettempdir()}. Set TMPDIR to one that every user can."
+        )
+
+    def _usable_programs(self, folder: Path) -> Path:
+        """The programs' folder, or a copy where the user who runs PostgreSQL can read it."""
+        programs = self._programs
+        try:
+            version = self._run(programs / "postgres", "--version", cwd=folder)
+        except PermissionError:
+            if self._user is None:
+                raise
+            version = None
+        if version is None or (version.returncode and self._user):
+            installation = folder / "postgresql"
+            shutil.copytree(programs.parent, installation, symlinks=True, ignore=NOT_NEEDED_TO_RUN)
+            self._give_to_user(installation)
+            programs = installation / "bin"
+            version = self._run(programs / "postgres", "--version", cwd=folder)
+        found = re.search(r"\(PostgreSQL\) (\d+)", version.stdout)
+        if version.returncode or found is None:
+            raise StartError(f"{programs / 'postgres'} does not run:\n{_tail(version.stdout)}")
+        if int(found[1]) < OLDEST_VERSION:
+            raise StartError(
+                f"{programs} holds PostgreSQL {found[1]}; {OLDEST_VERSION} or later is needed."
+            )
+        return programs
+
+    def _give_to_user(self, tree: Path) -> None:
+        if self._user is not None:
+            for path in (tree, *tree.rglob("*")):
+                os.chown(path, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
+
+    def _create_cluster(self, folder: Path) -> None:
+        password_file = folder / "password"
+        password_file.touch(mode=0o600)
+        password_file.write_text(self._password)
+        self._give_to_user(password_file)
+        result = self._run(
+            self._programs / "initdb",
+            f"--pgdata={folder / 'data'}",
+            "--username=supabase_admin",
+            f"--pwfile={password_file}",
+            "--auth=scram-sha-256",
+            "--encoding=UTF8",
+            "--locale-provider=libc",
+            f"--locale={_utf8_locale()}",
+            "--no-instructions",
+            "--no-sync",
+            cwd=folder,
+        )
+        password_file.unlink()
+        if result.returncode:
+            raise StartError(f"initdb failed:\n{_tail(result.stdout)}")
+
+    def _launch(self, folder: Path, port: int) -> bool:
+        settings = self._settings | {
+            "listen_addresses": HOST,
+            "port": str(port),
+            "unix_socket_directories": "",
+        }
+        arguments = [part for pair in settings.items() for part in ("-c", "=".join(pair))]
+        with (folder / "postgres.log").open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
+                [self._programs / "postgres", "-D", folder / "data", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=folder,
+                env=self._environment(),
+                **self._identity(),
+            )
+        deadline = time.monotonic() + START_TIMEOUT
+        while self._process.poll() is None:
+            if _is_ready(folder / "data" / "postmaster.pid"):
+                return True
+            if time.monotonic() > deadline:
+                raise StartError(
+                    f"PostgreSQL was not ready after {START_TIMEOUT:.0f} s:\n{_tail(_log(folder))}"
+                )
+            time.sleep(0.005)
+        return False
+
+    def _run(self, *command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(  # noqa: S603 - no shell, our own arguments
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=cwd,
+            env=self._environment(),
+            text=True,
+            errors="replace",
+            check=False,
+            **self._identity(),
+        )
+
+    def _environment(self) -> dict[str, str]:
+        # Nothing of the caller's: PGDATA, PGPORT or a foreign locale would change what happens.
+        environment = {"PATH": os.defpath, "LC_ALL": "C", "TZ": "UTC"}
+        icu_data = self._programs.parent / "share" / "icu"  # musl builds bring their own
+        return environment | ({"ICU_DATA": str(icu_data)} if icu_data.is_dir() else {})
+
+    def _identity(self) -> dict[str, Any]:
+        if self._user is None:
+            return {}
+        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that nobody listens on right now."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _unprivileged_user() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise StartError(
+        "PostgreSQL refuses to run as root, and there is neither a user 'postgres' nor 'nobody'."
+    )
+
+
+def _utf8_locale() -> str:
+    """`C.UTF-8`, or plain `C` where the system has no such locale."""
+    try:
+        locale.setlocale(locale.LC_CTYPE, "C.UTF-8")
+    except locale.Error:
+        return "C"
+    return "C.UTF-8"
+
+
+def _is_ready(pid_file: Path) -> bool:
+    """Whether the server says, on the eighth line of its pid file, that it takes connections."""
+    try:
+        lines = pid_file.read_text().splitlines()
+    except FileNotFoundError:
+        return False
+    return len(lines) > 7 and lines[7].strip() == "ready"
+
+
+def _log(folder: Path) -> str:
+    return (folder / "postgres.log").read_text(errors="replace")
+
+
+def _tail(text: str) -> str:
+    return "\n".join(text.strip().splitlines()[-15:])
+
+
+def _delete(folder: Path) -> None:
+    # A process of the cluster that is just ending may still put a file into it.
+    for _ in range(20):
+        with contextlib.suppress(OSError):
+            return shutil.rmtree(folder)
+        time.sleep(0.1)
+    return shutil.rmtree(folder)
+
+
+def _leave(_number: int, _frame: object) -> NoReturn:
+    raise SystemExit
+
+
+def main() -> None:
+    """Read the order, start the server, report, and stop it when stdin ends."""
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    for number in endings:
+        signal.signal(number, _leave)
+    order = json.loads(sys.stdin.buffer.readline())
+    server = None
+    try:
+        try:
+            server = Server(Path(order["bin"]), order["port"], order["password"], order["settings"])
+            report: dict[str, object] = {"port": server.start()}
+        except (StartError, OSError, subprocess.SubprocessError) as error:
+            report = {"error": str(error)}
+        # Nobody may be left to read the report; the end of stdin then follows at once.
+        with contextlib.suppress(BrokenPipeError):
+            os.write(sys.stdout.fileno(), json.dumps(report).encode() + b"\n")
+        if "port" in report:
+            sys.stdin.buffer.read()
+    finally:
+        for number in endings:
+            signal.signal(number, signal.SIG_IGN)
+        if server is not None:
+            server.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The PostgREST dialect: a small REST API in front of any PostgreSQL database."""

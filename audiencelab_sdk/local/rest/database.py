@@ -1,0 +1,195 @@
+"""The connection pool, the catalog's upkeep, and the one transaction of each request."""
+
+import asyncio
+import logging
+import select
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import psycopg
+from psycopg.sql import SQL, Identifier
+from psycopg_pool import AsyncConnectionPool
+
+from audiencelab_sdk.local.rest.render import Statement
+from audiencelab_sdk.local.rest.schema import Catalog, load_catalog
+
+logger = logging.getLogger("audiencelab_sdk.local.rest")
+
+_RELOAD_INTERVAL = 1.0  # seconds between two reloads that unknown names ask for
+_RECONNECT_DELAY = 0.5
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the REST server serves, and how.
+
+    Attributes:
+        db_url: Connection string of a role that may become the roles of all tokens.
+        schemas: The exposed schemas; the first is the default one.
+        anonymous_role: The role of requests without a token.
+        jwt_secret: The secret that signs tokens (HS256).
+        extra_search_path: Schemas that SQL finds without naming them, besides the exposed one.
+        max_rows: The most rows that one answer holds.
+        pool_size: The most connections to the database.
+    """
+
+    db_url: str = field(repr=False)
+    jwt_secret: str = field(repr=False)
+    schemas: tuple[str, ...] = ("public",)
+    anonymous_role: str = "anon"
+    extra_search_path: tuple[str, ...] = ("public", "extensions")
+    max_rows: int = 1000
+    pool_size: int = 10
+
+
+@dataclass(frozen=True)
+class RequestSettings:
+    """What SQL can read of a request, as settings of its transaction."""
+
+    schema: str
+    role: str
+    claims: str
+    method: str
+    path: str
+    headers: str
+    cookies: str
+
+
+class Row(NamedTuple):
+    """The one row that a statement gives."""
+
+    total: int | None
+    count: int
+    body: str
+    response_headers: str | None
+    response_status: str | None
+
+
+class Database:
+    """Runs statements, each in a transaction of its own and as the role of its request."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._pool: AsyncConnectionPool[psycopg.AsyncConnection] = AsyncConnectionPool(
+            settings.db_url,
+            min_size=1,
+            max_size=settings.pool_size,
+            timeout=10,
+            open=False,
+            check=_check,
+            kwargs={"cursor_factory": psycopg.AsyncRawCursor},
+        )
+        self._catalog = Catalog([])
+        self._loaded_at = 0.0
+        self._reloading = asyncio.Lock()
+        self._listener: asyncio.Task[None] | None = None
+
+    @property
+    def catalog(self) -> Catalog:
+        """The functions of the exposed schemas, as last read."""
+        return self._catalog
+
+    async def open(self) -> None:
+        """Connect, read the catalog, and listen for `notify pgrst`."""
+        await self._pool.open(wait=True)
+        await self.reload()
+        self._listener = asyncio.create_task(self._listen())
+
+    async def close(self) -> None:
+        """Disconnect."""
+        if self._listener is not None:
+            self._listener.cancel()
+            await asyncio.gather(self._listener, return_exceptions=True)
+        await self._pool.close()
+
+    async def reload(self) -> None:
+        """Read the catalog again."""
+        async with self._pool.connection() as connection:
+            catalog = await load_catalog(connection, self._settings.schemas)
+        self._catalog, self._loaded_at = catalog, time.monotonic()
+
+    async def reload_if_old(self) -> bool:
+        """Read the catalog again unless that has just been done, and say whether it was."""
+        async with self._reloading:
+            if time.monotonic() - self._loaded_at < _RELOAD_INTERVAL:
+                return False
+            await self.reload()
+            return True
+
+    async def run(
+        self,
+        statement: Statement,
+        request: RequestSettings,
+        *,
+        read_only: bool,
+        check: Callable[[Row], None],
+    ) -> Row:
+        """Run a statement in a transaction, which is undone when `check` raises.
+
+        Raises:
+            psycopg.Error: PostgreSQL refused the statement or could not be reached.
+        """
+        async with self._pool.connection() as connection:
+            await connection.set_read_only(read_only)
+            async with connection.pipeline():
+                await connection.execute(_SETTINGS, self._values(connection, request))
+                cursor = await connection.execute(statement.text, statement.values)
+            row = Row(*(await cursor.fetchone() or ()))
+            check(row)
+        return row
+
+    def _values(
+        self, connection: psycopg.AsyncConnection, request: RequestSettings
+    ) -> Sequence[str]:
+        path = dict.fromkeys((request.schema, *self._settings.extra_search_path))
+        search_path = SQL(", ").join(map(Identifier, path)).as_string(connection)
+        return (
+            search_path,
+            request.role,
+            request.claims,
+            request.method,
+            request.path,
+            request.headers,
+            request.cookies,
+        )
+
+    async def _listen(self) -> None:
+        """Reload the catalog on `notify pgrst, 'reload schema'`, and after a lost connection."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    self._settings.db_url, autocommit=True
+                ) as connection:
+                    await connection.execute("listen pgrst")
+                    await self.reload()
+                    async for notification in connection.notifies():
+                        if notification.payload in {"", "reload schema"}:
+                            await self.reload()
+            except psycopg.Error as error:
+                logger.warning("No notifications from PostgreSQL for now: %s", error)
+            await asyncio.sleep(_RECONNECT_DELAY)
+
+
+async def _check(connection: psycopg.AsyncConnection[Any]) -> None:
+    """Refuse a dead connection, without a round trip for a live one.
+
+    A server that closes a connection leaves something to read on it; an idle one has nothing.
+    """
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):
+        await AsyncConnectionPool.check_connection(connection)
+
+
+_SETTINGS = """
+select
+  set_config('search_path', $1, true),
+  set_config('role', $2, true),
+  set_config('request.jwt.claims', $3, true),
+  set_config('request.method', $4, true),
+  set_config('request.path', $5, true),
+  set_config('request.headers', $6, true),
+  set_config('request.cookies', $7, true)
+"""

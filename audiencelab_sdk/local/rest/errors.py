@@ -1,0 +1,158 @@
+"""Errors as PostgREST reports them: its own codes, and the HTTP status of each SQLSTATE."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+from psycopg_pool import PoolTimeout
+
+
+class ApiError(Exception):
+    """A request that ends with an error answer.
+
+    Args:
+        status: The HTTP status.
+        code: PostgREST's code (`PGRST…`) or PostgreSQL's SQLSTATE.
+        message: What is wrong.
+        details: More about it, or None.
+        hint: What to do about it, or None.
+        headers: Headers of the answer besides its content type.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        *,
+        details: Any = None,
+        hint: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = message
+        self.details = details
+        self.hint = hint
+        self.headers = dict(headers or {})
+
+    @property
+    def body(self) -> bytes:
+        """The JSON object that tells the client."""
+        document = {
+            "code": self.code,
+            "details": self.details,
+            "hint": self.hint,
+            "message": self.message,
+        }
+        return json.dumps(document).encode()
+
+
+class NotInCatalogError(ApiError):
+    """A table, column or function that the catalog does not list; it may have been made since."""
+
+
+# The first rule whose key the SQLSTATE begins with; longer keys come first.
+_STATUS_BY_SQLSTATE = {
+    "P0001": 400,
+    "57P01": 503,
+    "53400": 500,
+    "42P17": 500,
+    "42P01": 404,
+    "42883": 404,
+    "25006": 405,
+    "23505": 409,
+    "23503": 409,
+    "21000": 500,
+    "08": 503,
+    "09": 500,
+    "0L": 403,
+    "0P": 403,
+    "25": 500,
+    "28": 403,
+    "2D": 500,
+    "38": 500,
+    "39": 500,
+    "3B": 500,
+    "40": 500,
+    "53": 503,
+    "54": 500,
+    "55": 500,
+    "57": 500,
+    "58": 500,
+    "F0": 500,
+    "HV": 500,
+    "P0": 500,
+    "XX": 500,
+}
+
+
+def from_database(error: psycopg.Error, *, anonymous: bool) -> ApiError:
+    """The answer to a request that PostgreSQL refused or could not be asked.
+
+    Args:
+        error: What psycopg raised.
+        anonymous: Whether the request ran as the anonymous role; a missing privilege is
+            401 then, because a token might help, and 403 otherwise.
+    """
+    if isinstance(error, PoolTimeout):
+        return ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.")
+    code = error.sqlstate
+    if code is None:
+        return ApiError(503, "PGRST001", "Database client error. Retrying the connection.")
+    message = error.diag.message_primary or ""
+    if code == "PGRST":
+        return _raised_answer(message, error.diag.message_detail)
+    status = _status(code, message, anonymous=anonymous)
+    return ApiError(
+        status,
+        code,
+        message,
+        details=error.diag.message_detail,
+        hint=error.diag.message_hint,
+        headers={"WWW-Authenticate": "Bearer"} if status == 401 else None,
+    )
+
+
+def _status(code: str, message: str, *, anonymous: bool) -> int:
+    if code == "42501":
+        return 401 if anonymous else 403
+    if code == "22023" and message.startswith("role ") and message.endswith(" does not exist"):
+        return 401
+    if code == "21000" and message.endswith("requires a WHERE clause"):
+        return 400
+    if code.startswith("PT"):
+        return _valid_status(code[2:]) or 500
+    for prefix, status in _STATUS_BY_SQLSTATE.items():
+        if code.startswith(prefix):
+            return status
+    return 400
+
+
+def _valid_status(text: str) -> int | None:
+    return int(text) if text.isdecimal() and 200 <= int(text) <= 599 else None
+
+
+def _raised_answer(message: str, detail: str | None) -> ApiError:
+    """`raise sqlstate 'PGRST'`: the function writes status, headers and body as JSON itself."""
+    try:
+        body = json.loads(message)
+        answer = json.loads(detail or "")
+        return ApiError(
+            int(answer["status"]),
+            str(body["code"]),
+            str(body["message"]),
+            details=body.get("details"),
+            hint=body.get("hint"),
+            headers={str(key): str(value) for key, value in answer["headers"].items()},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return ApiError(
+            500,
+            "PGRST121",
+            "Could not parse JSON in the \"RAISE SQLSTATE 'PGRST'\" error",
+            hint="MESSAGE must be an object with code, message, details and hint; "
+            "DETAIL one with status and headers.",
+        )

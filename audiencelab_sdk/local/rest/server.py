@@ -1,0 +1,68 @@
+"""An ASGI application, served from a background thread."""
+
+import socket
+import threading
+import time
+
+import uvicorn
+from starlette.types import ASGIApp
+
+HOST = "127.0.0.1"
+
+
+class BackgroundServer:
+    """Serves an application on a port of 127.0.0.1, from a thread with its own event loop.
+
+    Args:
+        app: The application.
+        port: The port, 0 for a free one.
+    """
+
+    def __init__(self, app: ASGIApp, port: int = 0) -> None:
+        self._port = port
+        self._server = uvicorn.Server(
+            uvicorn.Config(
+                app,
+                log_level="warning",
+                access_log=False,
+                lifespan="on",
+                ws="none",
+                timeout_graceful_shutdown=5,
+            )
+        )
+        # A daemon, so that a program which forgets to stop the stack can still end.
+        self._thread = threading.Thread(target=self._serve, name="audiencelab-rest", daemon=True)
+        self._socket: socket.socket | None = None
+
+    def start(self) -> int:
+        """Start to serve and return the port once requests are answered.
+
+        Raises:
+            OSError: The port is in use.
+            RuntimeError: The application did not start; the cause is in the log.
+        """
+        # Said to be TCP, because asyncio sets TCP_NODELAY on such sockets only: without it every
+        # answer waits 40 ms for the client's acknowledgement.
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            self._socket.bind((HOST, self._port))
+        except OSError:
+            self._socket.close()
+            raise
+        port: int = self._socket.getsockname()[1]
+        self._thread.start()
+        while not self._server.started:
+            if not self._thread.is_alive():
+                self._socket.close()
+                raise RuntimeError("The REST server did not start; its log says why.")
+            time.sleep(0.002)
+        return port
+
+    def stop(self) -> None:
+        """Finish the requests under way and stop."""
+        self._server.should_exit = True
+        self._thread.join()
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket] if self._socket else None)

@@ -1,0 +1,115 @@
+"""Who a request runs as: from its bearer token to a database role and claims."""
+
+import json
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import jwt
+
+from audiencelab_sdk.local.rest.errors import ApiError
+
+LEEWAY = 30  # seconds by which the clocks of two machines may differ
+
+
+@dataclass(frozen=True)
+class Identity:
+    """The database role of a request, and the claims that SQL reads from `request.jwt.claims`."""
+
+    role: str
+    claims: str
+    anonymous: bool
+
+
+class TokenReader:
+    """Reads bearer tokens signed with HS256.
+
+    Args:
+        secret: The shared secret that signs the tokens.
+        anonymous_role: The role of requests without a token, and of tokens without a role.
+    """
+
+    def __init__(self, secret: str, anonymous_role: str) -> None:
+        self._secret = secret
+        self._anonymous_role = anonymous_role
+
+    def identify(self, authorization: str | None) -> Identity:
+        """The identity that an Authorization header gives a request.
+
+        Args:
+            authorization: The header's value, or None when there is none.
+
+        Raises:
+            ApiError: 401; PGRST301 for a token that cannot be trusted, PGRST303 for one that is
+                not valid now.
+        """
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer":
+            claims: dict[str, Any] = {}
+        else:
+            claims = self._verify(token.strip())
+        role = claims.setdefault("role", self._anonymous_role)
+        if not isinstance(role, str):
+            raise _refusal("PGRST303", "The JWT 'role' claim must be a string")
+        return Identity(role, json.dumps(claims), anonymous=role == self._anonymous_role)
+
+    def _verify(self, token: str) -> dict[str, Any]:
+        if not token:
+            raise _refusal("PGRST301", "Empty JWT is sent in Authorization header")
+        parts = token.count(".") + 1
+        if parts != 3:
+            raise _refusal("PGRST301", f"Expected 3 parts in JWT; got {parts}")
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                self._secret,
+                algorithms=["HS256"],
+                # PostgREST checks no more than the signature and the three times below.
+                options={
+                    name: False
+                    for name in (
+                        "verify_exp",
+                        "verify_nbf",
+                        "verify_iat",
+                        "verify_aud",
+                        "verify_iss",
+                        "verify_sub",
+                        "verify_jti",
+                    )
+                },
+            )
+        except jwt.InvalidSignatureError as error:
+            raise _refusal(
+                "PGRST301",
+                "No suitable key or wrong key type",
+                details="None of the keys was able to decode the JWT",
+            ) from error
+        except jwt.InvalidAlgorithmError as error:
+            raise _refusal("PGRST301", "Wrong or unsupported encoding algorithm") from error
+        except jwt.PyJWTError as error:
+            raise _refusal("PGRST301", "JWT cryptographic operation failed") from error
+        _check_times(claims)
+        return claims
+
+
+def _check_times(claims: dict[str, Any]) -> None:
+    now = time.time()
+    moments: dict[str, float] = {}
+    for name in ("exp", "nbf", "iat"):
+        value = claims.get(name)
+        if value is None:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise _refusal("PGRST303", f"The JWT '{name}' claim must be a number")
+        moments[name] = value
+    if moments.get("exp", now) < now - LEEWAY:
+        raise _refusal("PGRST303", "JWT expired")
+    if moments.get("nbf", now) > now + LEEWAY:
+        raise _refusal("PGRST303", "JWT not yet valid")
+    if moments.get("iat", now) > now + LEEWAY:
+        raise _refusal("PGRST303", "JWT issued at future")
+
+
+def _refusal(code: str, message: str, details: str | None = None) -> ApiError:
+    challenge = f'Bearer error="invalid_token", error_description="{message}"'
+    return ApiError(401, code, message, details=details, headers={"WWW-Authenticate": challenge})
