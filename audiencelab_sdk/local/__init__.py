@@ -4,11 +4,11 @@ try:
     from audiencelab_sdk.local._stack import LocalStack
 except ModuleNotFoundError as error:
     # Only what the extra installs: a module of ours that is missing is another matter.
-    if error.name not in {"psycopg", "psycopg_pool", "starlette", "uvicorn"}:
+    package = (error.name or "").partition(".")[0]
+    if package not in {"psycopg", "psycopg_pool", "starlette", "uvicorn"}:
         raise
     raise ImportError(
-        f"audiencelab_sdk.local needs the package {error.name}: "
-        "pip install 'audiencelab-sdk[local]'",
+        f"audiencelab_sdk.local needs the package {package}: pip install 'audiencelab-sdk[local]'",
         name=error.name,
     ) from error
 

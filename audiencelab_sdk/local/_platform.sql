@@ -28,6 +28,7 @@ $roles$;
 
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role, authenticator to postgres with admin option;
+grant pg_monitor, pg_signal_backend to postgres;
 alter role authenticator set statement_timeout = '8s';
 alter role postgres set search_path = "$user", public, extensions;
 

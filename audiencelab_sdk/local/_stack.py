@@ -182,7 +182,7 @@ class LocalStack:
             "iat": now,
             "exp": now + int(expires_in.total_seconds()),
         }
-        return jwt.encode(claims, _JWT_SECRET, algorithm="HS256")
+        return _sign(claims)
 
     def __enter__(self) -> Self:
         self.start()
@@ -225,5 +225,10 @@ class LocalStack:
 
 
 def _project_key(role: str) -> str:
-    claims = {"iss": "supabase-demo", "role": role, "exp": _KEY_EXPIRY}
-    return jwt.encode(claims, _JWT_SECRET, algorithm="HS256")
+    return _sign({"iss": "supabase-demo", "role": role, "exp": _KEY_EXPIRY})
+
+
+def _sign(claims: dict[str, Any]) -> str:
+    return jwt.encode(  # pyright: ignore[reportUnknownMemberType] - PyJWT's types need cryptography
+        claims, _JWT_SECRET, algorithm="HS256"
+    )

@@ -57,7 +57,7 @@ class Server:
         self._password = password
         self._settings = settings
         self._folder: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self._user = _unprivileged_user() if os.geteuid() == 0 else None
 
     def start(self) -> int:
@@ -69,15 +69,17 @@ class Server:
         self._folder = folder = self._make_folder()
         self._programs = self._usable_programs(folder)
         self._create_cluster(folder)
-        for _ in range(PORT_ATTEMPTS):
+        attempt = 1
+        while True:
             port = self._port or free_port()
             if self._launch(folder, port):
                 return port
             log = _log(folder)
             # Between the choice of a free port and its use another program may have taken it.
-            if self._port or "Address already in use" not in log:
-                break
-        raise StartError(f"PostgreSQL did not start on port {port}:\n{_tail(log)}")
+            taken = not self._port and "Address already in use" in log
+            if not taken or attempt == PORT_ATTEMPTS:
+                raise StartError(f"PostgreSQL did not start on port {port}:\n{_tail(log)}")
+            attempt += 1
 
     def stop(self) -> None:
         """Stop the server and delete its folder; nothing happens when there is none."""
@@ -92,22 +94,25 @@ class Server:
             _delete(self._folder)
 
     def _make_folder(self) -> Path:
-        for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp")):  # noqa: S108 - mkdtemp below
-            folder = Path(tempfile.mkdtemp(prefix="audiencelab-", dir=parent))
-            if self._user is None:
-                return folder
-            os.chown(folder, self._user.pw_uid, self._user.pw_gid)
-            # TMPDIR may lie where only root can go.
-            if (
-                self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/")).returncode
-                == 0
-            ):
-                return folder
-            folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="audiencelab-"))
+        if self._user is None or self._takes_over(folder):
+            return folder
+        # TMPDIR may lie where only root can go.
+        folder.rmdir()
+        folder = Path(tempfile.mkdtemp(prefix="audiencelab-", dir="/tmp"))
+        if self._takes_over(folder):
+            return folder
+        folder.rmdir()
         raise StartError(
-            f"PostgreSQL refuses to run as root, and the user {self._user.pw_name!r} cannot reach "
-            f"the temporary folder {tempfile.gettempdir()}. Set TMPDIR to one that every user can."
+            f"PostgreSQL refuses to run as root, and the user {self._user.pw_name!r} can reach "
+            f"neither {tempfile.gettempdir()} nor /tmp. Set TMPDIR to a folder that it can reach."
         )
+
+    def _takes_over(self, folder: Path) -> bool:
+        """Give the folder to the user who runs PostgreSQL; False if he cannot get there."""
+        self._give_to_user(folder)
+        check = self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/"))
+        return check.returncode == 0
 
     def _usable_programs(self, folder: Path) -> Path:
         """The programs' folder, or a copy where the user who runs PostgreSQL can read it."""
@@ -117,12 +122,10 @@ class Server:
         except PermissionError:
             if self._user is None:
                 raise
-            version = None
-        if version is None or (version.returncode and self._user):
             installation = folder / "postgresql"
             shutil.copytree(programs.parent, installation, symlinks=True, ignore=NOT_NEEDED_TO_RUN)
             self._give_to_user(installation)
-            programs = installation / "bin"
+            programs = installation / programs.name
             version = self._run(programs / "postgres", "--version", cwd=folder)
         found = re.search(r"\(PostgreSQL\) (\d+)", version.stdout)
         if version.returncode or found is None:
@@ -168,7 +171,7 @@ class Server:
         }
         arguments = [part for pair in settings.items() for part in ("-c", "=".join(pair))]
         with (folder / "postgres.log").open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
+            self._process = process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
                 [self._programs / "postgres", "-D", folder / "data", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -178,7 +181,7 @@ class Server:
                 **self._identity(),
             )
         deadline = time.monotonic() + START_TIMEOUT
-        while self._process.poll() is None:
+        while process.poll() is None:
             if _is_ready(folder / "data" / "postmaster.pid"):
                 return True
             if time.monotonic() > deadline:

@@ -1,7 +1,7 @@
 """HTTP in, HTTP out: routes, headers and answers of the REST API."""
 
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 import psycopg
@@ -33,7 +33,7 @@ def create_app(settings: Settings) -> Starlette:
     api = _RestApi(database, settings)
 
     @asynccontextmanager
-    async def lifespan(_app: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
         await database.open()
         try:
             yield
@@ -117,7 +117,7 @@ _ALLOW = {"Allow": "OPTIONS,GET,HEAD,POST"}
 
 
 def _call_response(function: Function, row: Row) -> Response:
-    headers = {"Content-Range": _content_range(0, row.count, row.total)}
+    headers = {"Content-Range": _content_range(0, row.rows, row.total)}
     headers.update(_function_headers(row.response_headers))
     status = _function_status(row.response_status)
     if function.returns is Returns.VOID:

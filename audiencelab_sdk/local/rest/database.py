@@ -61,7 +61,7 @@ class Row(NamedTuple):
     """The one row that a statement gives."""
 
     total: int | None
-    count: int
+    rows: int
     body: str
     response_headers: str | None
     response_status: str | None

@@ -1,7 +1,7 @@
 """From a URL and a body to a query value. Knows PostgREST's grammar, and no SQL."""
 
 import json
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from audiencelab_sdk.local.rest.errors import ApiError
 from audiencelab_sdk.local.rest.query import JsonBody
@@ -23,7 +23,13 @@ def parse_body(body: bytes) -> JsonBody:
         )
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "PGRST102", "Empty or invalid json") from error
-    return JsonBody(text, frozenset(document) if isinstance(document, dict) else frozenset())
+    return JsonBody(text, _keys(document))
+
+
+def _keys(document: Any) -> frozenset[str]:
+    return (
+        frozenset(cast("dict[str, Any]", document)) if isinstance(document, dict) else frozenset()
+    )
 
 
 def _refuse_constant(name: str) -> NoReturn:

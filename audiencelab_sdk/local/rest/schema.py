@@ -3,10 +3,10 @@
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import LiteralString
+from typing import Any, LiteralString
 
 import psycopg
-from psycopg.rows import namedtuple_row
+from psycopg.rows import dict_row
 
 from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError
 
@@ -134,30 +134,31 @@ def _signature(function: Function) -> str:
 
 async def load_catalog(connection: psycopg.AsyncConnection, schemas: Sequence[str]) -> Catalog:
     """Read the catalog of these schemas (from `pg_proc`)."""
-    cursor = connection.cursor(row_factory=namedtuple_row)
+    cursor = connection.cursor(row_factory=dict_row)
     await cursor.execute(_FUNCTIONS, [list(schemas)])
-    return Catalog(
-        [
-            Function(
-                schema=row.schema,
-                name=row.name,
-                arguments=tuple(
-                    Argument(
-                        name=name,
-                        type=type_name,
-                        required=position < len(row.types) - row.defaults,
-                        variadic=mode == "v",
-                    )
-                    for position, (name, type_name, mode) in enumerate(
-                        zip(row.names, row.types, row.modes, strict=True)
-                    )
-                ),
-                returns=Returns(row.returns),
-                returns_set=row.returns_set,
-                read_only=row.read_only,
+    return Catalog([_function(row) async for row in cursor])
+
+
+def _function(row: dict[str, Any]) -> Function:
+    names, types, modes = row["names"], row["types"], row["modes"]
+    first_default = len(types) - row["defaults"]
+    return Function(
+        schema=row["schema"],
+        name=row["name"],
+        arguments=tuple(
+            Argument(
+                name=name,
+                type=type_name,
+                required=position < first_default,
+                variadic=mode == "v",
             )
-            async for row in cursor
-        ]
+            for position, (name, type_name, mode) in enumerate(
+                zip(names, types, modes, strict=True)
+            )
+        ),
+        returns=Returns(row["returns"]),
+        returns_set=row["returns_set"],
+        read_only=row["read_only"],
     )
 
 
