@@ -12,67 +12,98 @@ set local statement_timeout = '10min';
 -- "does not exist, skipping" is no news.
 set local client_min_messages = warning;
 
--- Everything that is missing is reported at once, before anything is changed.
+-- Everything that is missing is reported at once, before anything is changed. From the catalogs and not with to_regclass,
+-- which fails by itself where a schema may not be used.
 do $requirements$
 declare
   v_missing text;
 begin
-  select string_agg(format(E'\n- %s', requirement.remedy), '')
+  with present (thing) as (
+    select format('%s.%s', namespace.nspname, class.relname)
+    from pg_class as class
+    join pg_namespace as namespace on namespace.oid = class.relnamespace
+    union all
+    select format('%s.%s(%s)', namespace.nspname, function.proname, oidvectortypes(function.proargtypes))
+    from pg_proc as function
+    join pg_namespace as namespace on namespace.oid = function.pronamespace
+    union all
+    select format('role %s', rolname)
+    from pg_roles
+    union all
+    select format('publication %s', pubname)
+    from pg_publication
+  ),
+  required (thing, remedy, is_met) as (
+    select needed.thing, needed.remedy, needed.thing in (select present.thing from present)
+    from (
+      values
+        ('public.accounts', 'apply V3''s base schema first'),
+        ('public.accounts_memberships', 'apply V3''s base schema first'),
+        ('public.has_role_on_account(uuid, character varying)', 'apply V3''s base schema first'),
+        ('public.trigger_set_timestamps()', 'apply V3''s base schema first'),
+        ('auth.users', 'this has to be a Supabase database'),
+        ('auth.uid()', 'this has to be a Supabase database'),
+        ('role anon', 'this has to be a Supabase database'),
+        ('role authenticated', 'this has to be a Supabase database'),
+        ('role service_role', 'this has to be a Supabase database'),
+        ('role authenticator', 'this has to be a Supabase database'),
+        ('extensions.gen_random_bytes(integer)', 'run: create extension pgcrypto with schema extensions'),
+        ('extensions.crypt(text, text)', 'run: create extension pgcrypto with schema extensions'),
+        ('publication supabase_realtime', 'run: create publication supabase_realtime')
+    ) as needed (thing, remedy)
+    union all
+    select allowed.thing, format('run this as postgres, not as %s', current_user), allowed.is_met
+    from (
+      values
+        (
+          'the right to create role api_key',
+          exists (
+            select from pg_roles
+            where rolname = 'api_key' or (rolname = current_user and (rolcreaterole or rolsuper))
+          )
+        ),
+        ('the right to create schemas', has_database_privilege(current_database(), 'create')),
+        (
+          'the right to create in schema public',
+          not exists (select from pg_namespace where nspname = 'public' and not has_schema_privilege(oid, 'create'))
+        ),
+        (
+          'the right to use the schemas auth and extensions',
+          not exists (
+            select from pg_namespace
+            where nspname in ('auth', 'extensions') and not has_schema_privilege(oid, 'usage')
+          )
+        ),
+        (
+          'ownership of publication supabase_realtime',
+          not exists (
+            select from pg_publication
+            where pubname = 'supabase_realtime' and not pg_has_role(pubowner, 'usage')
+          )
+        )
+    ) as allowed (thing, is_met)
+    union all
+    -- One that could log in, or that row security does not hold, is not for us to repair in silence.
+    select
+      'a role api_key without login, bypassrls and superuser',
+      'as an administrator, run: alter role api_key nologin nobypassrls nosuperuser',
+      not exists (
+        select from pg_roles where rolname = 'api_key' and (rolcanlogin or rolbypassrls or rolsuper)
+      )
+  )
+  select string_agg(format(E'\n- %s: %s', missing.things, missing.remedy), '' order by missing.remedy)
   into v_missing
   from (
-    values
-      (
-        to_regclass('public.accounts') is not null
-        and to_regclass('public.accounts_memberships') is not null
-        and to_regprocedure('public.has_role_on_account(uuid, varchar)') is not null
-        and to_regprocedure('public.trigger_set_timestamps()') is not null,
-        'V3''s base schema (public.accounts, public.accounts_memberships, public.has_role_on_account(uuid, varchar),'
-        ' public.trigger_set_timestamps()): apply its migrations first'
-      ),
-      (
-        to_regclass('auth.users') is not null and to_regprocedure('auth.uid()') is not null,
-        'Supabase Auth (auth.users, auth.uid()): this has to be a Supabase database'
-      ),
-      (
-        (
-          select count(*) = 4 from pg_roles
-          where rolname in ('anon', 'authenticated', 'service_role', 'authenticator')
-        ),
-        'the roles anon, authenticated, service_role and authenticator: this has to be a Supabase database'
-      ),
-      (
-        to_regprocedure('extensions.gen_random_bytes(integer)') is not null
-        and to_regprocedure('extensions.crypt(text, text)') is not null,
-        'pgcrypto in schema extensions: create extension pgcrypto with schema extensions'
-      ),
-      (
-        exists (select from pg_publication where pubname = 'supabase_realtime'),
-        'the publication supabase_realtime: create publication supabase_realtime'
-      ),
-      (
-        exists (select from pg_roles where rolname = 'api_key')
-        or (select rolcreaterole or rolsuper from pg_roles where rolname = current_user),
-        format('the privilege to create role api_key: run this as postgres, not as %I', current_user)
-      ),
-      (
-        has_schema_privilege(to_regnamespace('public'), 'create')
-        and has_database_privilege(current_database(), 'create'),
-        format('the privilege to create schemas, and objects in schema public: run this as postgres, not as %I', current_user)
-      ),
-      (
-        -- An api_key that could log in, or that row security does not hold, is not ours to repair in silence.
-        not exists (
-          select from pg_roles where rolname = 'api_key' and (rolcanlogin or rolbypassrls or rolsuper)
-        ),
-        'a harmless role api_key: as an administrator, alter role api_key nologin nobypassrls nosuperuser'
-      )
-  ) as requirement (is_met, remedy)
-  where requirement.is_met is not true;
+    select string_agg(required.thing, ', ' order by required.thing) as things, required.remedy
+    from required
+    where not required.is_met
+    group by required.remedy
+  ) as missing;
 
   if v_missing is not null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed, because this database lacks:' || v_missing;
+      message = 'nothing was changed, because this is missing:' || v_missing;
   end if;
 end;
 $requirements$;
@@ -646,13 +677,19 @@ begin
     for v_old in
       select api_key.id, api_key.account_id, api_key.key_hash
       from api_keys_private.live_api_keys as api_key
-      where api_key.key_prefix = left(p_api_key, 7)
-        and api_key.key_hash like '$2a$%'
+      where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
+        -- Another call may have re-hashed it since we looked: one statement sees either the old hash or the new one.
+        or api_key.key_hash = v_hash
     loop
-      if extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash then
+      if (
+        case
+          when v_old.key_hash = v_hash then true
+          else extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash
+        end
+      ) then
         update api_keys_private.api_keys as api_key
         set key_hash = v_hash
-        where api_key.id = v_old.id and api_key.key_hash = v_old.key_hash;
+        where api_key.id = v_old.id and api_key.key_hash <> v_hash;
         return row(true, v_old.id, v_old.account_id, null::text)::public.verify_api_key_response;
       end if;
     end loop;

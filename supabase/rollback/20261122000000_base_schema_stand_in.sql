@@ -25,11 +25,10 @@ begin
         ' first: set audiencelab.confirm_rollback = ''delete the stand-in accounts''';
   end if;
 
-  drop table public.accounts_memberships;
+  -- In one statement, because the policies of one name another.
+  drop table public.accounts, public.accounts_memberships, public.roles;
   drop function public.has_role_on_account(uuid, varchar);
   drop function public.trigger_set_timestamps();
-  drop table public.roles;
-  drop table public.accounts;
 
   alter default privileges grant execute on functions to public;
   grant usage on schema public to public, anon;

@@ -1,0 +1,116 @@
+"""What the system catalogs say of our objects, in a form that two databases can be compared by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.database._sql import Database
+
+# Every query sees these: `relations`, `functions` and `types` are ours.
+_OURS = """
+with relations as (
+  select oid from pg_class
+  where relnamespace = to_regnamespace('api_keys_private') and relkind in ('r', 'v')
+     or oid in (to_regclass('public.enrichment_tracking'), to_regclass('public.segments'))
+),
+functions as (
+  select oid from pg_proc
+  where pronamespace = to_regnamespace('api_keys_private')
+     or pronamespace = 'public'::regnamespace and proname in (
+       'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage',
+       'has_scope', 'get_api_key_account_id', 'create_studio_segment')
+),
+types as (
+  select typrelid as oid from pg_type
+  where typnamespace = 'public'::regnamespace and typname in (
+    'create_api_key_response', 'verify_api_key_response', 'api_key_usage_log_response')
+)
+"""
+
+_PARTS = {
+    "relations": """
+        select oid::regclass::text, relkind, relrowsecurity, relforcerowsecurity, reloptions,
+               pg_get_userbyid(relowner), pg_get_viewdef(oid)
+        from pg_class join relations using (oid)""",
+    "columns": """
+        select attrelid::regclass::text, attname, format_type(atttypid, atttypmod), attnotnull,
+               attidentity, attgenerated, pg_get_expr(adbin, adrelid)
+        from pg_attribute
+        join (table relations union table types) as ours on ours.oid = attrelid
+        left join pg_attrdef on adrelid = attrelid and adnum = attnum
+        where attnum > 0 and not attisdropped""",
+    # The names of not-null constraints, which PostgreSQL 18 keeps, are nobody's business.
+    "constraints": """
+        select conrelid::regclass::text, conname, pg_get_constraintdef(pg_constraint.oid),
+               convalidated
+        from pg_constraint join relations on relations.oid = conrelid where contype <> 'n'""",
+    "indexes": """
+        select indexrelid::regclass::text, pg_get_indexdef(indexrelid), indisvalid
+        from pg_index join relations on relations.oid = indrelid""",
+    "policies": """
+        select polrelid::regclass::text, polname, polcmd, polpermissive, polroles::regrole[]::text,
+               pg_get_expr(polqual, polrelid), pg_get_expr(polwithcheck, polrelid)
+        from pg_policy join relations on relations.oid = polrelid""",
+    "triggers": """
+        select tgrelid::regclass::text, tgname, pg_get_triggerdef(pg_trigger.oid), tgenabled
+        from pg_trigger join relations on relations.oid = tgrelid where not tgisinternal""",
+    "functions": """
+        select oid::regprocedure::text, pg_get_functiondef(oid), pg_get_userbyid(proowner)
+        from functions join pg_proc using (oid)""",
+    "privileges": """
+        select kind, name, pg_get_userbyid(grantor),
+               case grantee when 0 then 'public' else pg_get_userbyid(grantee) end,
+               privilege_type, is_grantable
+        from (
+          select 'relation' as kind, oid::regclass::text as name,
+                 coalesce(relacl, acldefault('r', relowner)) as acl, relowner as owner
+          from pg_class join relations using (oid)
+          union all
+          select 'column', attrelid::regclass || '.' || attname, attacl, null
+          from pg_attribute join relations on relations.oid = attrelid
+          union all
+          select 'function', oid::regprocedure::text, coalesce(proacl, acldefault('f', proowner)),
+                 proowner
+          from pg_proc join functions using (oid)
+          union all
+          select 'schema', nspname, coalesce(nspacl, acldefault('n', nspowner)), nspowner
+          from pg_namespace where nspname = 'api_keys_private'
+        ) as object
+        cross join lateral aclexplode(acl)
+        where grantee is distinct from owner""",
+    "comments": """
+        select 'relation', objoid::regclass::text, objsubid, description
+        from pg_description join relations on relations.oid = objoid
+        where classoid = 'pg_class'::regclass
+        union all
+        select 'function', objoid::regprocedure::text, 0, description
+        from pg_description join functions on functions.oid = objoid
+        where classoid = 'pg_proc'::regclass
+        union all
+        select 'type', objoid::regtype::text, 0, description
+        from pg_description
+        join pg_type on pg_type.oid = objoid
+        join types on types.oid = typrelid
+        where classoid = 'pg_type'::regclass
+        union all
+        select 'schema', nspname, 0, obj_description(oid, 'pg_namespace')
+        from pg_namespace where nspname = 'api_keys_private'""",
+    "publication": """
+        select relid::regclass::text from pg_get_publication_tables('supabase_realtime')""",
+    "roles": """
+        select rolname, rolcanlogin, rolinherit, rolbypassrls, rolsuper, rolcreaterole,
+               (select array_agg(member.rolname::text)
+                from pg_auth_members
+                join pg_roles as member on member.oid = pg_auth_members.member
+                where pg_auth_members.roleid = pg_roles.oid and member.rolname <> 'postgres')
+        from pg_roles where rolname = 'api_key'""",
+}
+
+
+def catalog(db: Database) -> dict[str, list[str]]:
+    """Every property of our objects that a migration decides, as sorted lists of text."""
+    return {
+        part: sorted(str(tuple(row.values())) for row in db.admin(_OURS + query))
+        for part, query in _PARTS.items()
+    }

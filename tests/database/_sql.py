@@ -1,0 +1,153 @@
+"""Acting on a database as PostgREST does: one transaction, one role, the claims of a token."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import psycopg
+from psycopg.rows import dict_row, scalar_row
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+# What a scope looks like when it allows everything.
+EVERYTHING = {"entity_type": "*", "entity_id": "*", "action": "*"}
+NOT_A_MEMBER = "the account does not exist, or you are not a member of it"
+
+
+@dataclass
+class Actor:
+    """A role, and the subject of the token that it comes with."""
+
+    role: str
+    subject: UUID | None = None
+
+
+ANON = Actor("anon")
+SERVICE_ROLE = Actor("service_role")
+
+
+def user(user_id: UUID) -> Actor:
+    return Actor("authenticated", user_id)
+
+
+def api_key(key_id: UUID) -> Actor:
+    return Actor("api_key", key_id)
+
+
+@dataclass
+class Tenant:
+    """An account and its one member, the owner."""
+
+    account_id: UUID = field(default_factory=uuid4)
+    user_id: UUID = field(default_factory=uuid4)
+
+    @property
+    def member(self) -> Actor:
+        return user(self.user_id)
+
+
+class Database:
+    """A database, by its address for the superuser and for the authenticator."""
+
+    def __init__(self, admin_url: str, authenticator_url: str) -> None:
+        self.admin_url = admin_url
+        self._authenticator_url = authenticator_url
+
+    def admin(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """Run one statement as the superuser, outside row security."""
+        with psycopg.connect(self.admin_url, autocommit=True) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    @contextmanager
+    def acting(self, actor: Actor) -> Iterator[psycopg.Connection[Any]]:
+        """A transaction in which every statement runs as the actor."""
+        with psycopg.connect(self._authenticator_url) as connection:
+            connection.execute(f"set local role {actor.role}".encode())
+            claims = {"role": actor.role} | ({"sub": str(actor.subject)} if actor.subject else {})
+            connection.execute(
+                "select set_config('request.jwt.claims', %s, true)", [json.dumps(claims)]
+            )
+            yield connection
+
+    def rows(self, actor: Actor, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """Run one statement as the actor, in a transaction of its own."""
+        with self.acting(actor) as connection:
+            cursor = connection.cursor(row_factory=dict_row).execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, actor: Actor, statement: str, *parameters: object) -> Any:
+        """The one value that one statement answers to the actor."""
+        with self.acting(actor) as connection:
+            return (
+                connection.cursor(row_factory=scalar_row)
+                .execute(statement.encode(), parameters)
+                .fetchone()
+            )
+
+    def affected(self, actor: Actor, statement: str, *parameters: object) -> int:
+        """The number of rows that one statement of the actor changed."""
+        with self.acting(actor) as connection:
+            return connection.execute(statement.encode(), parameters).rowcount
+
+    def add_tenant(self) -> Tenant:
+        """A new account with its owner."""
+        tenant = Tenant()
+        self.add_user(tenant.user_id)
+        self.admin(
+            "insert into public.accounts (id, name, primary_owner_user_id) values (%s, 'T', %s)",
+            tenant.account_id,
+            tenant.user_id,
+        )
+        self.add_member(tenant.account_id, tenant.user_id, "owner")
+        return tenant
+
+    def add_user(self, user_id: UUID) -> UUID:
+        self.admin("insert into auth.users (id) values (%s)", user_id)
+        return user_id
+
+    def add_member(self, account_id: UUID, user_id: UUID, role: str = "member") -> None:
+        self.admin(
+            "insert into public.accounts_memberships (account_id, user_id, account_role)"
+            " values (%s, %s, %s)",
+            account_id,
+            user_id,
+            role,
+        )
+
+    def create_key(self, tenant: Tenant, scopes: object = (), **columns: object) -> dict[str, Any]:
+        """A key made by the account's member, its row then altered to the given columns."""
+        (key,) = self.rows(
+            tenant.member,
+            "select * from public.create_api_key(%s, 'test key', %s)",
+            tenant.account_id,
+            json.dumps(list(scopes) if isinstance(scopes, (list, tuple)) else scopes),
+        )
+        for column, value in columns.items():
+            self.admin(
+                f"update api_keys_private.api_keys set {column} = %s where id = %s",
+                value,
+                key["id"],
+            )
+        return key
+
+    def verify(self, text: str | None) -> dict[str, Any]:
+        (verification,) = self.rows(SERVICE_ROLE, "select * from public.verify_api_key(%s)", text)
+        return verification
+
+    def create_segment(self, tenant: Tenant, name: str = "segment") -> UUID:
+        segment_id = self.value(
+            tenant.member,
+            "select public.create_studio_segment(%s, %s, 'audience', 'a1')",
+            tenant.account_id,
+            name,
+        )
+        assert isinstance(segment_id, UUID)
+        return segment_id

@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from audiencelab_sdk.local._postgres import PostgresServer
+from tests.database._sql import Database, Tenant
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+# None is the PostgreSQL that comes with the extra `local`: version 17.
+PROGRAMS = {"PostgreSQL 17": None, "PostgreSQL 15": Path("/usr/lib/postgresql/15/bin")}
+
+
+@pytest.fixture(scope="session", params=PROGRAMS)
+def programs(request: pytest.FixtureRequest) -> Path | None:
+    """The folder of each PostgreSQL that the database has to work on."""
+    folder = PROGRAMS[request.param]
+    if folder and not folder.is_dir():
+        reason = f"{request.param} is not installed: apt-get install postgresql-15"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(programs: Path | None) -> Iterator[PostgresServer]:
+    with start_server(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def bare_server(programs: Path | None) -> Iterator[PostgresServer]:
+    """A server to oneself, because the role api_key belongs to all the databases of one."""
+    with start_server(programs) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def db(server: PostgresServer) -> Database:
+    """A database with everything applied, shared: a test works in accounts of its own."""
+    return make_database(server, "contract")
+
+
+@pytest.fixture
+def tenant(db: Database) -> Tenant:
+    return db.add_tenant()
+
+
+@contextmanager
+def start_server(programs: Path | None) -> Iterator[PostgresServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        if programs:
+            patch.setenv("AUDIENCELAB_POSTGRES_BIN", str(programs))
+        server = PostgresServer(settings={"track_functions": "all"})
+        server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+def make_database(server: PostgresServer, name: str, *, migrated: bool = True) -> Database:
+    url = migrate.create_database(server.admin_url, name)
+    migrate.apply_platform(url)
+    if migrated:
+        migrate.apply_migrations(migrate.as_role(url, "postgres"))
+        migrate.apply_seed(migrate.as_role(url, "postgres"))
+    return Database(url, migrate.as_role(url, "authenticator"))

@@ -1,0 +1,228 @@
+"""Applying the migrations again, to databases that lack something, and taking them back."""
+
+from __future__ import annotations
+
+import subprocess
+from itertools import count
+
+import psycopg
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from audiencelab_sdk.local._errors import MigrationError
+from audiencelab_sdk.local._postgres import PostgresServer, find_programs
+from tests.database._catalog import catalog
+from tests.database._sql import Database
+from tests.database.conftest import make_database
+
+STAND_IN, STAGING = migrate.migration_files()
+CONFIRMED = "set audiencelab.confirm_rollback = 'delete enrichment jobs, segments and API keys';"
+numbers = count()
+
+
+@pytest.fixture
+def fresh(server: PostgresServer) -> Database:
+    """A Supabase database with V3's base schema, before our migration."""
+    db = make_database(server, f"fresh_{next(numbers)}", migrated=False)
+    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
+    return db
+
+
+def apply(db: Database, text: str, role: str = "postgres") -> None:
+    """Send a file as the SQL editor does: as one query of many statements."""
+    with psycopg.connect(migrate.as_role(db.admin_url, role), autocommit=True) as connection:
+        connection.execute(text.encode())
+
+
+def rollback_of(name: str) -> str:
+    return (STAGING.parents[1] / "rollback" / name).read_text()
+
+
+def dump(db: Database) -> str:
+    """The schema and the roles as pg_dump sees them, without what differs on every run."""
+    commands = (
+        ["pg_dump", "--schema-only", db.admin_url],
+        ["pg_dumpall", "--roles-only", "--no-role-passwords", "--dbname", db.admin_url],
+    )
+    text = ""
+    for program, *arguments in commands:
+        command = [str(find_programs() / program), *arguments]
+        text += subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return "\n".join(line for line in text.splitlines() if "restrict" not in line)
+
+
+def test_running_it_again_changes_nothing(db: Database) -> None:
+    oids = (
+        "select oid from pg_proc where pronamespace = 'api_keys_private'::regnamespace"
+        " or proname = 'verify_api_key' union all"
+        " select indexrelid from pg_index where indrelid = 'public.segments'::regclass order by 1"
+    )
+    tenant = db.add_tenant()
+    key = db.create_key(tenant)
+    segment = db.create_segment(tenant)
+    before = catalog(db), db.admin(oids)
+    for file in (STAND_IN, STAGING, STAGING):
+        apply(db, file.read_text())
+    assert (catalog(db), db.admin(oids)) == before
+    assert db.verify(key["key"])["valid"] is True
+    assert db.admin("select id from public.segments where id = %s", segment) == [{"id": segment}]
+
+
+def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresServer) -> None:
+    db = make_database(server, f"bare_{next(numbers)}", migrated=False)
+    db.admin("drop extension pgcrypto")
+    db.admin("drop publication supabase_realtime")
+    before = dump(db)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        apply(db, STAGING.read_text())
+    message = refusal.value.diag.message_primary or ""
+    assert message.splitlines() == [
+        "nothing was changed, because this is missing:",
+        (
+            "- public.accounts, public.accounts_memberships,"
+            " public.has_role_on_account(uuid, character varying),"
+            " public.trigger_set_timestamps(): apply V3's base schema first"
+        ),
+        (
+            "- extensions.crypt(text, text), extensions.gen_random_bytes(integer):"
+            " run: create extension pgcrypto with schema extensions"
+        ),
+        "- publication supabase_realtime: run: create publication supabase_realtime",
+    ]
+    assert dump(db) == before
+
+
+def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "unprivileged", migrated=False)
+    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
+    before = dump(db)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        apply(db, STAGING.read_text(), role="authenticator")
+    message = refusal.value.diag.message_primary or ""
+    assert message.splitlines()[1:] == [
+        (
+            "- ownership of publication supabase_realtime, the right to create in schema public,"
+            " the right to create role api_key, the right to create schemas,"
+            " the right to use the schemas auth and extensions:"
+            " run this as postgres, not as authenticator"
+        )
+    ]
+    assert dump(db) == before
+
+
+def test_on_a_database_that_is_not_supabase_it_says_so(server: PostgresServer) -> None:
+    url = migrate.create_database(server.admin_url, f"other_{next(numbers)}")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="a Supabase database"):
+        apply(Database(url, url), STAGING.read_text(), role="postgres")
+
+
+def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
+    fresh.admin("create view public.segments as select 1 as id")
+    before = dump(fresh)
+    with pytest.raises(psycopg.Error):
+        apply(fresh, STAGING.read_text())
+    assert dump(fresh) == before
+
+
+def test_the_rollback_refuses_until_it_is_confirmed(db: Database) -> None:
+    before = catalog(db)
+    for text in ("", "set audiencelab.confirm_rollback = 'yes';"):
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+            apply(db, text + rollback_of(STAGING.name))
+        message = refusal.value.diag.message_primary or ""
+        assert "nothing was changed" in message
+        assert CONFIRMED.rstrip(";") in message
+    assert catalog(db) == before
+
+
+def test_the_rollback_takes_back_exactly_what_was_done(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "rollback", migrated=False)
+    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
+    before = dump(db)
+    apply(db, STAGING.read_text())
+    assert dump(db) != before
+    for _ in range(2):
+        apply(db, CONFIRMED + rollback_of(STAGING.name))
+        assert dump(db) == before
+    apply(db, STAGING.read_text())
+    assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
+
+
+def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) -> None:
+    db = make_database(server, f"real_{next(numbers)}", migrated=False)
+    apply(db, "create table public.accounts (id uuid primary key, theirs text)")
+    before = dump(db)
+    apply(db, STAND_IN.read_text())
+    apply(db, rollback_of(STAND_IN.name))
+    assert dump(db) == before
+
+
+def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) -> None:
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="nothing was changed"):
+        apply(fresh, rollback_of(STAND_IN.name))
+    confirmed = "set audiencelab.confirm_rollback = 'delete the stand-in accounts';"
+    apply(fresh, confirmed + rollback_of(STAND_IN.name))
+    assert fresh.admin("select to_regclass('public.accounts') as accounts") == [{"accounts": None}]
+
+
+def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Database) -> None:
+    fresh.admin("create schema api_keys_private authorization postgres")
+    apply(
+        fresh,
+        "create table api_keys_private.api_keys (id uuid primary key default gen_random_uuid(),"
+        " account_id uuid not null, name text not null, key_prefix varchar(7) not null,"
+        " key_hash text not null, scopes jsonb not null default '[]', expires_at timestamptz,"
+        " created_at timestamptz not null default now(), last_used_at timestamptz,"
+        " created_by uuid not null, is_active boolean not null default true)",
+    )
+    alive = fresh.add_tenant()
+    insert = (
+        "insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)"
+        " values (%s, 'old', left(%s, 7), extensions.crypt(%s, extensions.gen_salt('bf', 4)), %s)"
+    )
+    fresh.admin(insert, alive.account_id, "sk_alive", "sk_alive", alive.user_id)
+    fresh.admin(insert, alive.user_id, "sk_orphan", "sk_orphan", alive.user_id)
+    apply(fresh, STAGING.read_text())
+    keys = fresh.admin("select key_prefix, is_active from api_keys_private.api_keys order by 1")
+    assert keys == [
+        {"key_prefix": "sk_aliv", "is_active": True},
+        {"key_prefix": "sk_orph", "is_active": False},
+    ]
+    assert fresh.verify("sk_alive")["valid"] is True
+    assert fresh.verify("sk_orphan")["valid"] is False
+
+
+def test_other_scripts_policies_triggers_and_indexes_give_way(
+    fresh: Database, db: Database
+) -> None:
+    apply(fresh, STAGING.read_text())
+    apply(
+        fresh,
+        "create policy select_segments on public.segments for select to public using (true);"
+        'create policy "Accounts can read API Keys" on api_keys_private.api_keys'
+        " for select to authenticated using (true);"
+        "create trigger touch before update on public.segments"
+        " for each row execute function public.trigger_set_timestamps();"
+        "create index ix_segments_account_id on public.segments (account_id);"
+        "grant all on public.segments to anon;"
+        "grant update (name) on public.segments to api_key;"
+        "grant execute on function public.verify_api_key(text) to anon, public;"
+        "grant usage on schema api_keys_private to authenticated;"
+        "create function public.revoke_api_key(text) returns text language sql return 'x';"
+        "drop function public.list_api_keys(uuid);"
+        "create function public.list_api_keys(p_account_id uuid) returns text"
+        " language sql return 'x';"
+        "alter table public.segments disable row level security;"
+        "alter publication supabase_realtime drop table public.segments;",
+    )
+    assert catalog(fresh) != catalog(db)
+    apply(fresh, STAGING.read_text())
+    assert catalog(fresh) == catalog(db)
+
+
+def test_a_harmful_api_key_role_is_reported(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "harmful", migrated=False)
+    db.admin("create role api_key login bypassrls")
+    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
+    with pytest.raises(MigrationError, match="alter role api_key nologin"):
+        migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAGING])
