@@ -87,13 +87,15 @@ def _checked_url(url: object) -> str:
     # No message quotes the URL: what was given by mistake may be a password or a key.
     if not isinstance(url, str):
         raise ConfigurationError(f"url must be a str, {_EXAMPLE}, not {type(url).__name__}")
-    url = url.strip()
-    if url.startswith(("postgres://", "postgresql://")):
+    scheme, separator, rest = url.strip().partition("://")
+    scheme = scheme.lower()
+    if separator and scheme in {"postgres", "postgresql"}:
         raise ConfigurationError(
             f"url is the address of a database; give the project's API URL, {_EXAMPLE}"
         )
-    if not url.startswith(("http://", "https://")):
+    if not separator or scheme not in {"http", "https"}:
         raise ConfigurationError(f"url must begin with https:// or http://, {_EXAMPLE}")
+    url = f"{scheme}://{rest}"
     try:
         parts = urlsplit(url)
         usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url

@@ -43,6 +43,7 @@ class Pool(httpx.Client):
         if self.is_closed:
             raise _closed()
         exchange = _Exchange(request)
+        failure: AudienceLabError | None
         try:
             response = super().send(request, **options)
         except httpx.RequestError as error:
@@ -66,6 +67,7 @@ class AsyncPool(httpx.AsyncClient):
         if self.is_closed:
             raise _closed()
         exchange = _Exchange(request)
+        failure: AudienceLabError | None
         try:
             response = await super().send(request, **options)
         except httpx.RequestError as error:

@@ -99,7 +99,7 @@ class APIStatusError(AudienceLabError):
         request_id: The request's name in the logs of Supabase or of a proxy.
     """
 
-    def __init__(  # noqa: PLR0917 - positional, so that the default pickling restores it
+    def __init__(
         self,
         status: int,
         code: str | None,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, Literal
 from uuid import UUID
 
 from pydantic import AwareDatetime, SecretStr, StrictBool, TypeAdapter
@@ -105,9 +105,11 @@ def log_usage(
         "p_api_key_id": str(checked_uuid("api_key_id", api_key_id)),
         "p_endpoint": checked_text("endpoint", endpoint),
         "p_method": checked_text("method", method),
-        "p_status_code": status_code and checked_int("status_code", status_code, 100, 999),
-        "p_ip_address": ip_address and checked_text("ip_address", ip_address),
-        "p_user_agent": user_agent and checked_text("user_agent", user_agent),
+        "p_status_code": None
+        if status_code is None
+        else checked_int("status_code", status_code, 100, 999),
+        "p_ip_address": checked_text("ip_address", ip_address) if ip_address else None,
+        "p_user_agent": checked_text("user_agent", user_agent) if user_agent else None,
     }
     answer = yield _call("log_api_key_usage", arguments, repeatable=False)
     outcome = read("log_api_key_usage", _LogAnswer.model_validate, answer.data)
@@ -147,13 +149,13 @@ def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> Steps[Any]
 
 
 def _scopes(scopes: Any) -> list[dict[str, Any]]:
-    if isinstance(scopes, Scope):
-        raise InvalidArgumentError("scopes must be a sequence of Scope: write [scope]")
-    if not isinstance(scopes, Sequence) or not all(
-        isinstance(scope, Scope) for scope in cast("Sequence[Any]", scopes)
-    ):
+    try:
+        entries: list[Any] = list(scopes)
+    except TypeError:
+        entries = [scopes]
+    if isinstance(scopes, Scope) or not all(isinstance(entry, Scope) for entry in entries):
         raise InvalidArgumentError(
             "scopes must be a sequence of Scope, such as "
             '[Scope(entity_type="segment", entity_id="*", action="read")]'
         )
-    return [scope.model_dump() for scope in cast("Sequence[Scope]", scopes)]
+    return [entry.model_dump() for entry in entries]

@@ -1,0 +1,81 @@
+"""The public types as users meet them: for mypy and pyright, never run."""
+
+from datetime import UTC, datetime, timedelta
+from typing import assert_type
+from uuid import UUID
+
+from pydantic import SecretStr
+
+from audiencelab_sdk import (
+    ApiKey,
+    ApiKeyVerification,
+    APIStatusError,
+    APITimeoutError,
+    AsyncAudienceLab,
+    AsyncPage,
+    AudienceLab,
+    CreatedApiKey,
+    Page,
+    RateLimitError,
+    Scope,
+    UsageLog,
+    UsageLogError,
+)
+
+
+def sync_client(account: UUID) -> None:
+    with AudienceLab("https://a.supabase.co", SecretStr("key"), timeout=3) as client:
+        assert_type(client, AudienceLab)
+    assert_type(AudienceLab.from_env(max_retries=0), AudienceLab)
+    assert_type(client.as_user("token"), AudienceLab)
+    as_key = client.as_api_key(account, jwt_secret="secret", expires_in=timedelta(minutes=1))
+    assert_type(as_key, AudienceLab)
+    assert_type(client.url, str)
+
+    read = Scope(entity_type="segment", entity_id="*", action="read")
+    created = client.api_keys.create(
+        account, "name", scopes=[read], expires_at=datetime.now(UTC) + timedelta(days=1)
+    )
+    assert_type(created, CreatedApiKey)
+    assert_type(created.key, SecretStr)
+    assert_type(created.expires_at, datetime | None)
+    page = client.api_keys.list(str(account), page_size=10)
+    assert_type(page, Page[ApiKey])
+    assert_type(page.items, list[ApiKey])
+    assert_type(page.next(), Page[ApiKey] | None)
+    for key in page:
+        assert_type(key, ApiKey)
+        assert_type(key.scopes, tuple[Scope, ...])
+    verification = client.api_keys.verify(created.key)
+    assert_type(verification, ApiKeyVerification)
+    assert_type(verification.api_key_id, UUID | None)
+    assert_type(client.api_keys.log_usage(account, endpoint="/", method="GET"), UsageLog)
+    assert_type(as_key.api_keys.has_scope("segment", "*", "read"), bool)
+    assert_type(as_key.api_keys.account_id(), UUID | None)
+
+
+async def async_client(account: UUID) -> None:
+    async with AsyncAudienceLab("https://a.supabase.co", "key") as client:
+        assert_type(client, AsyncAudienceLab)
+    assert_type(AsyncAudienceLab.from_env(), AsyncAudienceLab)
+    assert_type(client.as_user("token"), AsyncAudienceLab)
+    assert_type(await client.api_keys.create(account, "name"), CreatedApiKey)
+    page = await client.api_keys.list(account)
+    assert_type(page, AsyncPage[ApiKey])
+    assert_type(await page.next(), AsyncPage[ApiKey] | None)
+    async for key in page:
+        assert_type(key, ApiKey)
+    assert_type(await client.api_keys.verify("sk_"), ApiKeyVerification)
+    assert_type(await client.api_keys.log_usage(account, endpoint="/", method="GET"), UsageLog)
+    assert_type(await client.api_keys.has_scope("segment", "*", "read"), bool)
+    assert_type(await client.api_keys.account_id(), UUID | None)
+
+
+def errors(error: APIStatusError, limit: RateLimitError, late: APITimeoutError) -> None:
+    assert_type(error.status, int)
+    assert_type(error.code, str | None)
+    assert_type(error.message, str)
+    assert_type(error.request_id, str | None)
+    assert_type(limit.retry_after, float | None)
+    assert_type(late.request_sent, bool)
+    assert_type(UsageLogError("why").code, str | None)

@@ -1,0 +1,44 @@
+"""Helpers that let one test run against both clients."""
+
+import inspect
+from typing import Any
+
+URL = "https://project.test"
+KEY = "service-role-key-that-nobody-may-see"
+TOKEN = "access-token-that-nobody-may-see"
+ACCOUNT = "11111111-1111-4111-8111-111111111111"
+KEY_ID = "22222222-2222-4222-8222-222222222222"
+API_KEY = "sk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACQhpZi"
+
+CREATED: dict[str, Any] = {
+    "id": KEY_ID,
+    "name": "crm",
+    "key": API_KEY,
+    "key_prefix": "sk_AAAA",
+    "account_id": ACCOUNT,
+    "scopes": [{"entity_type": "segment", "entity_id": "*", "action": "read"}],
+    "expires_at": None,
+    "created_at": "2025-01-02T03:04:05.678901+00:00",
+}
+LISTED: dict[str, Any] = {
+    "id": KEY_ID,
+    "name": "crm",
+    "key_prefix": "sk_AAAA",
+    "scopes": [],
+    "expires_at": None,
+    "created_at": "2025-01-02T03:04:05.678901+00:00",
+    "last_used_at": None,
+    "is_active": True,
+    "created_by": ACCOUNT,
+}
+VALID: dict[str, Any] = {"valid": True, "api_key_id": KEY_ID, "account_id": ACCOUNT, "error": None}
+
+
+async def settle(value: Any) -> Any:
+    """The result of a call to either client, awaited where it has to be."""
+    return await value if inspect.isawaitable(value) else value
+
+
+async def close(client: Any) -> None:
+    """Close either client."""
+    await settle(client.aclose() if hasattr(client, "aclose") else client.close())

@@ -1,0 +1,58 @@
+"""The same test runs against both clients, and against the asynchronous one on two event loops.
+
+A test awaits `settle(client.api_keys.verify(...))`, whichever client it was given.
+"""
+
+from collections.abc import AsyncIterator, Iterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import respx
+
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab, _run
+from tests.unit._support import KEY, URL, close
+
+
+@pytest.fixture(params=["sync", "asyncio", "trio"])
+def colour(request: pytest.FixtureRequest) -> str:
+    return cast("str", request.param)
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> str:
+    colour = request.getfixturevalue("colour") if "colour" in request.fixturenames else "asyncio"
+    return "trio" if colour == "trio" else "asyncio"
+
+
+@pytest.fixture
+def client_class(colour: str) -> Any:
+    return AudienceLab if colour == "sync" else AsyncAudienceLab
+
+
+@pytest.fixture
+async def client(client_class: Any) -> AsyncIterator[Any]:
+    client = client_class(URL, KEY)
+    yield client
+    await close(client)
+
+
+@pytest.fixture
+def api() -> Iterator[respx.MockRouter]:
+    """The API, mocked: a request that the test did not expect is an error."""
+    with respx.mock(base_url=f"{URL}/rest/v1", assert_all_called=False) as router:
+        yield router
+
+
+@pytest.fixture
+def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the drivers would have slept, with jitter at its longest."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr(_run, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(_run, "anyio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(_run, "random", SimpleNamespace(uniform=lambda _low, high: high))
+    return slept

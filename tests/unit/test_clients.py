@@ -1,0 +1,152 @@
+"""Identities, headers, connections and their end."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+import respx
+from pydantic import SecretStr
+
+from audiencelab_sdk import (
+    AudienceLab,
+    ClientClosedError,
+    ConfigurationError,
+    InvalidArgumentError,
+    __version__,
+)
+from tests.unit._support import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID, close, settle
+
+JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
+
+
+@pytest.fixture
+def route(api: respx.MockRouter) -> respx.Route:
+    return api.post("/rpc/verify_api_key").respond(json=VALID)
+
+
+async def headers_of(client: Any, route: respx.Route) -> httpx.Headers:
+    assert await settle(client.api_keys.verify(API_KEY))
+    headers: httpx.Headers = route.calls.last.request.headers
+    return headers
+
+
+async def test_the_key_is_the_identity_without_a_token(client: Any, route: respx.Route) -> None:
+    headers = await headers_of(client, route)
+    assert headers["apikey"] == KEY
+    assert headers["Authorization"] == f"Bearer {KEY}"
+    assert headers["X-Client-Info"] == f"audiencelab-sdk/{__version__}"
+    assert headers["Accept"] == headers["Content-Type"] == "application/json"
+    assert "X-Retry-Count" not in headers
+
+
+@pytest.mark.parametrize("token", [TOKEN, SecretStr(TOKEN), f" {TOKEN}\n"])
+async def test_as_user_is_another_client(
+    client: Any, route: respx.Route, token: str | SecretStr
+) -> None:
+    user = client.as_user(token)
+    assert type(user) is type(client)
+    headers = await headers_of(user, route)
+    assert (headers["apikey"], headers["Authorization"]) == (KEY, f"Bearer {TOKEN}")
+    assert (await headers_of(client, route))["Authorization"] == f"Bearer {KEY}"
+
+
+async def test_access_token_of_the_constructor(client_class: Any, route: respx.Route) -> None:
+    client = client_class(URL, KEY, access_token=TOKEN)
+    headers = await headers_of(client, route)
+    await close(client)
+    assert (headers["apikey"], headers["Authorization"]) == (KEY, f"Bearer {TOKEN}")
+
+
+@pytest.mark.parametrize("secret", [JWT_SECRET, SecretStr(JWT_SECRET)])
+async def test_as_api_key_mints_the_token(
+    client: Any, route: respx.Route, secret: str | SecretStr
+) -> None:
+    as_key = client.as_api_key(KEY_ID, jwt_secret=secret, expires_in=timedelta(minutes=2))
+    authorization = (await headers_of(as_key, route))["Authorization"]
+    claims = jwt.decode(authorization.removeprefix("Bearer "), JWT_SECRET, algorithms=["HS256"])
+    assert (claims["role"], claims["sub"]) == ("api_key", KEY_ID)
+    assert claims["exp"] - claims["iat"] == 120
+    assert abs(datetime.now(UTC).timestamp() - claims["iat"]) < 10
+
+
+async def test_as_api_key_lasts_five_minutes(client: Any, route: respx.Route) -> None:
+    authorization = (await headers_of(client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET), route))[
+        "Authorization"
+    ]
+    claims = jwt.decode(authorization.removeprefix("Bearer "), JWT_SECRET, algorithms=["HS256"])
+    assert claims["exp"] - claims["iat"] == 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"api_key_id": API_KEY}, "api_key_id must be a UUID"),
+        ({"jwt_secret": "x" * 31}, "at least 32 bytes"),
+        ({"jwt_secret": SecretStr("")}, "at least 32 bytes"),
+        ({"jwt_secret": None}, "jwt_secret must be a str"),
+        ({"expires_in": timedelta(0)}, "more than 0 seconds"),
+        ({"expires_in": 300}, "must be a timedelta"),
+    ],
+)
+async def test_as_api_key_refuses(client: Any, arguments: dict[str, Any], message: str) -> None:
+    good = {"api_key_id": KEY_ID, "jwt_secret": JWT_SECRET, "expires_in": timedelta(minutes=1)}
+    with pytest.raises(InvalidArgumentError, match=message):
+        client.as_api_key(**(good | arguments))
+
+
+@pytest.mark.parametrize("token", ["", None, "two words"])
+async def test_as_user_refuses(client: Any, token: Any) -> None:
+    with pytest.raises(ConfigurationError, match="access_token"):
+        client.as_user(token)
+
+
+async def test_a_closed_client_says_so(client: Any, route: respx.Route) -> None:
+    user = client.as_user(TOKEN)
+    await close(client)
+    await close(client)
+    for closed in (client, user):
+        with pytest.raises(ClientClosedError, match="closed"):
+            await settle(closed.api_keys.verify(API_KEY))
+    assert not route.called
+
+
+async def test_closing_a_derived_client_leaves_the_connections(
+    client: Any, route: respx.Route
+) -> None:
+    user = client.as_user(TOKEN)
+    await close(user)
+    await close(client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET))
+    assert await settle(client.api_keys.verify(API_KEY))
+    assert await settle(user.api_keys.verify(API_KEY))
+
+
+async def test_context_manager_closes(client_class: Any, route: respx.Route) -> None:
+    if client_class is AudienceLab:
+        with client_class(URL, KEY) as client:
+            assert client.api_keys.verify(API_KEY)
+    else:
+        async with client_class(URL, KEY) as client:
+            assert await client.api_keys.verify(API_KEY)
+    with pytest.raises(ClientClosedError):
+        await settle(client.api_keys.verify(API_KEY))
+
+
+async def test_a_subclass_stays_itself(client_class: Any) -> None:
+    class Ours(client_class):  # type: ignore[misc] # the base is one of two
+        pass
+
+    client = Ours(URL, KEY)
+    assert type(client.as_user(TOKEN)) is Ours
+    assert repr(client.as_user(TOKEN)) == f"Ours('{URL}')"
+    await close(client)
+
+
+async def test_url_with_a_path(client_class: Any) -> None:
+    with respx.mock(base_url="https://host.test/supabase/rest/v1") as api:
+        route = api.post("/rpc/verify_api_key").respond(json=VALID)
+        client = client_class("https://host.test/supabase/", KEY)
+        assert await settle(client.api_keys.verify(API_KEY))
+        await close(client)
+        assert route.called

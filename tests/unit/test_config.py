@@ -1,0 +1,120 @@
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from audiencelab_sdk import AudienceLab, ConfigurationError
+from tests.unit._support import KEY, URL
+
+VARIABLES = (
+    "SUPABASE_URL",
+    "SUPABASE_KEY",
+    "SUPABASE_SECRET_KEY",
+    "SUPABASE_SERVICE_ROLE_KEY",
+)
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "url"),
+    [
+        ("https://a.supabase.co", "https://a.supabase.co"),
+        ("https://a.supabase.co/", "https://a.supabase.co"),
+        ("https://a.supabase.co/rest/v1", "https://a.supabase.co"),
+        (" https://a.supabase.co/rest/v1/\n", "https://a.supabase.co"),
+        ("HTTPS://a.supabase.co", "https://a.supabase.co"),
+        ("http://127.0.0.1:54321", "http://127.0.0.1:54321"),
+        ("http://[::1]:54321/", "http://[::1]:54321"),
+        ("https://host/supabase", "https://host/supabase"),
+    ],
+)
+def test_url_is_accepted_as_people_copy_it(given: str, url: str) -> None:
+    with AudienceLab(given, KEY) as client:
+        assert client.url == url
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        (None, "not NoneType"),
+        ("", "must begin with https://"),
+        ("a.supabase.co", "must begin with https://"),
+        ("ftp://a.supabase.co", "must begin with https://"),
+        ("postgresql://postgres:hunter2@db.a.supabase.co:5432/postgres", "address of a database"),
+        ("POSTGRES://postgres:hunter2@db.a.supabase.co/postgres", "address of a database"),
+        ("https://", "must be a host"),
+        ("https://:8000", "must be a host"),
+        ("https://host:port", "must be a host"),
+        ("https://host:0", "must be a host"),
+        ("https://[::1", "must be a host"),
+        ("https://user:hunter2@host", "must be a host"),
+        ("https://host?apikey=hunter2", "must be a host"),
+        ("https://host#hunter2", "must be a host"),
+        ("https://ho st", "must be a host"),
+        ("https://host\nhunter2", "must be a host"),
+    ],
+)
+def test_unusable_url_is_refused_with_advice_and_without_quoting_it(url: Any, advice: str) -> None:
+    with pytest.raises(ConfigurationError, match=advice) as caught:
+        AudienceLab(url, KEY)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "advice"),
+    [
+        (None, "key must be a str"),
+        (b"bytes", "key must be a str"),
+        ("", "key is empty"),
+        (" \n", "key is empty"),
+        (SecretStr(""), "key is empty"),
+        ("two\nlines", "line break"),
+        ("two words", "blank"),
+        ("clé-secrète", "character"),
+    ],
+)
+def test_unusable_key_or_token_is_refused(key: Any, advice: str) -> None:
+    with pytest.raises(ConfigurationError, match=advice):
+        AudienceLab(URL, key)
+    if key is not None:
+        with pytest.raises(ConfigurationError, match=advice.replace("key", "access_token")):
+            AudienceLab(URL, KEY, access_token=key)
+
+
+@pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "10", None, True])
+def test_unusable_timeout_is_refused(timeout: Any) -> None:
+    with pytest.raises(ConfigurationError, match="timeout"):
+        AudienceLab(URL, KEY, timeout=timeout)
+
+
+@pytest.mark.parametrize("max_retries", [-1, 1.5, "2", None, True])
+def test_unusable_max_retries_is_refused(max_retries: Any) -> None:
+    with pytest.raises(ConfigurationError, match="max_retries"):
+        AudienceLab(URL, KEY, max_retries=max_retries)
+
+
+def test_the_environment_names_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    for name in reversed(VARIABLES[1:]):
+        monkeypatch.setenv(name, f"value-of-{name}")
+        with AudienceLab.from_env() as client:
+            assert client.url == URL
+            assert client._settings.key.get_secret_value() == f"value-of-{name}"
+
+
+def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AudienceLab.from_env()
+    assert all(name in str(caught.value) for name in VARIABLES)
+
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_KEY", "")
+    with pytest.raises(ConfigurationError) as caught:
+        AudienceLab.from_env()
+    assert "SUPABASE_URL" not in str(caught.value)
+    assert "SUPABASE_KEY" in str(caught.value)

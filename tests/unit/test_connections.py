@@ -1,0 +1,167 @@
+"""Real sockets: what mocks cannot show of timeouts, broken connections, sharing and closing."""
+
+import gc
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import anyio
+import pytest
+
+from audiencelab_sdk import (
+    APIConnectionError,
+    APITimeoutError,
+    AsyncAudienceLab,
+    AudienceLab,
+    UnexpectedResponseError,
+)
+from tests.unit._support import API_KEY, KEY, VALID, close, settle
+
+
+class Server(ThreadingHTTPServer):
+    """Answers every request as `respond` does; counts the connections."""
+
+    daemon_threads = True
+    request_queue_size = 256
+    respond: Callable[["Handler"], None]
+    connections = 0
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        self.connections += 1
+        return super().get_request()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is what some tests are about."""
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        assert isinstance(self.server, Server)
+        self.server.respond(self)
+
+    def answer(self, body: bytes, **headers: str) -> None:
+        self.send_response(200)
+        for name, value in {"Content_Length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
+        """Keep the tests' output clean."""
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server(("127.0.0.1", 0), Handler)
+    server.respond = lambda handler: handler.answer(json.dumps(VALID).encode())
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+async def failure(client_class: Any, url: str, seconds: float = 5.0) -> Any:
+    client = client_class(url, KEY, timeout=seconds, max_retries=0)
+    with pytest.raises((APIConnectionError, UnexpectedResponseError)) as caught:
+        await settle(client.api_keys.verify(API_KEY))
+    await close(client)
+    return caught.value
+
+
+async def test_slow_answer_is_a_timeout(client_class: Any, server: Server, url: str) -> None:
+    released = threading.Event()
+
+    def wait(_: Handler) -> None:
+        released.wait(5)
+
+    server.respond = wait
+    error = await failure(client_class, url, seconds=0.1)
+    released.set()
+    assert type(error) is APITimeoutError
+    assert error.request_sent
+
+
+async def test_nobody_listens(client_class: Any) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        error = await failure(client_class, f"http://127.0.0.1:{unused.getsockname()[1]}")
+    assert type(error) is APIConnectionError
+    assert not error.request_sent
+
+
+async def test_connection_closed_without_an_answer(
+    client_class: Any, server: Server, url: str
+) -> None:
+    server.respond = lambda handler: setattr(handler, "close_connection", True)
+    error = await failure(client_class, url)
+    assert type(error) is APIConnectionError
+    assert error.request_sent
+
+
+async def test_connection_closed_amid_the_answer(
+    client_class: Any, server: Server, url: str
+) -> None:
+    def half(handler: Handler) -> None:
+        handler.answer(b'{"valid": tr', Content_Length="1000")
+        handler.close_connection = True
+
+    server.respond = half
+    error = await failure(client_class, url)
+    assert type(error) is APIConnectionError
+    assert error.request_sent
+
+
+# On trio, httpx itself leaves its generators open when it cannot decode.
+@pytest.mark.parametrize("colour", ["sync", "asyncio"])
+async def test_answer_that_cannot_be_decompressed(
+    client_class: Any, server: Server, url: str
+) -> None:
+    server.respond = lambda handler: handler.answer(b"no gzip", Content_Encoding="gzip")
+    assert type(await failure(client_class, url)) is UnexpectedResponseError
+
+
+async def test_connections_are_kept_and_closed(client_class: Any, server: Server, url: str) -> None:
+    client = client_class(url, KEY)
+    for each in (client, client.as_user("token")):
+        for _ in range(3):
+            assert await settle(each.api_keys.verify(API_KEY))
+    assert server.connections == 1
+    await close(client)
+    del client, each
+    gc.collect()  # a socket left open is a ResourceWarning here, and so an error
+
+
+def test_thirty_two_threads_share_a_client(server: Server, url: str) -> None:
+    with AudienceLab(url, KEY) as client, ThreadPoolExecutor(32) as executor:
+        verifications = executor.map(client.api_keys.verify, [API_KEY] * 320)
+        assert all(verifications)
+    assert server.connections <= 32
+
+
+@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+async def test_two_hundred_tasks_share_a_client(colour: str, server: Server, url: str) -> None:
+    valid: list[bool] = []
+
+    async with AsyncAudienceLab(url, KEY) as client:
+
+        async def verify() -> None:
+            valid.append(bool(await client.api_keys.verify(API_KEY)))
+
+        async with anyio.create_task_group() as tasks:
+            for _ in range(200):
+                tasks.start_soon(verify)
+    assert valid == [True] * 200

@@ -1,0 +1,82 @@
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from audiencelab_sdk import ServerError
+from tests.unit._support import ACCOUNT, LISTED, settle
+
+ROWS = [{**LISTED, "name": f"key {number}"} for number in range(5)]
+
+
+def answer(api: respx.MockRouter, *pages: Any) -> respx.Route:
+    responses = [
+        page if isinstance(page, httpx.Response) else httpx.Response(200, json=page)
+        for page in pages
+    ]
+    return api.post("/rpc/list_api_keys").mock(side_effect=responses)
+
+
+async def names(page: Any) -> list[str]:
+    if hasattr(page, "__aiter__"):
+        return [key.name async for key in page]
+    return [key.name for key in page]
+
+
+async def test_iterating_walks_all_pages(client: Any, api: respx.MockRouter) -> None:
+    route = answer(api, ROWS[:2], ROWS[2:4], ROWS[4:], [])
+    page = await settle(client.api_keys.list(ACCOUNT, page_size=2))
+    assert await names(page) == [f"key {number}" for number in range(5)]
+    assert route.call_count == 4
+    assert [call.request.url.params["limit"] for call in route.calls] == ["2"] * 4
+
+
+async def test_a_page_that_the_server_cut_is_not_the_last(
+    client: Any, api: respx.MockRouter
+) -> None:
+    answer(api, ROWS[:2], ROWS[2:4], ROWS[4:], [])
+    page = await settle(client.api_keys.list(ACCOUNT, page_size=1000))
+    assert len(await names(page)) == 5
+
+
+async def test_pages_are_fetched_when_they_are_needed(client: Any, api: respx.MockRouter) -> None:
+    route = answer(api, ROWS[:2], ROWS[2:], [])
+    page = await settle(client.api_keys.list(ACCOUNT, page_size=2))
+    assert [key.name for key in page.items] == ["key 0", "key 1"]
+    assert route.call_count == 1
+    second = await settle(page.next())
+    assert type(second) is type(page)
+    assert [key.name for key in second.items] == ["key 2", "key 3", "key 4"]
+    assert await settle(second.next()) is None
+    assert route.call_count == 3
+
+
+async def test_an_empty_list(client: Any, api: respx.MockRouter) -> None:
+    route = answer(api, [])
+    page = await settle(client.api_keys.list(ACCOUNT))
+    assert page.items == []
+    assert await settle(page.next()) is None
+    assert await names(page) == []
+    assert route.call_count == 1
+
+
+async def test_a_page_may_be_walked_again(client: Any, api: respx.MockRouter) -> None:
+    answer(api, ROWS, [], [])
+    page = await settle(client.api_keys.list(ACCOUNT))
+    assert await names(page) == await names(page)
+
+
+async def test_a_page_that_fails_may_be_asked_for_again(client: Any, api: respx.MockRouter) -> None:
+    answer(api, ROWS[:2], httpx.Response(500), ROWS[2:], [])
+    page = await settle(client.api_keys.list(ACCOUNT, page_size=2))
+    with pytest.raises(ServerError):
+        await settle(page.next())
+    second = await settle(page.next())
+    assert len(second.items) == 3
+
+
+async def test_repr(client: Any, api: respx.MockRouter) -> None:
+    answer(api, [])
+    page = await settle(client.api_keys.list(ACCOUNT))
+    assert repr(page) == f"{type(page).__name__}(items=[])"

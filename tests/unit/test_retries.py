@@ -1,0 +1,226 @@
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import respx
+
+from audiencelab_sdk import (
+    APIConnectionError,
+    APIStatusError,
+    APITimeoutError,
+    AudienceLabError,
+    RateLimitError,
+    _run,
+)
+from audiencelab_sdk._steps import Call, Steps
+from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY, URL, VALID, close, settle
+
+MAYBE_DONE = [
+    httpx.ReadTimeout("slow"),
+    httpx.WriteTimeout("slow"),
+    httpx.ReadError("reset"),
+    httpx.WriteError("reset"),
+    httpx.RemoteProtocolError("Server disconnected"),
+    httpx.Response(502),
+    httpx.Response(503),
+    httpx.Response(504),
+]
+NEVER_DONE = [
+    httpx.ConnectError("refused"),
+    httpx.ConnectTimeout("unreachable"),
+    httpx.PoolTimeout("busy"),
+    httpx.Response(429),
+]
+FINAL = [httpx.Response(status) for status in (400, 401, 403, 404, 409, 500, 501, 520)]
+
+
+def named(outcome: Any) -> str:
+    return str(getattr(outcome, "status_code", type(outcome).__name__))
+
+
+def verify_route(api: respx.MockRouter, *outcomes: Any) -> respx.Route:
+    return api.post("/rpc/verify_api_key").mock(side_effect=list(outcomes))
+
+
+def create_route(api: respx.MockRouter, *outcomes: Any) -> respx.Route:
+    return api.post("/rpc/create_api_key").mock(side_effect=list(outcomes))
+
+
+@pytest.mark.parametrize("outcome", MAYBE_DONE + NEVER_DONE, ids=named)
+async def test_what_is_safe_to_repeat_is_repeated(
+    client: Any, api: respx.MockRouter, pauses: list[float], outcome: Any
+) -> None:
+    route = verify_route(api, outcome, outcome, httpx.Response(200, json=VALID))
+    assert await settle(client.api_keys.verify(API_KEY))
+    assert pauses == [0.25, 0.5]
+    counts = [call.request.headers.get("X-Retry-Count") for call in route.calls]
+    assert counts == [None, "1", "2"]
+
+
+@pytest.mark.parametrize("outcome", NEVER_DONE, ids=named)
+async def test_what_was_surely_not_done_is_repeated(
+    client: Any, api: respx.MockRouter, pauses: list[float], outcome: Any
+) -> None:
+    create_route(api, outcome, httpx.Response(200, json=CREATED))
+    assert (await settle(client.api_keys.create(ACCOUNT, "crm"))).name == "crm"
+    assert pauses == [0.25]
+
+
+@pytest.mark.parametrize("outcome", MAYBE_DONE, ids=named)
+async def test_what_may_have_been_done_is_not_repeated(
+    client: Any, api: respx.MockRouter, pauses: list[float], outcome: Any
+) -> None:
+    route = create_route(api, outcome)
+    with pytest.raises((APIConnectionError, APIStatusError)) as caught:
+        await settle(client.api_keys.create(ACCOUNT, "crm"))
+    assert route.call_count == 1
+    assert pauses == []
+    assert getattr(caught.value, "request_sent", True)
+
+
+@pytest.mark.parametrize("outcome", FINAL, ids=named)
+async def test_an_answer_that_will_stay_the_same_is_not_repeated(
+    client: Any, api: respx.MockRouter, pauses: list[float], outcome: httpx.Response
+) -> None:
+    route = verify_route(api, outcome)
+    with pytest.raises(APIStatusError):
+        await settle(client.api_keys.verify(API_KEY))
+    assert route.call_count == 1
+
+
+async def test_success_of_another_shape_is_not_repeated(
+    client: Any, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    route = verify_route(api, httpx.Response(200, html="<html>"))
+    with pytest.raises(AudienceLabError):
+        await settle(client.api_keys.verify(API_KEY))
+    assert route.call_count == 1
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 7])
+async def test_max_retries(
+    client_class: Any, api: respx.MockRouter, pauses: list[float], max_retries: int
+) -> None:
+    route = api.post("/rpc/verify_api_key").respond(503)
+    client = client_class(URL, KEY, max_retries=max_retries)
+    with pytest.raises(APIStatusError):
+        await settle(client.api_keys.verify(API_KEY))
+    await close(client)
+    assert route.call_count == max_retries + 1
+    assert pauses == [0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 8.0][:max_retries]
+
+
+async def test_retry_after_is_honoured(
+    client: Any, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    limited = httpx.Response(429, headers={"Retry-After": "12"})
+    verify_route(api, limited, httpx.Response(200, json=VALID))
+    assert await settle(client.api_keys.verify(API_KEY))
+    assert pauses == [12.0]
+
+
+async def test_retry_after_too_long_is_raised_at_once(
+    client: Any, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    route = verify_route(api, httpx.Response(429, headers={"Retry-After": "3600"}))
+    with pytest.raises(RateLimitError) as caught:
+        await settle(client.api_keys.verify(API_KEY))
+    assert caught.value.retry_after == 3600.0
+    assert route.call_count == 1
+    assert pauses == []
+
+
+def test_jitter_spreads_the_callers() -> None:
+    call = Call(lambda api: api.rpc("f", {}), repeatable=True)
+    drawn = {_run._pause_before_retry(call, APIConnectionError("x"), 3, 9) for _ in range(50)}
+    assert len(drawn) == 50
+    assert all(pause is not None and 0 <= pause <= 2 for pause in drawn)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected", "sent"),
+    [
+        (httpx.ConnectError("refused"), APIConnectionError, False),
+        (httpx.ConnectTimeout("slow"), APITimeoutError, False),
+        (httpx.PoolTimeout("busy"), APITimeoutError, False),
+        (httpx.ReadTimeout("slow"), APITimeoutError, True),
+        (httpx.ReadError(""), APIConnectionError, True),
+    ],
+    ids=named,
+)
+async def test_errors_without_an_answer(
+    client_class: Any,
+    api: respx.MockRouter,
+    outcome: httpx.TransportError,
+    expected: type[APIConnectionError],
+    sent: bool,
+) -> None:
+    client = client_class(URL, KEY, max_retries=0)
+    verify_route(api, outcome)
+    with pytest.raises(APIConnectionError) as caught:
+        await settle(client.api_keys.verify(API_KEY))
+    await close(client)
+    assert type(caught.value) is expected
+    assert caught.value.request_sent is sent
+    assert type(outcome).__name__ in str(caught.value)
+    assert "/rest/v1/rpc/verify_api_key" in str(caught.value)
+
+
+async def test_a_call_may_ask_for_a_delay(
+    client: Any, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    api.post("/rpc/f").respond(json=1)
+
+    def steps() -> Steps[Any]:
+        answer = yield Call(lambda api: api.rpc("f", {}), repeatable=True, delay=1.5)
+        return answer.data
+
+    assert await settle(client.api_keys._run(steps())) == 1
+    assert pauses == [1.5]
+
+
+async def test_steps_may_handle_an_error_and_go_on(client: Any, api: respx.MockRouter) -> None:
+    api.post("/rpc/first").respond(404, json={"message": "no"})
+    api.post("/rpc/second").respond(json=2)
+
+    def steps() -> Steps[Any]:
+        with pytest.raises(APIStatusError, match="no"):
+            yield Call(lambda api: api.rpc("first", {}), repeatable=True)
+        answer = yield Call(lambda api: api.rpc("second", {}), repeatable=True)
+        return answer.data
+
+    assert await settle(client.api_keys._run(steps())) == 2
+
+
+@pytest.mark.parametrize("colour", ["sync"])
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt, SystemExit])
+async def test_interruptions_pass_untouched(
+    client: Any, api: respx.MockRouter, interruption: type[BaseException]
+) -> None:
+    requests: list[httpx.Request] = []
+
+    def interrupt(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        raise interruption
+
+    api.post("/rpc/verify_api_key").mock(side_effect=interrupt)
+    with pytest.raises(interruption):
+        client.api_keys.verify(API_KEY)
+    assert len(requests) == 1
+
+
+@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+async def test_cancellation_passes_untouched(client: Any, api: respx.MockRouter) -> None:
+    requests: list[httpx.Request] = []
+
+    async def hang(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    api.post("/rpc/verify_api_key").mock(side_effect=hang)
+    with anyio.move_on_after(0.05) as scope:
+        await client.api_keys.verify(API_KEY)
+    assert scope.cancelled_caught
+    assert len(requests) == 1

@@ -1,0 +1,146 @@
+"""Keys and tokens are in nothing that can be printed."""
+
+import logging
+import pickle
+import traceback
+from datetime import timedelta
+from typing import Any
+
+import httpx
+import pytest
+import respx
+
+from audiencelab_sdk import AudienceLabError
+from audiencelab_sdk._tokens import api_key_token
+from tests.unit._support import (
+    ACCOUNT,
+    API_KEY,
+    CREATED,
+    KEY,
+    KEY_ID,
+    LISTED,
+    TOKEN,
+    URL,
+    VALID,
+    close,
+    settle,
+)
+
+JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
+SECRETS = (KEY, TOKEN, API_KEY, JWT_SECRET)
+
+
+def assert_nothing_leaks(*texts: str) -> None:
+    for text in texts:
+        for secret in SECRETS:
+            assert secret not in text
+
+
+@pytest.fixture
+async def user(client: Any) -> Any:
+    return client.as_user(TOKEN)
+
+
+async def test_clients_and_what_they_are_made_of(client: Any, user: Any) -> None:
+    as_key = client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET)
+    for each in (client, user, as_key):
+        assert repr(each) == f"{type(client).__name__}('{URL}')"
+        assert_nothing_leaks(str(each), str(vars(each)), repr(each.api_keys), repr(each._settings))
+
+
+async def test_models(client: Any, api: respx.MockRouter) -> None:
+    api.post("/rpc/create_api_key").respond(json=CREATED)
+    created = await settle(client.api_keys.create(ACCOUNT, "crm"))
+    assert created.key.get_secret_value() == API_KEY
+    assert_nothing_leaks(
+        repr(created),
+        str(created),
+        str(created.model_dump()),
+        created.model_dump_json(),
+        f"{created.key}",
+    )
+
+
+async def test_logs(
+    client: Any, user: Any, api: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    api.post("/rpc/create_api_key").respond(json=CREATED)
+    api.post("/rpc/verify_api_key").respond(json=VALID)
+    api.post("/rpc/list_api_keys").respond(json=[LISTED])
+    await settle(user.api_keys.create(ACCOUNT, "crm"))
+    await settle(client.api_keys.verify(API_KEY))
+    await settle(user.api_keys.list(ACCOUNT))
+    assert_nothing_leaks(caplog.text, *(str(vars(record)) for record in caplog.records))
+
+
+async def test_one_line_a_request(
+    client: Any, api: respx.MockRouter, pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="audiencelab_sdk")
+    outcomes: list[Any] = [
+        httpx.ReadTimeout("slow"),
+        httpx.Response(503),
+        httpx.Response(200, json=[LISTED]),
+    ]
+    api.post("/rpc/list_api_keys").mock(side_effect=outcomes)
+    await settle(client.api_keys.list(ACCOUNT))
+    ours = [record for record in caplog.records if record.name == "audiencelab_sdk"]
+    assert [record.levelno for record in ours] == [logging.DEBUG] * 3
+    path = "POST /rest/v1/rpc/list_api_keys: "
+    starts = [path + outcome for outcome in ("ReadTimeout in ", "503 in ", "200 in ")]
+    for attempt, (record, start) in enumerate(zip(ours, starts, strict=True), start=1):
+        message = record.getMessage()
+        assert message.startswith(start)
+        assert message.endswith(f" ms (attempt {attempt})")
+
+
+OUTCOMES: list[Any] = [
+    httpx.Response(400, json={"message": "no", "details": "no"}),
+    httpx.Response(401, text=f"bad key {KEY}, token {TOKEN}"),
+    httpx.Response(403, json={"message": f"you sent {API_KEY}"}),
+    httpx.Response(200, text=API_KEY),
+    httpx.Response(200, json={"valid": API_KEY}),
+    httpx.ReadTimeout("slow"),
+    httpx.ConnectError("refused"),
+]
+
+
+@pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: repr(outcome)[:30])
+async def test_errors_and_their_tracebacks(
+    client_class: Any, api: respx.MockRouter, outcome: Any
+) -> None:
+    api.post("/rpc/verify_api_key").mock(side_effect=outcome)
+    owner = client_class(URL, KEY, max_retries=0)
+    with pytest.raises(AudienceLabError) as caught:
+        await settle(owner.as_user(TOKEN).api_keys.verify(API_KEY))
+    await close(owner)
+    error = caught.value
+    assert error.__cause__ is None
+    assert error.__context__ is None
+    assert_nothing_leaks(
+        str(error),
+        repr(error),
+        str(vars(error)),
+        "".join(traceback.format_exception(error)),
+        str(pickle.dumps(error)),
+    )
+
+
+async def test_local_variables_of_a_failed_request(client: Any, api: respx.MockRouter) -> None:
+    api.post("/rpc/log_api_key_usage").respond(400, json={"message": "no"})
+    log_usage = client.as_user(TOKEN).api_keys.log_usage
+    with pytest.raises(AudienceLabError) as caught:
+        await settle(log_usage(KEY_ID, endpoint="/", method="GET"))
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    ours = [frame for frame in shown.stack if "audiencelab_sdk" in frame.filename]
+    assert ours
+    assert_nothing_leaks(*(str(frame.locals) for frame in ours))
+    assert not any(
+        "postgrest" in frame.filename or "httpx" in frame.filename for frame in shown.stack
+    )
+
+
+def test_tokens() -> None:
+    token = api_key_token(KEY_ID, JWT_SECRET, timedelta(minutes=1))
+    assert token.get_secret_value() not in repr(token)
