@@ -6,7 +6,9 @@ success, so its own errors, which lose the HTTP status, are never made.
 
 import json
 import logging
+import ssl
 import time
+from functools import cache
 from typing import Any
 
 import httpx
@@ -31,12 +33,28 @@ _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepa
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    # Loading the certificates takes longer than everything else a new client does.
+    return httpx.create_ssl_context()
+
+
+def _options(timeout: float) -> dict[str, Any]:
+    return {
+        "timeout": timeout,
+        "limits": _LIMITS,
+        "verify": _ssl_context(),
+        "follow_redirects": False,
+        # Over HTTP/2, threads that share a client lose connections.
+        "http2": False,
+    }
+
+
 class Pool(httpx.Client):
     """Connections that answer with a success or raise an AudienceLabError."""
 
     def __init__(self, timeout: float) -> None:
-        # HTTP/1.1: over HTTP/2, threads that share a client were seen to lose connections.
-        super().__init__(timeout=timeout, limits=_LIMITS, http2=False, follow_redirects=False)
+        super().__init__(**_options(timeout))
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send `request`, and log its path, status and duration at DEBUG."""
@@ -60,7 +78,7 @@ class AsyncPool(httpx.AsyncClient):
     """Like :class:`Pool`, awaited."""
 
     def __init__(self, timeout: float) -> None:
-        super().__init__(timeout=timeout, limits=_LIMITS, http2=False, follow_redirects=False)
+        super().__init__(**_options(timeout))
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Like :meth:`Pool.send`, awaited."""
