@@ -77,7 +77,7 @@ def list_page(
 
 def revoke(api_key_id: UUID | str) -> Steps[None]:
     arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
-    answer = yield _call("revoke_api_key", arguments)
+    answer = yield _call("revoke_api_key", arguments, repeatable=True)
     read("revoke_api_key", _read_true, answer.data)
 
 
@@ -134,13 +134,13 @@ def account_id() -> Steps[UUID | None]:
     return read("get_api_key_account_id", _read_id, data)
 
 
-def _call(function: str, arguments: dict[str, Any], *, repeatable: bool = True) -> Call:
+def _call(function: str, arguments: dict[str, Any], *, repeatable: bool) -> Call:
     return Call(lambda api: api.rpc(function, arguments), repeatable=repeatable)
 
 
 def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> Steps[Any]:
     try:
-        answer = yield _call(function, arguments)
+        answer = yield _call(function, arguments, repeatable=True)
     except (AuthenticationError, PermissionDeniedError) as error:
         if error.code == "42501":
             error.hint = error.hint or _AS_API_KEY
@@ -153,7 +153,7 @@ def _scopes(scopes: Any) -> list[dict[str, Any]]:
         entries: list[Any] = list(scopes)
     except TypeError:
         entries = [scopes]
-    if isinstance(scopes, Scope) or not all(isinstance(entry, Scope) for entry in entries):
+    if not all(isinstance(entry, Scope) for entry in entries):
         raise InvalidArgumentError(
             "scopes must be a sequence of Scope, such as "
             '[Scope(entity_type="segment", entity_id="*", action="read")]'

@@ -9,9 +9,14 @@ from typing import Any, cast
 
 import pytest
 import respx
+from hypothesis import settings
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab, _run
 from tests.unit._support import KEY, URL, close
+
+# A busy machine is no failure.
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
 
 
 @pytest.fixture(params=["sync", "asyncio", "trio"])

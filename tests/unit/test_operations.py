@@ -9,6 +9,8 @@ from uuid import UUID
 
 import httpx
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from postgrest import APIResponse, SyncPostgrestClient
 from pydantic import SecretStr
 
@@ -35,11 +37,16 @@ LOGGED = {
 }
 
 
+# It builds requests and never sends them.
+API = SyncPostgrestClient(
+    "https://a.test/rest/v1",
+    http_client=httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(500))),
+)
+
+
 def sent(call: Call) -> tuple[str, dict[str, str], Any]:
     """The path, query and body of the request that a call makes."""
-    with httpx.Client() as http:
-        api = SyncPostgrestClient("https://a.test/rest/v1", http_client=http)
-        request = call.build(api).request
+    request = call.build(API).request
     return str(request.path.path), dict(request.params), request.json
 
 
@@ -340,3 +347,14 @@ def test_text_at_its_limits_is_accepted() -> None:
     assert sent(next(api_keys.create(ACCOUNT, "é" * 255, (), None)))[2]["p_name"] == "é" * 255
     body = sent(next(log_usage(status_code=100, user_agent="")))[2]
     assert (body["p_status_code"], body["p_user_agent"]) == (100, None)
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_text_is_refused_or_can_be_sent_and_stored(text: str) -> None:
+    try:
+        call = next(log_usage(endpoint=text))
+    except InvalidArgumentError:
+        return
+    body = json.dumps(sent(call)[2], ensure_ascii=False).encode()
+    assert json.loads(body)["p_endpoint"] == text
+    assert "\x00" not in text
