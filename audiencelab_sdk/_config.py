@@ -107,7 +107,7 @@ def _checked_url(url: object) -> str:
         raise ConfigurationError(
             f"url must be a host with an optional port and path and nothing more, {_EXAMPLE}"
         )
-    return url.rstrip("/").removesuffix("/rest/v1").rstrip("/")
+    return url.rstrip("/").removesuffix("/rest/v1")
 
 
 def _checked_timeout(timeout: object) -> float:

@@ -20,7 +20,7 @@
 No error holds a key, a token or the body of a request, so each may be logged as it is.
 """
 
-_EXPIRY_ADVICE = "The access token has expired, or was signed for another project."
+_EXPIRY_ADVICE = "The access token has expired, is damaged, or was signed for another project."
 _SCHEMA_ADVICE = (
     "The API does not know this function or table: probably the AudienceLab migration was not "
     "applied to this database, or the API has not reloaded its schema since."

@@ -8,6 +8,7 @@ from pydantic import BaseModel
 
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._steps import Steps
+from audiencelab_sdk.errors import UnexpectedResponseError
 
 T = TypeVar("T")
 
@@ -34,9 +35,17 @@ class Cursor(BaseModel):
         )
 
     @classmethod
-    def after(cls, rows: Any) -> "Cursor | None":
-        """The cursor after `rows`, or None when there are none."""
-        return cls.model_validate(rows[-1]) if rows else None
+    def after(cls, rows: Any, previous: "Cursor | None") -> "Cursor | None":
+        """The cursor after `rows`, or None when there are none.
+
+        Raises:
+            UnexpectedResponseError: They end where the page before ended: the server ignores the
+                condition, and the walk would never end.
+        """
+        cursor = cls.model_validate(rows[-1]) if rows else None
+        if cursor and cursor == previous:
+            raise UnexpectedResponseError("the server answered with the same page again")
+        return cursor
 
 
 def checked_page_size(value: Any) -> int:

@@ -71,7 +71,7 @@ def list_page(
 
     answer = yield Call(build, repeatable=True)
     items = read("list_api_keys", _read_keys, answer.data)
-    cursor = Cursor.after(answer.data)
+    cursor = Cursor.after(answer.data, after)
     return Slice(items, lambda: list_page(account_id, page_size, cursor))
 
 

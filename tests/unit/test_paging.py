@@ -1,13 +1,14 @@
 from typing import Any
+from uuid import UUID
 
 import httpx
 import pytest
 import respx
 
-from audiencelab_sdk import ServerError
+from audiencelab_sdk import ServerError, UnexpectedResponseError
 from tests.unit._support import ACCOUNT, LISTED, settle
 
-ROWS = [{**LISTED, "name": f"key {number}"} for number in range(5)]
+ROWS = [{**LISTED, "id": str(UUID(int=number)), "name": f"key {number}"} for number in range(5)]
 
 
 def answer(api: respx.MockRouter, *pages: Any) -> respx.Route:
@@ -74,6 +75,15 @@ async def test_a_page_that_fails_may_be_asked_for_again(client: Any, api: respx.
         await settle(page.next())
     second = await settle(page.next())
     assert len(second.items) == 3
+
+
+async def test_a_server_that_ignores_the_cursor_is_no_endless_walk(
+    client: Any, api: respx.MockRouter
+) -> None:
+    api.post("/rpc/list_api_keys").respond(json=ROWS)
+    page = await settle(client.api_keys.list(ACCOUNT))
+    with pytest.raises(UnexpectedResponseError, match="same page"):
+        await names(page)
 
 
 async def test_repr(client: Any, api: respx.MockRouter) -> None:
