@@ -1,6 +1,5 @@
-"""HTTP in, HTTP out: routes, headers and answers of the REST API."""
+"""HTTP in, HTTP out: the routes of the REST API and what each of them does."""
 
-import json
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
@@ -10,24 +9,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audiencelab_sdk.local.rest.database import Database, RequestSettings, Row, Settings
+from audiencelab_sdk.local.rest import answers
+from audiencelab_sdk.local.rest.database import Database, Row, Settings
 from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError, from_database
-from audiencelab_sdk.local.rest.parse import parse_body
-from audiencelab_sdk.local.rest.query import Call
-from audiencelab_sdk.local.rest.render import render_call
-from audiencelab_sdk.local.rest.schema import Function, Returns
-from audiencelab_sdk.local.rest.tokens import Identity, TokenReader
+from audiencelab_sdk.local.rest.query import Call, Filter, Query
+from audiencelab_sdk.local.rest.render import Output, Renderer, Statement
+from audiencelab_sdk.local.rest.request import Asked, read_request
+from audiencelab_sdk.local.rest.schema import Table
+from audiencelab_sdk.local.rest.tokens import TokenReader
+from audiencelab_sdk.local.rest.writes import WriteRenderer
 
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-_JSON = "application/json; charset=utf-8"
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-Handler = Callable[[Request, Identity], Awaitable[Response]]
+Handler = Callable[[Asked], Awaitable[Response]]
 
 
 def create_app(settings: Settings) -> Starlette:
     """The REST API of one database, as an ASGI application.
 
     It connects when its lifespan starts and disconnects when that ends.
+
+    Raises:
+        ValueError: The JWT secret is too short.
     """
     database = Database(settings)
     api = _RestApi(database, settings)
@@ -41,7 +44,8 @@ def create_app(settings: Settings) -> Starlette:
             await database.close()
 
     routes = [
-        Route("/rpc/{function}", api.endpoint(api.call), methods=_METHODS),
+        Route("/rpc/{name}", api.endpoint(api.call), methods=_METHODS),
+        Route("/{name}", api.endpoint(api.table), methods=_METHODS),
         Route("/{path:path}", api.endpoint(api.unknown_path), methods=_METHODS),
     ]
     return Starlette(routes=routes, lifespan=lifespan)
@@ -50,7 +54,7 @@ def create_app(settings: Settings) -> Starlette:
 class _RestApi:
     def __init__(self, database: Database, settings: Settings) -> None:
         self._database = database
-        self._schema = settings.schemas[0]
+        self._settings = settings
         self._tokens = TokenReader(settings.jwt_secret, settings.anonymous_role)
 
     def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
@@ -61,97 +65,143 @@ class _RestApi:
             try:
                 identity = self._tokens.identify(request.headers.get("authorization"))
                 anonymous = identity.anonymous
+                asked = await read_request(request, identity, self._settings)
                 try:
-                    return await handler(request, identity)
+                    return await handler(asked)
                 except NotInCatalogError:
                     if not await self._database.reload_if_old():
                         raise
-                    return await handler(request, identity)
+                    return await handler(asked)
             except ApiError as error:
-                return _error_response(error)
+                return answers.error_response(error)
             except psycopg.Error as error:
-                return _error_response(from_database(error, anonymous=anonymous))
+                return answers.error_response(from_database(error, anonymous=anonymous))
 
         return respond
 
-    async def call(self, request: Request, identity: Identity) -> Response:
-        """`/rpc/<function>`: the arguments are the JSON body, or the query of a GET."""
-        name: str = request.path_params["function"]
-        if request.method == "POST":
-            call = Call(name, parse_body(await request.body()))
-        elif request.method in {"GET", "HEAD"}:
-            call = Call(name, dict(request.query_params))
-        else:
-            raise ApiError(
-                405, "PGRST101", f"Cannot use the {request.method} method on RPC", headers=_ALLOW
-            )
-        function = self._database.catalog.function(
-            self._schema, name, call.names, has_body=request.method == "POST"
-        )
-        row = await self._database.run(
-            render_call(call, function),
-            self._request_settings(request, identity),
-            read_only=function.read_only or request.method != "POST",
-            check=lambda _row: None,
-        )
-        return _call_response(function, row)
+    async def table(self, asked: Asked) -> Response:
+        """`/<table>`: read, insert, update, upsert or delete rows."""
+        if asked.method == "OPTIONS":
+            return _options("OPTIONS,GET,HEAD,POST,PUT,PATCH,DELETE")
+        table = self._database.catalog.table(asked.schema, asked.name)
+        match asked.method:
+            case "POST":
+                return await self._insert(asked, table)
+            case "PUT":
+                return await self._put(asked, table)
+            case "PATCH":
+                return await self._update(asked, table)
+            case "DELETE":
+                statement = self._writer(asked, table).delete()
+                row = await self._run(asked, statement, read_only=False)
+                return answers.delete_response(row, asked.media, asked.preferences)
+            case _:
+                catalog = self._database.catalog
+                statement = Renderer(catalog, asked.query, asked.output).read(table)
+                row = await self._run(asked, statement, read_only=True)
+                return answers.read_response(
+                    row, asked.media, asked.query.window, asked.preferences
+                )
 
-    async def unknown_path(self, _request: Request, _identity: Identity) -> Response:
+    async def call(self, asked: Asked) -> Response:
+        """`/rpc/<function>`: the arguments are the JSON body, or the query of a GET."""
+        if asked.method == "OPTIONS":
+            return _options("OPTIONS,GET,HEAD,POST")
+        if asked.method not in {"GET", "HEAD", "POST"}:
+            message = f"Cannot use the {asked.method} method on RPC"
+            raise ApiError(405, "PGRST101", message)
+        arguments = asked.query.arguments
+        call = Call(asked.name, arguments)
+        if asked.method == "POST":
+            call = Call(asked.name, asked.body(if_empty="{}"))
+        catalog = self._database.catalog
+        function = catalog.function(
+            asked.schema, asked.name, call.names, has_body=asked.method == "POST"
+        )
+        row = await self._run(
+            asked,
+            Renderer(catalog, asked.query, asked.output).call(call, function),
+            read_only=function.read_only or asked.method != "POST",
+        )
+        return answers.call_response(
+            row, function, asked.media, asked.query.window, asked.preferences
+        )
+
+    async def unknown_path(self, _asked: Asked) -> Response:
         """Any path that names nothing."""
         raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
 
-    def _request_settings(self, request: Request, identity: Identity) -> RequestSettings:
-        headers = {key: value for key, value in request.headers.items() if key != "cookie"}
-        return RequestSettings(
-            schema=self._schema,
-            role=identity.role,
-            claims=identity.claims,
-            method=request.method,
-            path=request.scope["path"],
-            headers=json.dumps(headers),
-            cookies=json.dumps(request.cookies),
+    async def _insert(self, asked: Asked, table: Table) -> Response:
+        body = asked.body()
+        if body.is_ragged and asked.query.columns is None:
+            raise ApiError(400, "PGRST102", "All object keys must match")
+        statement = self._writer(asked, table).insert(
+            body, resolution=asked.resolution, use_defaults=asked.use_defaults
+        )
+        row = await self._run(asked, statement, read_only=False)
+        upsert = asked.resolution is not None and bool(asked.query.on_conflict or table.primary_key)
+        return answers.insert_response(row, table, asked.media, asked.preferences, upsert=upsert)
+
+    async def _update(self, asked: Asked, table: Table) -> Response:
+        body = asked.body()
+        statement = self._writer(asked, table).update(body, use_defaults=asked.use_defaults)
+        row = await self._run(asked, statement, read_only=False)
+        return answers.update_response(row, asked.media, asked.preferences)
+
+    async def _put(self, asked: Asked, table: Table) -> Response:
+        """Insert or replace the one row whose whole primary key is in the URL."""
+        body = asked.body()
+        _require_key_filters(asked.query, table)
+        statement = self._writer(asked, table).insert(
+            body,
+            resolution="merge-duplicates",
+            use_defaults=asked.use_defaults,
+            only_where=True,
+        )
+
+        def check(row: Row) -> None:
+            if row.rows != 1:
+                message = "Payload values do not match URL in primary key column(s)"
+                raise ApiError(400, "PGRST115", message)
+
+        row = await self._run(asked, statement, read_only=False, check=check)
+        return answers.put_response(row, asked.media, asked.preferences)
+
+    def _writer(self, asked: Asked, table: Table) -> WriteRenderer:
+        output = asked.output if asked.returning == "representation" else Output()
+        return WriteRenderer(self._database.catalog, asked.query, output, table, asked.returning)
+
+    async def _run(
+        self,
+        asked: Asked,
+        statement: Statement,
+        *,
+        read_only: bool,
+        check: Callable[[Row], None] | None = None,
+    ) -> Row:
+        def checks(row: Row) -> None:
+            if check:
+                check(row)
+            if not read_only:
+                answers.require_few(asked.preferences, row)
+            answers.require_single(asked.media, row)
+
+        return await self._database.run(
+            statement, asked.settings, read_only=read_only, check=checks
         )
 
 
-_ALLOW = {"Allow": "OPTIONS,GET,HEAD,POST"}
+def _require_key_filters(query: Query, table: Table) -> None:
+    names = [
+        item.field.column
+        for item in query.where
+        if isinstance(item, Filter) and item.operator == "eq" and not item.negated
+    ]
+    plain = len(names) == len(query.where) and not query.window.limit and not query.window.offset
+    if not plain or not names or sorted(names) != sorted(table.primary_key):
+        message = "Filters must include all and only primary key columns with 'eq' operators"
+        raise ApiError(405, "PGRST105", message)
 
 
-def _call_response(function: Function, row: Row) -> Response:
-    headers = {"Content-Range": _content_range(0, row.rows, row.total)}
-    headers.update(_function_headers(row.response_headers))
-    status = _function_status(row.response_status)
-    if function.returns is Returns.VOID:
-        return Response(status_code=status or 204, headers=headers)
-    return Response(row.body, status_code=status or 200, headers=headers, media_type=_JSON)
-
-
-def _content_range(first: int, count: int, total: int | None) -> str:
-    rows = f"{first}-{first + count - 1}" if count else "*"
-    return f"{rows}/{'*' if total is None else total}"
-
-
-def _function_headers(setting: str | None) -> dict[str, str]:
-    """What a function has put into `response.headers`: an array of objects with one key each."""
-    if setting is None:
-        return {}
-    try:
-        return {str(key): str(value) for item in json.loads(setting) for key, value in item.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ApiError(
-            500,
-            "PGRST111",
-            "response.headers guc must be a JSON array composed of objects with a single key "
-            "and a string value",
-        ) from error
-
-
-def _function_status(setting: str | None) -> int | None:
-    if setting is None:
-        return None
-    if not (setting.isdecimal() and 200 <= int(setting) <= 599):
-        raise ApiError(500, "PGRST112", "response.status guc must be a valid status code")
-    return int(setting)
-
-
-def _error_response(error: ApiError) -> Response:
-    return Response(error.body, status_code=error.status, headers=error.headers, media_type=_JSON)
+def _options(allowed: str) -> Response:
+    return Response(headers={"Allow": allowed})

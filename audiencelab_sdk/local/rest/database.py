@@ -12,8 +12,9 @@ import psycopg
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import AsyncConnectionPool
 
+from audiencelab_sdk.local.rest.introspect import load_catalog
 from audiencelab_sdk.local.rest.render import Statement
-from audiencelab_sdk.local.rest.schema import Catalog, load_catalog
+from audiencelab_sdk.local.rest.schema import Catalog
 
 logger = logging.getLogger("audiencelab_sdk.local.rest")
 
@@ -62,6 +63,7 @@ class Row(NamedTuple):
 
     total: int | None
     rows: int
+    inserted: int | None
     body: str
     response_headers: str | None
     response_status: str | None
@@ -81,14 +83,14 @@ class Database:
             check=_check,
             kwargs={"cursor_factory": psycopg.AsyncRawCursor},
         )
-        self._catalog = Catalog([])
+        self._catalog = Catalog()
         self._loaded_at = 0.0
         self._reloading = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
 
     @property
     def catalog(self) -> Catalog:
-        """The functions of the exposed schemas, as last read."""
+        """What the exposed schemas hold, as last read."""
         return self._catalog
 
     async def open(self) -> None:
@@ -107,7 +109,8 @@ class Database:
     async def reload(self) -> None:
         """Read the catalog again."""
         async with self._pool.connection() as connection:
-            catalog = await load_catalog(connection, self._settings.schemas)
+            path = (*reversed(self._settings.extra_search_path), self._settings.schemas[0])
+            catalog = await load_catalog(connection, self._settings.schemas, path)
         self._catalog, self._loaded_at = catalog, time.monotonic()
 
     async def reload_if_old(self) -> bool:

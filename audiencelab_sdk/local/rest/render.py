@@ -1,12 +1,26 @@
-"""From a query value to SQL. Every value becomes a parameter; knows no HTTP."""
+"""From query values to whole statements that read or call. Knows no HTTP.
 
+Every value becomes a parameter. Tables, functions, types and defaults are as the catalog spells
+them; every other name is quoted.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from audiencelab_sdk.local.rest.errors import ApiError
-from audiencelab_sdk.local.rest.query import Call, JsonBody
-from audiencelab_sdk.local.rest.schema import Argument, Function, Returns
+from audiencelab_sdk.local.rest.query import Call, JsonBody, Query, Shape, Window
+from audiencelab_sdk.local.rest.schema import (
+    Argument,
+    Catalog,
+    Column,
+    Function,
+    Returns,
+    Table,
+)
+from audiencelab_sdk.local.rest.terms import Parameters, Terms, trusted
+
+NOTHING = SQL("")
 
 
 @dataclass(frozen=True)
@@ -14,87 +28,164 @@ class Statement:
     """SQL with `$1`, `$2`, … and the texts for them.
 
     Running it gives one row: the total of rows (null unless counted), the number of rows of this
-    answer, the JSON of the answer, and the settings `response.headers` and `response.status`.
+    answer, how many of them were inserted (null unless others may have been updated), the body of
+    the answer, and the settings `response.headers` and `response.status`.
     """
 
     text: Composed
     values: tuple[str, ...]
 
 
-class Parameters:
-    """Collects the values of a statement."""
+@dataclass(frozen=True)
+class Output:
+    """How rows become a body, and whether all rows beyond the window are counted."""
 
-    def __init__(self) -> None:
-        self._values: list[str] = []
-
-    def bind(self, value: str, type_name: str | None = None) -> Composable:
-        """Add a value; PostgreSQL infers its type when none is given.
-
-        Raises:
-            ApiError: The text cannot be sent to PostgreSQL (22021).
-        """
-        if "\0" in value:
-            message = 'invalid byte sequence for encoding "UTF8": 0x00'
-            raise ApiError(400, "22021", message)
-        self._values.append(value)
-        place = f"${len(self._values)}"
-        return _trusted(f"{place}::{type_name}" if type_name else place)
-
-    @property
-    def values(self) -> tuple[str, ...]:
-        """The values in the order of their numbers."""
-        return tuple(self._values)
+    shape: Shape = Shape.ARRAY
+    strip_nulls: bool = False
+    counted: bool = False
 
 
-def render_call(call: Call, function: Function) -> Statement:
-    """The statement that calls a function.
+class Renderer:
+    """Renders one statement.
 
     Args:
-        call: The call, with its arguments.
-        function: The overload that the catalog found for it.
+        catalog: Where the types of casts are looked up.
+        query: What the URL asks for.
+        output: How the rows become a body.
     """
-    parameters = Parameters()
-    source = SQL("select pgrst_call.* from {}").format(_call(call, function, parameters))
-    text = SQL(
-        "with pgrst_source as ({source}) "
-        "select null::bigint, count(*), {body}, "
-        "nullif(current_setting('response.headers', true), ''), "
-        "nullif(current_setting('response.status', true), '') "
-        "from pgrst_source as _postgrest_t"
-    ).format(source=source, body=_body(function))
-    return Statement(text, parameters.values)
 
+    def __init__(self, catalog: Catalog, query: Query, output: Output) -> None:
+        self.query = query
+        self.output = output
+        self.parameters = Parameters()
+        self._catalog = catalog
 
-def _call(call: Call, function: Function, parameters: Parameters) -> Composed:
-    """The items of a FROM clause, the last of which is named `pgrst_call`."""
-    given = [item for item in function.arguments if item.name in call.names]
-    if isinstance(call.arguments, JsonBody):
+    def read(self, table: Table) -> Statement:
+        """Read rows of a table or view."""
+        relation = Identifier(table.schema, table.name)
+        terms = self.terms(relation, table.columns)
+        where = terms.where(self.query.where)
+        source = SQL("select {} from {}{}{}{}").format(
+            terms.select_list(self.query.select),
+            relation,
+            where,
+            terms.order_by(self.query.order),
+            self._window(self.query.window),
+        )
+        total = SQL("(select count(*) from {}{})").format(relation, where)
+        return self.answer(source, SQL("select * from pgrst_source"), total=total)
+
+    def call(self, call: Call, function: Function) -> Statement:
+        """Call a function; what the URL asks for applies to the rows that it returns."""
+        relation = Identifier(function.name)
+        terms = self.terms(relation, function.columns)
+        source = SQL("select pgrst_call.* from {}").format(self._call(call, function))
+        composite = function.returns is Returns.COMPOSITE
+        where = terms.where(self.query.where)
+        rows = SQL("select {} from pgrst_source as {}{}{}{}").format(
+            terms.select_list(self.query.select) if composite else SQL("pgrst_scalar"),
+            relation,
+            where,
+            terms.order_by(self.query.order),
+            self._window(self.query.window) if function.returns_set else NOTHING,
+        )
+        total = SQL("(select count(*) from pgrst_source as {}{})").format(relation, where)
+        if function.returns is Returns.VOID:
+            body: Composable = SQL("''")
+        else:
+            item = SQL("_postgrest_t") if composite else SQL("_postgrest_t.pgrst_scalar")
+            body = self.body(item, single=not function.returns_set)
+        return self.answer(source, rows, total=total, body=body)
+
+    def terms(self, relation: Composable, columns: Mapping[str, Column]) -> Terms:
+        """The terms of one relation of this statement."""
+        return Terms(relation, columns, self._catalog, self.parameters)
+
+    def body(self, item: SQL, *, single: bool = False) -> Composable:
+        """The expression that turns all rows into the answer's body.
+
+        Args:
+            item: What one row contributes.
+            single: Whether there is one row, which is the answer itself and no array.
+        """
+        if self.output.shape is Shape.CSV:
+            return _CSV
+        rows: Composable = SQL("json_agg({})").format(item)
+        if self.output.strip_nulls:
+            rows = SQL("json_strip_nulls({})").format(rows)
+        if single or self.output.shape is Shape.OBJECT:
+            return SQL("coalesce({} -> 0, 'null')::text").format(rows)
+        return SQL("coalesce({}, '[]')::text").format(rows)
+
+    def answer(
+        self,
+        source: Composable,
+        rows: Composable,
+        *,
+        total: Composable | None = None,
+        inserted: Composable | None = None,
+        body: Composable | None = None,
+    ) -> Statement:
+        """The statement that runs `source`, named pgrst_source, and makes an answer of `rows`."""
+        text = SQL(
+            "with pgrst_source as ({source}), pgrst_rows as ({rows}) "
+            "select {total}::bigint, count(*), {inserted}::bigint, {body}, "
+            "nullif(current_setting('response.headers', true), ''), "
+            "nullif(current_setting('response.status', true), '') "
+            "from pgrst_rows as _postgrest_t"
+        ).format(
+            source=source,
+            total=total if total is not None and self.output.counted else SQL("null"),
+            inserted=inserted or SQL("null"),
+            body=body or self.body(SQL("_postgrest_t")),
+            rows=rows,
+        )
+        return Statement(text, self.parameters.values)
+
+    def _window(self, window: Window) -> Composable:
+        limit: Composable = NOTHING
+        offset: Composable = NOTHING
+        if window.limit is not None:
+            bound = self.parameters.bind(str(window.limit), "bigint")
+            limit = SQL(" limit {}").format(bound)
+        if window.offset:
+            bound = self.parameters.bind(str(window.offset), "bigint")
+            offset = SQL(" offset {}").format(bound)
+        return limit + offset
+
+    def _call(self, call: Call, function: Function) -> Composed:
+        """The items of a FROM clause, the last of which is named `pgrst_call`."""
+        given = [item for item in function.arguments if item.name in call.names]
+        if not isinstance(call.arguments, JsonBody):
+            texts = call.arguments
+            values = [
+                _named(item, self.parameters.bind(texts[item.name], item.type)) for item in given
+            ]
+            return _invocation(function, SQL(", ").join(values))
         if function.takes_whole_body:
-            payload = parameters.bind(call.arguments.text, function.arguments[0].type)
+            payload = self.parameters.bind(call.arguments.text, function.arguments[0].type)
             return _invocation(function, payload)
         if not given:
-            return _invocation(function, SQL(""))
+            return _invocation(function, NOTHING)
         # PostgreSQL itself unpacks the arguments, so that conversions and messages are its own.
-        columns = SQL(", ").join(
-            SQL("{} {}").format(Identifier(item.name), _trusted(item.type)) for item in given
-        )
-        arguments = SQL(", ").join(
+        arguments = [
             _named(item, SQL("pgrst_body.{}").format(Identifier(item.name))) for item in given
+        ]
+        return SQL("{}, lateral {}").format(
+            unpacked(self.parameters.bind(call.arguments.text, "json"), given),
+            _invocation(function, SQL(", ").join(arguments)),
         )
-        return SQL(
-            "(select {payload} as json_data) as pgrst_payload, "
-            "lateral (select * from json_to_record(pgrst_payload.json_data) as _({columns})) "
-            "as pgrst_body, lateral {invocation}"
-        ).format(
-            payload=parameters.bind(call.arguments.text, "json"),
-            columns=columns,
-            invocation=_invocation(function, arguments),
-        )
-    texts = call.arguments
-    return _invocation(
-        function,
+
+
+def unpacked(
+    payload: Composable, columns: list[Argument] | list[Column], *, is_array: bool = False
+) -> Composed:
+    """The item of a FROM clause, named `pgrst_body`, that unpacks a JSON payload."""
+    return SQL("{}({}) as pgrst_body ({})").format(
+        SQL("json_to_recordset") if is_array else SQL("json_to_record"),
+        payload,
         SQL(", ").join(
-            _named(item, parameters.bind(texts[item.name], item.type)) for item in given
+            SQL("{} {}").format(Identifier(item.name), trusted(item.type)) for item in columns
         ),
     )
 
@@ -111,19 +202,18 @@ def _named(argument: Argument, value: Composable) -> Composed:
     return form.format(Identifier(argument.name), value)
 
 
-def _body(function: Function) -> Composable:
-    if function.returns is Returns.VOID:
-        return SQL("''")
-    rows = (
-        SQL("json_agg(_postgrest_t.pgrst_scalar)")
-        if function.returns is Returns.SCALAR
-        else SQL("json_agg(_postgrest_t)")
+# The names come from the first row; a row's own text is its composite literal without parentheses.
+_CSV = SQL(
+    """
+    coalesce(
+      (
+        select string_agg(name, ',')
+        from (select * from pgrst_rows limit 1) as first_row,
+          json_object_keys(row_to_json(first_row)) as name
+      ),
+      ''
+    ) || chr(10) || coalesce(
+      string_agg(substring(_postgrest_t::text, 2, length(_postgrest_t::text) - 2), chr(10)), ''
     )
-    if function.returns_set:
-        return SQL("coalesce({}, '[]')::text").format(rows)
-    return SQL("coalesce({} -> 0, 'null')::text").format(rows)
-
-
-def _trusted(text: str) -> SQL:
-    """SQL that is not a literal here: a parameter's place, or a type as the catalog spells it."""
-    return SQL(text)  # pyright: ignore[reportArgumentType] - see above
+    """
+)

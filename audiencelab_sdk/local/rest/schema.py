@@ -1,12 +1,8 @@
-"""The catalog: the functions of the exposed schemas, read from PostgreSQL itself."""
+"""The catalog: what the exposed schemas hold, and how a request's names are looked up in it."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, LiteralString
-
-import psycopg
-from psycopg.rows import dict_row
 
 from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError
 
@@ -17,6 +13,40 @@ class Returns(Enum):
     VOID = "void"
     SCALAR = "scalar"
     COMPOSITE = "composite"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column; `type` and `default` are PostgreSQL's own spelling and safe in SQL."""
+
+    name: str
+    type: str
+    default: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table or view."""
+
+    schema: str
+    name: str
+    columns: Mapping[str, Column]
+    primary_key: tuple[str, ...]
+
+    def require_columns(self, names: Sequence[str]) -> list[Column]:
+        """The columns of these names.
+
+        Raises:
+            NotInCatalogError: There is none of that name (PGRST204).
+        """
+        for name in names:
+            if name not in self.columns:
+                raise NotInCatalogError(
+                    400,
+                    "PGRST204",
+                    f"Could not find the '{name}' column of '{self.name}' in the schema cache",
+                )
+        return [self.columns[name] for name in names]
 
 
 @dataclass(frozen=True)
@@ -31,7 +61,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """A function that can be called through the API."""
+    """A function that can be called through the API; `columns` are those of a composite result."""
 
     schema: str
     name: str
@@ -39,6 +69,7 @@ class Function:
     returns: Returns
     returns_set: bool
     read_only: bool
+    columns: Mapping[str, Column]
 
     @property
     def takes_whole_body(self) -> bool:
@@ -60,13 +91,45 @@ class Catalog:
     """What the exposed schemas hold.
 
     Args:
-        functions: All functions of the exposed schemas, overloads included.
+        tables: All tables and views.
+        functions: All functions, overloads included.
+        types: The types that a cast may name, and how PostgreSQL spells each.
     """
 
-    def __init__(self, functions: Sequence[Function]) -> None:
+    def __init__(
+        self,
+        tables: Sequence[Table] = (),
+        functions: Sequence[Function] = (),
+        types: Mapping[str, str] | None = None,
+    ) -> None:
+        self._tables = {(table.schema, table.name): table for table in tables}
         self._functions: dict[tuple[str, str], list[Function]] = {}
         for function in functions:
             self._functions.setdefault((function.schema, function.name), []).append(function)
+        self._types = dict(types or {})
+
+    def table(self, schema: str, name: str) -> Table:
+        """The table or view of this name.
+
+        Raises:
+            NotInCatalogError: There is none (PGRST205).
+        """
+        found = self._tables.get((schema, name))
+        if found is None:
+            message = f"Could not find the table '{schema}.{name}' in the schema cache"
+            raise NotInCatalogError(404, "PGRST205", message)
+        return found
+
+    def type(self, name: str) -> str:
+        """How PostgreSQL spells the type of this name, which is safe in SQL.
+
+        Raises:
+            NotInCatalogError: There is none (42704, as PostgreSQL says it).
+        """
+        found = self._types.get(name.strip().lower())
+        if found is None:
+            raise NotInCatalogError(400, "42704", f'type "{name}" does not exist')
+        return found
 
     def function(
         self, schema: str, name: str, arguments: Collection[str], *, has_body: bool
@@ -130,78 +193,3 @@ def _names(function: Function) -> str:
 def _signature(function: Function) -> str:
     arguments = ", ".join(f"{item.name} => {item.type}" for item in function.arguments)
     return f"{function.schema}.{function.name}({arguments})"
-
-
-async def load_catalog(connection: psycopg.AsyncConnection, schemas: Sequence[str]) -> Catalog:
-    """Read the catalog of these schemas (from `pg_proc`)."""
-    cursor = connection.cursor(row_factory=dict_row)
-    await cursor.execute(_FUNCTIONS, [list(schemas)])
-    return Catalog([_function(row) async for row in cursor])
-
-
-def _function(row: dict[str, Any]) -> Function:
-    names, types, modes = row["names"], row["types"], row["modes"]
-    first_default = len(types) - row["defaults"]
-    return Function(
-        schema=row["schema"],
-        name=row["name"],
-        arguments=tuple(
-            Argument(
-                name=name,
-                type=type_name,
-                required=position < first_default,
-                variadic=mode == "v",
-            )
-            for position, (name, type_name, mode) in enumerate(
-                zip(names, types, modes, strict=True)
-            )
-        ),
-        returns=Returns(row["returns"]),
-        returns_set=row["returns_set"],
-        read_only=row["read_only"],
-    )
-
-
-# proargnames and proargmodes list the output arguments, too; proargtypes does not.
-_FUNCTIONS: LiteralString = """
-select
-  namespace.nspname as schema,
-  function.proname as name,
-  coalesce(inputs.names, '{}') as names,
-  coalesce(inputs.modes, '{}') as modes,
-  array(
-    select format_type(type_id, null)
-    from unnest(function.proargtypes) with ordinality as input (type_id, position)
-    order by position
-  ) as types,
-  function.pronargdefaults as defaults,
-  function.proretset as returns_set,
-  function.provolatile <> 'v' as read_only,
-  case
-    when function.prorettype = 'void'::regtype then 'void'
-    when function.prorettype = 'record'::regtype
-      or function.proargmodes && '{o,b,t}'::"char"[]
-      or coalesce(base.typtype, result.typtype) = 'c' then 'composite'
-    else 'scalar'
-  end as returns
-from pg_proc as function
-join pg_namespace as namespace on namespace.oid = function.pronamespace
-join pg_type as result on result.oid = function.prorettype
-left join pg_type as base on base.oid = nullif(result.typbasetype, 0)
-cross join lateral (
-  select
-    array_agg(coalesce(function.proargnames[position], '') order by position) as names,
-    array_agg(mode order by position) as modes
-  from (
-    select position, coalesce(function.proargmodes[position], 'i') as mode
-    from generate_series(
-      1, coalesce(cardinality(function.proallargtypes), function.pronargs)
-    ) as position
-  ) as argument
-  where mode in ('i', 'b', 'v')
-) as inputs
-where namespace.nspname = any ($1)
-  and function.prokind = 'f'
-  and function.prorettype <> 'trigger'::regtype
-order by 1, 2, function.oid
-"""

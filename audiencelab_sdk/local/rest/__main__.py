@@ -1,0 +1,44 @@
+"""Serve any database: `python -m audiencelab_sdk.local.rest --db-url … --jwt-secret …`."""
+
+import argparse
+import asyncio
+import sys
+
+import uvicorn
+
+from audiencelab_sdk.local.rest.app import create_app
+from audiencelab_sdk.local.rest.database import Settings
+from audiencelab_sdk.local.rest.server import HOST
+
+
+def main() -> int:
+    """Read the arguments, serve until a signal comes, and return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m audiencelab_sdk.local.rest")
+    parser.add_argument("--db-url", required=True, help="as a role that may become the others")
+    parser.add_argument("--jwt-secret", required=True, help="at least 32 bytes (HS256)")
+    parser.add_argument("--schemas", default="public", help="exposed schemas, comma-separated")
+    parser.add_argument("--anon-role", default="anon", help="the role without a token")
+    parser.add_argument("--max-rows", type=int, default=1000, help="the most rows of one answer")
+    parser.add_argument("--port", type=int, default=3000, help="on 127.0.0.1")
+    arguments = parser.parse_args()
+    try:
+        app = create_app(
+            Settings(
+                db_url=arguments.db_url,
+                jwt_secret=arguments.jwt_secret,
+                schemas=tuple(arguments.schemas.split(",")),
+                anonymous_role=arguments.anon_role,
+                max_rows=arguments.max_rows,
+            )
+        )
+    except ValueError as error:
+        parser.error(str(error))
+    server = uvicorn.Server(
+        uvicorn.Config(app, host=HOST, port=arguments.port, log_level="warning", ws="none")
+    )
+    asyncio.run(server.serve())
+    return 0 if server.started else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

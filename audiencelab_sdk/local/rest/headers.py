@@ -1,0 +1,151 @@
+"""From a request's headers to values: Prefer, Range and Accept."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from audiencelab_sdk.local.rest.errors import ApiError
+from audiencelab_sdk.local.rest.query import Shape, Window
+
+# In the order in which PostgREST says which of them it has applied.
+_PREFERENCES = {
+    "resolution": {"merge-duplicates", "ignore-duplicates"},
+    "missing": {"default", "null"},
+    "return": {"representation", "minimal", "headers-only"},
+    "count": {"exact", "planned", "estimated"},
+    "tx": {"commit", "rollback"},
+    "handling": {"strict", "lenient"},
+    "timezone": None,
+    "max-affected": None,
+}
+_RANGE = re.compile(r"(\d*)-(\d*)")
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """The Prefer header: at most one choice for each preference."""
+
+    chosen: dict[str, str]
+
+    def __getitem__(self, name: str) -> str | None:
+        return self.chosen.get(name)
+
+    @property
+    def max_affected(self) -> int | None:
+        """The most rows that a write may change; asked for with `handling=strict` only."""
+        limit = self.chosen.get("max-affected", "")
+        return int(limit) if self["handling"] == "strict" and limit.isdecimal() else None
+
+    def applied(self, names: Sequence[str]) -> dict[str, str]:
+        """The header Preference-Applied for those of these preferences that were chosen."""
+        said = [f"{name}={self.chosen[name]}" for name in _PREFERENCES if self._says(name, names)]
+        return {"Preference-Applied": ", ".join(said)} if said else {}
+
+    def _says(self, name: str, names: Sequence[str]) -> bool:
+        return name in self.chosen and name in {*names, "handling"}
+
+
+def parse_prefer(values: Sequence[str]) -> Preferences:
+    """Read the Prefer headers; what is unknown is ignored unless `handling=strict` is among it.
+
+    Raises:
+        ApiError: An unknown preference under `handling=strict` (PGRST122).
+    """
+    chosen: dict[str, str] = {}
+    unknown: list[str] = []
+    for preference in ",".join(values).split(","):
+        name, _, value = preference.strip().partition("=")
+        allowed = _PREFERENCES.get(name, set())
+        if allowed is None or value in allowed:
+            chosen.setdefault(name, value)
+        elif name:
+            unknown.append(preference.strip())
+    if unknown and chosen.get("handling") == "strict":
+        raise ApiError(
+            400,
+            "PGRST122",
+            "Invalid preferences given with handling=strict",
+            details=f"Invalid preferences: {', '.join(unknown)}",
+        )
+    return Preferences(chosen)
+
+
+def parse_range(header: str | None, window: Window) -> Window:
+    """Narrow a window by a Range header, such as `0-9` or `10-`.
+
+    Raises:
+        ApiError: The range ends before it begins (PGRST103).
+    """
+    found = _RANGE.fullmatch((header or "").strip().removeprefix("items="))
+    if found is None or not found[1] or len(found[0]) > 30:
+        return window
+    first = int(found[1])
+    ends = [] if window.limit is None else [window.offset + window.limit]
+    if found[2]:
+        if int(found[2]) < first:
+            raise ApiError(
+                416,
+                "PGRST103",
+                "Requested range not satisfiable",
+                details="The lower boundary must be lower than or equal to the upper boundary "
+                "in the Range header.",
+            )
+        ends.append(int(found[2]) + 1)
+    offset = max(window.offset, first)
+    return Window(offset, max(min(ends) - offset, 0) if ends else None)
+
+
+@dataclass(frozen=True)
+class MediaType:
+    """The form of an answer and what its Content-Type header says."""
+
+    shape: Shape
+    name: str
+    strip_nulls: bool = False
+
+    @property
+    def header(self) -> str:
+        """The value of Content-Type."""
+        stripped = ";nulls=stripped" if self.strip_nulls else ""
+        return f"{self.name}{stripped}; charset=utf-8"
+
+
+JSON = MediaType(Shape.ARRAY, "application/json")
+_NAMES: dict[str, tuple[Shape, str]] = {
+    "*/*": (Shape.ARRAY, "application/json"),
+    "application/*": (Shape.ARRAY, "application/json"),
+    "application/json": (Shape.ARRAY, "application/json"),
+    "application/vnd.pgrst.array": (Shape.ARRAY, "application/vnd.pgrst.array+json"),
+    "application/vnd.pgrst.array+json": (Shape.ARRAY, "application/vnd.pgrst.array+json"),
+    "application/vnd.pgrst.object": (Shape.OBJECT, "application/vnd.pgrst.object+json"),
+    "application/vnd.pgrst.object+json": (Shape.OBJECT, "application/vnd.pgrst.object+json"),
+    "text/*": (Shape.CSV, "text/csv"),
+    "text/csv": (Shape.CSV, "text/csv"),
+}
+
+
+def parse_accept(header: str | None) -> MediaType:
+    """The best media type that an Accept header allows.
+
+    Raises:
+        ApiError: It allows none that there is (PGRST107).
+    """
+    if not (header or "").strip():
+        return JSON
+    accepted = sorted((header or "").split(","), key=_quality, reverse=True)
+    for entry in accepted:
+        name, *parameters = (part.strip().lower() for part in entry.split(";"))
+        if name in _NAMES:
+            shape, said = _NAMES[name]
+            strip = "nulls=stripped" in parameters and "vnd.pgrst" in name
+            return MediaType(shape, said, strip_nulls=strip)
+    wanted = ", ".join(entry.strip() for entry in accepted)
+    raise ApiError(406, "PGRST107", f"None of these media types are available: {wanted}")
+
+
+def _quality(entry: str) -> float:
+    for parameter in entry.split(";")[1:]:
+        name, _, value = parameter.strip().partition("=")
+        if name == "q" and re.fullmatch(r"[01](\.\d{0,3})?", value):
+            return float(value)
+    return 1.0
