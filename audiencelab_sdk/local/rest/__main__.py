@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import sys
 
+import psycopg
 import uvicorn
 
 from audiencelab_sdk.local.rest.app import create_app
@@ -33,6 +34,11 @@ def main() -> int:
         )
     except ValueError as error:
         parser.error(str(error))
+    try:
+        psycopg.connect(arguments.db_url).close()
+    except psycopg.Error as error:
+        print(f"The database cannot be reached: {error}", file=sys.stderr)  # noqa: T201 - a program
+        return 1
     server = uvicorn.Server(
         uvicorn.Config(app, host=HOST, port=arguments.port, log_level="warning", ws="none")
     )

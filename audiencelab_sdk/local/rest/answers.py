@@ -6,7 +6,7 @@ from urllib.parse import quote, urlencode
 from starlette.responses import Response
 
 from audiencelab_sdk.local.rest.database import Row
-from audiencelab_sdk.local.rest.errors import ApiError
+from audiencelab_sdk.local.rest.errors import ApiError, valid_headers, valid_status
 from audiencelab_sdk.local.rest.headers import JSON, MediaType, Preferences
 from audiencelab_sdk.local.rest.query import Shape, Window
 from audiencelab_sdk.local.rest.schema import Function, Returns, Table
@@ -173,7 +173,7 @@ def _own_headers(setting: str | None) -> dict[str, str]:
     if setting is None:
         return {}
     try:
-        return {str(key): str(value) for item in json.loads(setting) for key, value in item.items()}
+        return valid_headers({key: item[key] for item in json.loads(setting) for key in item})
     except (ValueError, TypeError, AttributeError) as error:
         raise ApiError(
             500,
@@ -187,6 +187,7 @@ def _own_status(setting: str | None) -> int | None:
     """What SQL has put into `response.status`."""
     if setting is None:
         return None
-    if not (setting.isdecimal() and 200 <= int(setting) <= 599):
+    status = valid_status(setting)
+    if status is None:
         raise ApiError(500, "PGRST112", "response.status guc must be a valid status code")
-    return int(setting)
+    return status

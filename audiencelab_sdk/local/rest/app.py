@@ -5,6 +5,8 @@ from contextlib import asynccontextmanager
 
 import psycopg
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -48,7 +50,26 @@ def create_app(settings: Settings) -> Starlette:
         Route("/{name}", api.endpoint(api.table), methods=_METHODS),
         Route("/{path:path}", api.endpoint(api.unknown_path), methods=_METHODS),
     ]
-    return Starlette(routes=routes, lifespan=lifespan)
+    return Starlette(
+        routes=routes,
+        # Any page may ask: who may read is a matter of tokens, not of origins.
+        middleware=[
+            Middleware(
+                CORSMiddleware,
+                allow_origins=["*"],
+                allow_methods=_METHODS,
+                allow_headers=["*"],
+                expose_headers=["Content-Range", "Location", "Preference-Applied"],
+            )
+        ],
+        exception_handlers={405: _unsupported_method},
+        lifespan=lifespan,
+    )
+
+
+def _unsupported_method(request: Request, _error: Exception) -> Response:
+    message = f"Unsupported HTTP method: {request.method}"
+    return answers.error_response(ApiError(405, "PGRST117", message))
 
 
 class _RestApi:
@@ -81,10 +102,10 @@ class _RestApi:
 
     async def table(self, asked: Asked) -> Response:
         """`/<table>`: read, insert, update, upsert or delete rows."""
-        if asked.method == "OPTIONS":
-            return _options("OPTIONS,GET,HEAD,POST,PUT,PATCH,DELETE")
         table = self._database.catalog.table(asked.schema, asked.name)
         match asked.method:
+            case "OPTIONS":
+                return _options("OPTIONS,GET,HEAD,POST,PUT,PATCH,DELETE")
             case "POST":
                 return await self._insert(asked, table)
             case "PUT":

@@ -4,9 +4,10 @@ import asyncio
 import logging
 import select
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import psycopg
 from psycopg.sql import SQL, Identifier
@@ -80,7 +81,6 @@ class Database:
             max_size=settings.pool_size,
             timeout=10,
             open=False,
-            check=_check,
             kwargs={"cursor_factory": psycopg.AsyncRawCursor},
         )
         self._catalog = Catalog()
@@ -108,7 +108,7 @@ class Database:
 
     async def reload(self) -> None:
         """Read the catalog again."""
-        async with self._pool.connection() as connection:
+        async with self._connection() as connection:
             path = (*reversed(self._settings.extra_search_path), self._settings.schemas[0])
             catalog = await load_catalog(connection, self._settings.schemas, path)
         self._catalog, self._loaded_at = catalog, time.monotonic()
@@ -134,7 +134,7 @@ class Database:
         Raises:
             psycopg.Error: PostgreSQL refused the statement or could not be reached.
         """
-        async with self._pool.connection() as connection:
+        async with self._connection() as connection:
             await connection.set_read_only(read_only)
             async with connection.pipeline():
                 await connection.execute(_SETTINGS, self._values(connection, request))
@@ -142,6 +142,24 @@ class Database:
             row = Row(*(await cursor.fetchone() or ()))
             check(row)
         return row
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncGenerator[psycopg.AsyncConnection]:
+        """A live connection of the pool; its transaction ends with the block.
+
+        The pool's own `check` waits longer and longer between dead connections, and after a
+        restart of PostgreSQL all of them are dead.
+        """
+        connection = await self._pool.getconn()
+        while _is_dead(connection):
+            await connection.close()
+            await self._pool.putconn(connection)
+            connection = await self._pool.getconn()
+        try:
+            async with connection:
+                yield connection
+        finally:
+            await self._pool.putconn(connection)
 
     def _values(
         self, connection: psycopg.AsyncConnection, request: RequestSettings
@@ -175,15 +193,14 @@ class Database:
             await asyncio.sleep(_RECONNECT_DELAY)
 
 
-async def _check(connection: psycopg.AsyncConnection[Any]) -> None:
-    """Refuse a dead connection, without a round trip for a live one.
+def _is_dead(connection: psycopg.AsyncConnection) -> bool:
+    """Whether the server has closed an idle connection, found out without a round trip.
 
-    A server that closes a connection leaves something to read on it; an idle one has nothing.
+    It leaves its farewell to be read then; a connection that is alive has nothing to read.
     """
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        await AsyncConnectionPool.check_connection(connection)
+    return bool(poll.poll(0))
 
 
 _SETTINGS = """

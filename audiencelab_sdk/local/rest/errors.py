@@ -1,6 +1,7 @@
 """Errors as PostgREST reports them: its own codes, and the HTTP status of each SQLSTATE."""
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -88,6 +89,9 @@ _STATUS_BY_SQLSTATE = {
     "XX": 500,
 }
 
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+
 
 def from_database(error: psycopg.Error, *, anonymous: bool) -> ApiError:
     """The answer to a request that PostgreSQL refused or could not be asked.
@@ -124,15 +128,29 @@ def _status(code: str, message: str, *, anonymous: bool) -> int:
     if code == "21000" and message.endswith("requires a WHERE clause"):
         return 400
     if code.startswith("PT"):
-        return _valid_status(code[2:]) or 500
+        return valid_status(code[2:]) or 500
     for prefix, status in _STATUS_BY_SQLSTATE.items():
         if code.startswith(prefix):
             return status
     return 400
 
 
-def _valid_status(text: str) -> int | None:
-    return int(text) if text.isdecimal() and 200 <= int(text) <= 599 else None
+def valid_status(text: str) -> int | None:
+    """The HTTP status that SQL has written, or None if it is none."""
+    return int(text) if text.isascii() and text.isdecimal() and 200 <= int(text) <= 599 else None
+
+
+def valid_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
+    """Headers that SQL has written, checked.
+
+    Raises:
+        ValueError: A name or value cannot be sent.
+    """
+    checked = {str(name): str(value) for name, value in headers.items()}
+    for name, value in checked.items():
+        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+            raise ValueError(f"not a header: {name!r}")
+    return checked
 
 
 def _raised_answer(message: str, detail: str | None) -> ApiError:
@@ -141,12 +159,12 @@ def _raised_answer(message: str, detail: str | None) -> ApiError:
         body = json.loads(message)
         answer = json.loads(detail or "")
         return ApiError(
-            int(answer["status"]),
+            valid_status(str(answer["status"])) or 500,
             str(body["code"]),
             str(body["message"]),
             details=body.get("details"),
             hint=body.get("hint"),
-            headers={str(key): str(value) for key, value in answer["headers"].items()},
+            headers=valid_headers(answer["headers"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(

@@ -43,6 +43,10 @@ class Gateway:
             "headers": list(scope["headers"]),
         }
         headers = MutableHeaders(scope=scope)
+        if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
+            # A browser's question before the request itself; it brings no key.
+            await self._app(scope, receive, send)
+            return
         key = headers.get("apikey")
         if key is None:
             await _refusal(401, "No API key found in request")(scope, receive, send)

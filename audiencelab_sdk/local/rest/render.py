@@ -207,9 +207,9 @@ _CSV = SQL(
     """
     coalesce(
       (
-        select string_agg(name, ',')
-        from (select * from pgrst_rows limit 1) as first_row,
-          json_object_keys(row_to_json(first_row)) as name
+        select string_agg(pgrst_keys.pgrst_key, ',')
+        from (select * from pgrst_rows limit 1) as pgrst_first,
+          json_object_keys(row_to_json(pgrst_first)) as pgrst_keys (pgrst_key)
       ),
       ''
     ) || chr(10) || coalesce(

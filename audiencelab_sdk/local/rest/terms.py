@@ -126,10 +126,10 @@ class Terms:
             expression = SQL("cast({} as {})").format(expression, target)
         if item.alias is None and item.cast is None and not item.field.path:
             return expression
-        return SQL("{} as {}").format(expression, _identifier(item.alias or _name(item.field)))
+        return SQL("{} as {}").format(expression, identifier(item.alias or _name(item.field)))
 
     def _field(self, field: Field) -> Composed:
-        expression = SQL("{}.{}").format(self._relation, _identifier(field.column))
+        expression = SQL("{}.{}").format(self._relation, identifier(field.column))
         if not field.path:
             return expression
         column = self._columns.get(field.column)
@@ -194,7 +194,12 @@ def trusted(text: str) -> SQL:
     return SQL(text)  # pyright: ignore[reportArgumentType] - see above
 
 
-def _identifier(name: str) -> Identifier:
+def identifier(name: str) -> Identifier:
+    """A name of the client's, quoted.
+
+    Raises:
+        ApiError: The name cannot be sent to PostgreSQL (22021).
+    """
     _refuse_nul(name)
     return Identifier(name)
 

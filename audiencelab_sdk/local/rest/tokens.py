@@ -56,7 +56,7 @@ class TokenReader:
         else:
             claims = self._verify(token.strip())
         role = claims.setdefault("role", self._anonymous_role)
-        if not isinstance(role, str):
+        if not isinstance(role, str) or not role.isprintable():
             raise _refusal("PGRST303", "The JWT 'role' claim must be a string")
         return Identity(role, json.dumps(claims), anonymous=role == self._anonymous_role)
 

@@ -13,7 +13,7 @@ from audiencelab_sdk.local.rest.query import (
 )
 from audiencelab_sdk.local.rest.render import NOTHING, Output, Renderer, Statement, unpacked
 from audiencelab_sdk.local.rest.schema import Catalog, Column, Table
-from audiencelab_sdk.local.rest.terms import trusted
+from audiencelab_sdk.local.rest.terms import identifier, trusted
 
 Returning = typing.Literal["minimal", "representation", "headers-only"]
 Resolution = typing.Literal["merge-duplicates", "ignore-duplicates"]
@@ -178,7 +178,7 @@ def _items(names: Iterable[str]) -> list[SelectItem]:
 
 
 def _identifiers(names: Iterable[str]) -> Composed:
-    return SQL(", ").join(map(Identifier, names))
+    return SQL(", ").join(map(identifier, names))
 
 
 def _of_body(column: Column) -> Composed:

@@ -1,0 +1,324 @@
+"""The server under load, with lost connections, changed schemas and odd requests."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import httpx
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from audiencelab_sdk.local import LocalStack
+from audiencelab_sdk.local._migrate import as_role
+
+SECRET = "conformance-secret-that-is-at-least-32-bytes"
+SQL = """
+create function api.slow(p_seconds double precision) returns void language sql volatile
+  begin atomic select pg_sleep(p_seconds); end;
+create function api.who() returns text language sql stable
+  return current_setting('request.jwt.claims')::json ->> 'sub';
+"""
+
+
+@pytest.fixture(scope="module")
+def api(serve: Callable[[str], Any]) -> Any:
+    return serve(SQL)
+
+
+def connections(api: Any) -> list[int]:
+    with psycopg.connect(api.admin_url) as connection:
+        rows = connection.execute(
+            "select pid from pg_stat_activity "
+            "where usename = 'authenticator' and datname = current_database()"
+        ).fetchall()
+    return [pid for (pid,) in rows]
+
+
+def terminate_connections(api: Any) -> None:
+    with psycopg.connect(api.admin_url) as connection:
+        connection.execute(
+            "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
+            "where usename = 'authenticator' and datname = current_database()"
+        )
+
+
+def test_32_threads_each_see_their_own_identity(api: Any) -> None:
+    def ask(number: int) -> None:
+        token = api.token("authenticated", sub=f"user {number}")
+        with httpx.Client(base_url=api.url, headers={"Authorization": f"Bearer {token}"}) as client:
+            for _ in range(10):
+                answer = client.post("/rpc/who")
+                assert answer.json() == f"user {number}"
+
+    with ThreadPoolExecutor(32) as pool:
+        list(pool.map(ask, range(32)))
+
+
+async def test_200_tasks_on_one_client(api: Any) -> None:
+    limits = httpx.Limits(max_connections=50)
+    async with httpx.AsyncClient(base_url=api.url, limits=limits, timeout=30) as client:
+        answers = await asyncio.gather(
+            *(client.post("/rpc/add", json={"a": number, "b": 0}) for number in range(200))
+        )
+    assert [answer.json() for answer in answers] == list(range(200))
+
+
+def test_a_dead_connection_is_not_handed_out(api: Any) -> None:
+    for _ in range(3):
+        terminate_connections(api)
+        time.sleep(0.05)
+        for _ in range(5):
+            assert api.request("POST", "/rpc/add", json={"a": 1}).json() == 11
+
+
+def test_a_connection_that_dies_under_a_request(api: Any) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(api.request, "POST", "/rpc/slow", json={"p_seconds": 5})
+        time.sleep(0.3)
+        terminate_connections(api)
+        answer = under_way.result(10)
+    assert answer.status_code == 503
+    assert answer.json()["code"] in {"57P01", "PGRST001"}
+    assert api.request("POST", "/rpc/add", json={"a": 1}).json() == 11
+
+
+def test_a_long_statement_times_out(api: Any) -> None:
+    api.execute("alter role authenticator set statement_timeout = '300ms'")
+    try:
+        terminate_connections(api)
+        answer = api.request("POST", "/rpc/slow", json={"p_seconds": 5})
+    finally:
+        api.execute("alter role authenticator set statement_timeout = '8s'")
+        terminate_connections(api)
+    assert (answer.status_code, answer.json()["code"]) == (500, "57014")
+
+
+def test_a_client_that_goes_away_leaves_no_connection_behind(api: Any) -> None:
+    for _ in range(15):
+        with pytest.raises(httpx.ReadTimeout):
+            api.request("POST", "/rpc/slow", json={"p_seconds": 0.5}, timeout=0.05)
+    assert api.request("POST", "/rpc/add", json={"a": 1}, timeout=10).json() == 11
+    assert len(connections(api)) <= 11  # the pool's ten and the listener's one
+
+
+def test_a_new_table_is_found_at_once(api: Any) -> None:
+    assert api.request("GET", "/latecomer").status_code == 404
+    time.sleep(1.1)  # reloads that unknown names ask for are a second apart
+    api.execute("create table api.latecomer (id int); grant select on api.latecomer to anon")
+    assert api.get("/latecomer", role=None) == []
+
+
+def test_a_body_is_still_there_after_a_reload(api: Any) -> None:
+    time.sleep(1.1)
+    api.execute("create function api.late(a int) returns int language sql return a")
+    assert api.request("POST", "/rpc/late", json={"a": 3}).json() == 3
+
+
+def test_a_changed_function_is_seen_after_a_notification(api: Any) -> None:
+    api.execute("create function api.change() returns int language sql return 1")
+    api.execute("notify pgrst")
+    deadline = time.monotonic() + 5
+    while api.request("POST", "/rpc/change").status_code == 404 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    api.execute(
+        "drop function api.change(); "
+        "create function api.change() returns setof int language sql begin atomic select 1; end; "
+        "notify pgrst, 'reload schema'"
+    )
+    while api.request("POST", "/rpc/change").json() != [1] and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert api.request("POST", "/rpc/change").json() == [1]
+
+
+def test_max_rows(api: Any) -> None:
+    answer = api.request(
+        "POST", "/rpc/rows_of?select=n", json={"p_n": 1500}, headers={"Prefer": "count=exact"}
+    )
+    assert answer.headers["content-range"] == "0-999/1500"
+    assert len(api.get("/rpc/rows_of?p_n=1500&limit=1200")) == 1000
+
+
+def test_a_large_body_is_refused(api: Any) -> None:
+    body = b'{"p_doc": "' + b"x" * (10 * 1024 * 1024) + b'"}'
+    answer = api.request("POST", "/rpc/json_echo", content=body)
+    assert answer.status_code == 413
+    nearly = b'{"p_doc": "' + b"x" * (9 * 1024 * 1024) + b'"}'
+    assert api.request("POST", "/rpc/json_echo", content=nearly).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000, b'{"a": NaN}', b"\xff", b'{"a": 1', b'"\x00"', b"{'a': 1}"],
+    ids=["deep", "NaN", "not UTF-8", "cut off", "NUL", "quotes"],
+)
+def test_what_is_not_json(api: Any, body: bytes) -> None:
+    answer = api.request("POST", "/rpc/json_echo", content=body)
+    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST102")
+
+
+@pytest.mark.parametrize("text", ["\\u0000", "\\ud800"])
+def test_escapes_that_postgres_cannot_hold(api: Any, text: str) -> None:
+    answer = api.request("POST", "/rpc/new_id", content=f'{{"p_name": "{text}"}}')
+    assert answer.status_code == 400
+    assert answer.json()["code"].startswith("22P0")
+
+
+def test_a_role_that_does_not_exist(api: Any) -> None:
+    answer = api.request("GET", "/item", role="nobody_at_all")
+    assert (answer.status_code, answer.json()["code"]) == (401, "22023")
+    answer = api.request("GET", "/item", role="postgres")
+    assert (answer.status_code, answer.json()["code"]) == (403, "42501")
+
+
+ODD = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        [
+            "eq.1",
+            "in.(1,2)",
+            "not.is.null",
+            "(qty.eq.1,or(",
+            "*",
+            "name,qty::text",
+            "a->>b",
+            "'; --",
+        ]
+    ),
+    st.text(alphabet="()[]{},.\"'\\*%:->!;= \0aq1", max_size=40),
+)
+NAMES = st.one_of(
+    ODD,
+    st.sampled_from(
+        [
+            "select",
+            "order",
+            "limit",
+            "offset",
+            "or",
+            "not.and",
+            "columns",
+            "on_conflict",
+            "qty",
+            "id",
+        ]
+    ),
+)
+
+
+@hypothesis_settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    method=st.sampled_from(["GET", "POST", "PATCH", "DELETE", "PUT", "HEAD"]),
+    path=st.one_of(st.sampled_from(["item", "part", "rpc/add", "rpc/rows_of", "hidden"]), ODD),
+    query=st.lists(st.tuples(NAMES, ODD), max_size=4),
+    prefer=ODD.map(lambda text: text.encode("ascii", "ignore").decode()),
+    body=st.one_of(
+        st.just(b""), st.binary(max_size=20), st.just(b'{"a": 1}'), st.just(b'[{"id": 1}]')
+    ),
+)
+def test_odd_requests(
+    api: Any, method: str, path: str, query: list[tuple[str, str]], prefer: str, body: bytes
+) -> None:
+    headers = {"Prefer": "".join(c for c in prefer if c.isprintable()).strip()}
+    url = f"{api.url}/{quote(path, safe='/')}?{urlencode(query)}"
+    answer = api.client.request(method, url, headers=headers, content=body)
+    # Run as anon, who may read nothing: no answer holds a row of api.item, and none is our fault.
+    assert answer.status_code < 500, answer.text
+    assert "item 0" not in answer.text
+
+
+def test_after_all_that_everything_is_as_it_was(api: Any) -> None:
+    assert len(api.get("/item?select=id")) == 20
+
+
+def test_the_gateway(stack: LocalStack) -> None:
+    def get(path: str, **headers: str) -> httpx.Response:
+        encoded = {key.encode(): value.encode() for key, value in headers.items()}
+        return httpx.get(f"{stack.url}{path}", headers=encoded)
+
+    for path in ("/", "/auth/v1/user", "/rest/v1x", "/rest/v2/accounts"):
+        assert (get(path).status_code, list(get(path).json())) == (404, ["message"])
+    missing = get("/rest/v1/accounts")
+    assert (missing.status_code, list(missing.json())) == (401, ["message"])
+    wrong = get("/rest/v1/accounts", apikey="wrong é")
+    assert wrong.status_code == 401
+    as_anon = get("/rest/v1/accounts", apikey=stack.anon_key)
+    assert (as_anon.status_code, as_anon.json()["code"]) == (401, "42501")
+    as_service = get("/rest/v1/accounts?select=id&limit=1", apikey=stack.service_role_key)
+    assert as_service.status_code == 200
+    token = stack.access_token(stack.create_user())
+    as_user = get(
+        "/rest/v1/accounts?select=id", apikey=stack.anon_key, Authorization=f"Bearer {token}"
+    )
+    assert as_user.json() == []
+
+
+def test_the_gateway_lets_a_browser_ask(stack: LocalStack) -> None:
+    answer = httpx.options(
+        f"{stack.url}/rest/v1/accounts",
+        headers={"Origin": "https://app.example", "Access-Control-Request-Method": "GET"},
+    )
+    assert answer.status_code == 200
+
+
+def test_the_command_serves_any_database(api: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [
+        *(sys.executable, "-m", "audiencelab_sdk.local.rest"),
+        *("--db-url", as_role(api.admin_url, "authenticator"), "--schemas", "api"),
+        *("--anon-role", "anon", "--jwt-secret", SECRET, "--port", str(port)),
+    ]
+    with subprocess.Popen(command) as server:
+        try:
+            url = f"http://127.0.0.1:{port}/rpc/add"
+            deadline = time.monotonic() + 15
+            while True:
+                try:
+                    assert httpx.post(url, json={"a": 2}).json() == 12
+                    break
+                except httpx.ConnectError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.05)
+        finally:
+            os.kill(server.pid, signal.SIGTERM)
+        server.wait(10)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--db-url", "postgresql://127.0.0.1:1/x", "--jwt-secret", "short"], "at least 32 bytes"),
+        (["--db-url", "postgresql://127.0.0.1:1/x", "--jwt-secret", SECRET], "cannot be reached"),
+    ],
+)
+def test_the_command_says_what_is_wrong(arguments: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "audiencelab_sdk.local.rest", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_no_thread_is_left_over(stack: LocalStack) -> None:
+    before = threading.active_count()
+    with LocalStack():
+        assert threading.active_count() > before
+    assert threading.active_count() == before

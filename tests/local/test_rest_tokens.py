@@ -1,0 +1,109 @@
+"""Which tokens are believed, and what is said of the others."""
+
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+
+from audiencelab_sdk.local.rest.errors import ApiError
+from audiencelab_sdk.local.rest.tokens import LEEWAY, TokenReader
+
+SECRET = "a secret of sixty-four bytes, which is long enough for HS512 too"
+
+
+@pytest.fixture
+def reader() -> TokenReader:
+    return TokenReader(SECRET, "anon")
+
+
+def bearer(claims: dict[str, Any], secret: str = SECRET) -> str:
+    return "Bearer " + jwt.encode(claims, secret, algorithm="HS256")
+
+
+def test_no_token_is_the_anonymous_role(reader: TokenReader) -> None:
+    identity = reader.identify(None)
+    assert (identity.role, identity.anonymous) == ("anon", True)
+    assert json.loads(identity.claims) == {"role": "anon"}
+
+
+def test_another_scheme_is_no_token(reader: TokenReader) -> None:
+    assert reader.identify("Basic dXNlcjpwYXNz").anonymous
+
+
+def test_a_token_gives_role_and_claims(reader: TokenReader) -> None:
+    claims = {"role": "authenticated", "sub": "x", "app": {"deep": [1, "é"]}}
+    identity = reader.identify(bearer(claims).replace("Bearer", "bearer"))
+    assert (identity.role, identity.anonymous) == ("authenticated", False)
+    assert json.loads(identity.claims) == claims
+
+
+def test_a_token_without_a_role_is_anonymous(reader: TokenReader) -> None:
+    assert reader.identify(bearer({"sub": "x"})).role == "anon"
+
+
+@pytest.mark.parametrize(
+    ("claim", "offset"), [("exp", -LEEWAY + 5), ("nbf", LEEWAY - 5), ("iat", LEEWAY - 5)]
+)
+def test_clocks_may_differ_a_little(reader: TokenReader, claim: str, offset: int) -> None:
+    assert reader.identify(bearer({"role": "a", claim: time.time() + offset})).role == "a"
+
+
+@pytest.mark.parametrize(
+    ("claim", "offset", "message"),
+    [
+        ("exp", -LEEWAY - 5, "JWT expired"),
+        ("nbf", LEEWAY + 5, "JWT not yet valid"),
+        ("iat", LEEWAY + 5, "JWT issued at future"),
+    ],
+)
+def test_but_not_more(reader: TokenReader, claim: str, offset: int, message: str) -> None:
+    with pytest.raises(ApiError, match=message) as caught:
+        reader.identify(bearer({"role": "a", claim: time.time() + offset}))
+    assert (caught.value.status, caught.value.code) == (401, "PGRST303")
+    assert caught.value.headers["WWW-Authenticate"] == (
+        f'Bearer error="invalid_token", error_description="{message}"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("Bearer ", "Empty JWT"),
+        ("Bearer a.b", "Expected 3 parts in JWT; got 2"),
+        ("Bearer a.b.c", "cryptographic operation failed"),
+        ("Bearer " + "é" * 9 + "..", "cryptographic operation failed"),
+        (bearer({"role": "a"}, "another secret of thirty-two bytes"), "No suitable key"),
+        ("Bearer " + jwt.encode({"role": "a"}, SECRET, algorithm="HS512"), "Wrong or unsupported"),
+        ("Bearer " + jwt.encode({"role": "a"}, None, algorithm="none"), "Wrong or unsupported"),
+    ],
+)
+def test_a_token_that_cannot_be_trusted(reader: TokenReader, header: str, message: str) -> None:
+    with pytest.raises(ApiError, match=message) as caught:
+        reader.identify(header)
+    assert (caught.value.status, caught.value.code) == (401, "PGRST301")
+
+
+@pytest.mark.parametrize(
+    "claims", [{"role": 5}, {"role": "a\0b"}, {"exp": "soon"}, {"nbf": True}, {"exp": []}]
+)
+def test_claims_of_the_wrong_kind(reader: TokenReader, claims: dict[str, Any]) -> None:
+    token = jwt.api_jws.encode(json.dumps(claims).encode(), SECRET, algorithm="HS256")
+    with pytest.raises(ApiError) as caught:
+        reader.identify(f"Bearer {token}")
+    assert (caught.value.status, caught.value.code) == (401, "PGRST303")
+
+
+def test_a_short_secret_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 32 bytes"):
+        TokenReader("short", "anon")
+
+
+def test_no_token_and_no_secret_in_an_error(reader: TokenReader) -> None:
+    header = bearer({"role": "a"}, "another secret of thirty-two bytes")
+    with pytest.raises(ApiError) as caught:
+        reader.identify(header)
+    shown = repr(caught.value) + caught.value.body.decode() + repr(reader)
+    assert header.split()[1] not in shown
+    assert SECRET not in shown
