@@ -1,0 +1,98 @@
+"""An API key's life: created, verified, used, logged, checked for its scopes and revoked.
+
+With SUPABASE_URL, SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET it runs
+against that project, as the user and account of supabase/seed.sql or those that AUDIENCELAB_USER_ID
+and AUDIENCELAB_ACCOUNT_ID name. Without SUPABASE_URL it starts an embedded stack, and stops it.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import UUID
+
+import jwt
+
+from audiencelab_sdk import AudienceLab, PermissionDeniedError, Scope
+
+USER_ID = os.environ.get("AUDIENCELAB_USER_ID", "11111111-1111-4111-8111-111111111111")
+ACCOUNT_ID = UUID(os.environ.get("AUDIENCELAB_ACCOUNT_ID", "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"))
+STRANGER_ID = "22222222-2222-4222-8222-222222222222"
+
+
+@contextmanager
+def project() -> Iterator[tuple[str, str, str]]:
+    """The URL, secret key and JWT secret of the project to run against."""
+    if "SUPABASE_URL" in os.environ:
+        missing = {"SUPABASE_KEY", "SUPABASE_JWT_SECRET"} - os.environ.keys()
+        if missing:
+            raise SystemExit(f"SUPABASE_URL is set; set {' and '.join(sorted(missing))} as well.")
+        env = os.environ
+        yield env["SUPABASE_URL"], env["SUPABASE_KEY"], env["SUPABASE_JWT_SECRET"]
+    else:
+        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only when it is needed
+
+        print("No SUPABASE_URL is set: starting PostgreSQL and a REST API on this machine ...")
+        with LocalStack() as stack:
+            yield stack.url, stack.service_role_key, stack.jwt_secret
+
+
+def sign_in(user_id: str, jwt_secret: str) -> str:
+    """The access token that Supabase Auth would give to this user."""
+    claims = {"role": "authenticated", "sub": user_id, "exp": int(time.time()) + 600}
+    return jwt.encode(claims, jwt_secret, algorithm="HS256")
+
+
+def main() -> None:
+    """Tell the story, a step at a time."""
+    with project() as (url, key, jwt_secret), AudienceLab(url, key) as backend:
+        print(f"\nThe project is {backend.url}")
+        ada = backend.as_user(sign_in(USER_ID, jwt_secret))
+        grace = backend.as_user(sign_in(STRANGER_ID, jwt_secret))
+
+        print("\n1. Ada creates a key for her account. It may read every segment.")
+        created = ada.api_keys.create(
+            ACCOUNT_ID,
+            "Quick start",
+            scopes=[Scope(entity_type="segment", entity_id="*", action="read")],
+        )
+        text = created.key.get_secret_value()  # shown this once: the database keeps its hash only
+        print(f"   {created.name!r}, {created.key_prefix}..., {len(text)} characters")
+
+        print("\n2. A request comes in with the key. The backend verifies it.")
+        verification = backend.api_keys.verify(text)
+        if not (verification and verification.api_key_id):
+            raise SystemExit(f"   {verification.error}")
+        print(f"   valid, of account {verification.account_id}")
+        mistyped = backend.api_keys.verify(text[:-1] + "?")
+        print(f"   the same with a typing error: {mistyped.error}")
+
+        print("\n3. What may it do?")
+        caller = backend.as_api_key(verification.api_key_id, jwt_secret=jwt_secret)
+        for action in ("read", "write"):
+            allowed = caller.api_keys.has_scope("segment", "any-id", action)
+            print(f"   {action} a segment: {'yes' if allowed else 'no'}")
+
+        print("\n4. The backend logs the use.")
+        log = backend.api_keys.log_usage(
+            verification.api_key_id, endpoint="/v1/segments", method="GET", status_code=200
+        )
+        print(f"   log row {log.log_id} at {log.timestamp:%H:%M:%S} UTC")
+        for listed in ada.api_keys.list(ACCOUNT_ID):
+            print(f"   {listed.key_prefix}... {listed.name!r}, last used {listed.last_used_at}")
+
+        print("\n5. Grace, of another account, tries to revoke it.")
+        try:
+            grace.api_keys.revoke(created.id)
+        except PermissionDeniedError as error:
+            print(f"   refused: {error}")
+
+        print("\n6. Ada revokes it. From now on it is as good as no key.")
+        ada.api_keys.revoke(created.id)
+        allowed = caller.api_keys.has_scope("segment", "any-id", "read")
+        print(f"   verified: {backend.api_keys.verify(text).error}")
+        print(f"   read a segment: {'yes' if allowed else 'no'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The project that the tests run against: the embedded stack, or one that the environment names."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import jwt
+import psycopg
+from psycopg.rows import dict_row
+
+if TYPE_CHECKING:
+    from audiencelab_sdk.local import LocalStack
+
+
+@dataclass(frozen=True)
+class Tenant:
+    """An account and its one member."""
+
+    account_id: UUID
+    user_id: UUID
+
+
+@dataclass(frozen=True)
+class Project:
+    """Where it is, and how to make users and accounts that no other test knows."""
+
+    url: str
+    anon_key: str
+    service_role_key: str
+    jwt_secret: str
+    db_url: str
+
+    @classmethod
+    def of(cls, stack: LocalStack) -> Project:
+        return cls(
+            stack.url, stack.anon_key, stack.service_role_key, stack.jwt_secret, stack.db_url
+        )
+
+    @classmethod
+    def from_env(cls) -> Project:
+        names = ("URL", "ANON_KEY", "SERVICE_ROLE_KEY", "JWT_SECRET", "DB_URL")
+        return cls(*(os.environ[f"SUPABASE_{name}"] for name in names))
+
+    def sql(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
+        """Run one statement as role postgres, past row security."""
+        with psycopg.connect(self.db_url, autocommit=True) as connection:
+            cursor = connection.cursor(row_factory=dict_row)
+            cursor.execute(statement.encode(), parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def add_tenant(self) -> Tenant:
+        tenant = Tenant(uuid4(), uuid4())
+        self.sql("insert into auth.users (id) values (%s)", tenant.user_id)
+        self.sql(
+            "insert into public.accounts (id, name, is_personal_account, primary_owner_user_id)"
+            " values (%s, 'T', false, %s)",
+            tenant.account_id,
+            tenant.user_id,
+        )
+        self.sql(
+            "insert into public.accounts_memberships (account_id, user_id, account_role)"
+            " values (%s, %s, 'owner') on conflict do nothing",
+            tenant.account_id,
+            tenant.user_id,
+        )
+        return tenant
+
+    def access_token(self, user_id: UUID) -> str:
+        claims = {"role": "authenticated", "sub": str(user_id), "exp": int(time.time()) + 600}
+        return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
+
+    def count_keys(self, account_id: UUID) -> int:
+        (row,) = self.sql(
+            "select count(*) from api_keys_private.api_keys where account_id = %s", account_id
+        )
+        return int(row["count"])

@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk.local import LocalStack
+from tests.e2e._project import Project, Tenant
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from uuid import UUID
+
+    from anyio.from_thread import BlockingPortal
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def project() -> Iterator[Project]:
+    if "SUPABASE_URL" in os.environ:
+        yield Project.from_env()
+    else:
+        with LocalStack() as stack:
+            yield Project.of(stack)
+
+
+@pytest.fixture
+def tenant(project: Project) -> Tenant:
+    return project.add_tenant()
+
+
+class SyncClient:
+    """`api_keys` of the synchronous client."""
+
+    def __init__(self, client: AudienceLab) -> None:
+        self._client = client
+
+    def call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
+        return getattr(self._client.api_keys, name)(*arguments, **options)
+
+    def walk(self, account_id: UUID, **options: Any) -> list[Any]:
+        return list(self._client.api_keys.list(account_id, **options))
+
+    def as_user(self, token: str) -> SyncClient:
+        return SyncClient(self._client.as_user(token))
+
+    def as_api_key(self, key_id: UUID, jwt_secret: str) -> SyncClient:
+        return SyncClient(self._client.as_api_key(key_id, jwt_secret=jwt_secret))
+
+
+class AsyncClient:
+    """The same of the asynchronous one, each call run to its end in an event loop."""
+
+    def __init__(self, client: AsyncAudienceLab, portal: BlockingPortal) -> None:
+        self._client = client
+        self._portal = portal
+
+    def call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
+        function: Callable[..., Awaitable[Any]] = getattr(self._client.api_keys, name)
+
+        async def run() -> Any:
+            return await function(*arguments, **options)
+
+        return self._portal.call(run)
+
+    def walk(self, account_id: UUID, **options: Any) -> list[Any]:
+        async def run() -> list[Any]:
+            page = await self._client.api_keys.list(account_id, **options)
+            return [key async for key in page]
+
+        return self._portal.call(run)
+
+    def as_user(self, token: str) -> AsyncClient:
+        return AsyncClient(self._client.as_user(token), self._portal)
+
+    def as_api_key(self, key_id: UUID, jwt_secret: str) -> AsyncClient:
+        return AsyncClient(self._client.as_api_key(key_id, jwt_secret=jwt_secret), self._portal)
+
+
+Client = SyncClient | AsyncClient
+
+
+@contextmanager
+def open_client(colour: str, project: Project, key: str) -> Iterator[Client]:
+    if colour == "sync":
+        with AudienceLab(project.url, key) as client:
+            yield SyncClient(client)
+        return
+    with start_blocking_portal("trio" if colour == "trio" else "asyncio") as portal:
+        async_client = AsyncAudienceLab(project.url, key)
+        try:
+            yield AsyncClient(async_client, portal)
+        finally:
+            portal.call(async_client.aclose)
+
+
+@pytest.fixture(scope="session", params=["sync", "asyncio", "trio"])
+def colour(request: pytest.FixtureRequest) -> str:
+    """What is true of one client is true of the other, on every event loop."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="session")
+def backend(colour: str, project: Project) -> Iterator[Client]:
+    """Acts as the service role."""
+    with open_client(colour, project, project.service_role_key) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def anon(colour: str, project: Project) -> Iterator[Client]:
+    with open_client(colour, project, project.anon_key) as client:
+        yield client
+
+
+@pytest.fixture
+def member(backend: Client, project: Project, tenant: Tenant) -> Client:
+    return backend.as_user(project.access_token(tenant.user_id))
+
+
+@pytest.fixture
+def stranger(backend: Client, project: Project) -> Client:
+    """The owner of another account."""
+    return backend.as_user(project.access_token(project.add_tenant().user_id))
