@@ -123,6 +123,6 @@ def _checked_timeout(timeout: object) -> float:
 def _checked_max_retries(max_retries: object) -> int:
     if isinstance(max_retries, bool) or not isinstance(max_retries, int):
         raise ConfigurationError(f"max_retries must be an int, not {type(max_retries).__name__}")
-    if max_retries < 0:
-        raise ConfigurationError(f"max_retries must be 0 or more, not {max_retries}")
+    if not 0 <= max_retries <= 100:
+        raise ConfigurationError(f"max_retries must be from 0 to 100, not {max_retries}")
     return max_retries

@@ -92,7 +92,7 @@ def test_unusable_timeout_is_refused(timeout: Any) -> None:
         AudienceLab(URL, KEY, timeout=timeout)
 
 
-@pytest.mark.parametrize("max_retries", [-1, 1.5, "2", None, True])
+@pytest.mark.parametrize("max_retries", [-1, 101, 1.5, "2", None, True])
 def test_unusable_max_retries_is_refused(max_retries: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_retries"):
         AudienceLab(URL, KEY, max_retries=max_retries)

@@ -80,7 +80,7 @@ async def test_a_page_that_fails_may_be_asked_for_again(client: Any, api: respx.
 async def test_a_server_that_ignores_the_cursor_is_no_endless_walk(
     client: Any, api: respx.MockRouter
 ) -> None:
-    api.post("/rpc/list_api_keys").respond(json=ROWS)
+    answer(api, ROWS, ROWS)
     page = await settle(client.api_keys.list(ACCOUNT))
     with pytest.raises(UnexpectedResponseError, match="same page"):
         await names(page)
