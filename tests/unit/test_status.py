@@ -20,6 +20,7 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from audiencelab_sdk._status import status_error
+from audiencelab_sdk._steps import Call, Steps
 from tests.unit._support import API_KEY, KEY, KEY_ID, VALID, settle
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
@@ -181,3 +182,13 @@ async def test_success_that_cannot_be_understood(
     assert API_KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
+
+
+async def test_success_may_be_empty(client: Any, api: respx.MockRouter) -> None:
+    api.post("/rpc/without_a_result").respond(204)
+
+    def steps() -> Steps[Any]:
+        answer = yield Call(lambda api: api.rpc("without_a_result", {}), repeatable=True)
+        return answer.data
+
+    assert await settle(client.api_keys._run(steps())) == []
