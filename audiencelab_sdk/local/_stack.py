@@ -103,11 +103,11 @@ class LocalStack:
             )
             gateway = Gateway(create_app(settings), (self.anon_key, self.service_role_key))
             server = BackgroundServer(gateway, self._port)
+            resources.callback(server.stop)
             try:
                 port = server.start()
             except OSError as error:
                 raise LocalStackError(f"Port {self._port} cannot be used: {error}") from error
-            resources.callback(server.stop)
             self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
 
     def stop(self) -> None:

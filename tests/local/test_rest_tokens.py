@@ -6,6 +6,7 @@ from typing import Any
 
 import jwt
 import pytest
+from jwt.utils import base64url_encode
 
 from audiencelab_sdk.local.rest.errors import ApiError
 from audiencelab_sdk.local.rest.tokens import LEEWAY, TokenReader
@@ -98,6 +99,35 @@ def test_claims_of_the_wrong_kind(reader: TokenReader, claims: dict[str, Any]) -
 def test_a_short_secret_is_refused() -> None:
     with pytest.raises(ValueError, match="at least 32 bytes"):
         TokenReader("short", "anon")
+
+
+def jwks(**secrets: str) -> str:
+    keys = [
+        {"kty": "oct", "kid": name, "alg": "HS256", "k": base64url_encode(secret.encode()).decode()}
+        for name, secret in secrets.items()
+    ]
+    return json.dumps({"keys": keys})
+
+
+def test_a_jwks_knows_its_keys_by_name() -> None:
+    other = "another secret of thirty-two bytes"
+    reader = TokenReader(jwks(first=SECRET, second=other), "anon")
+    for name, secret in (("first", SECRET), ("second", other), (None, SECRET), (None, other)):
+        headers = {"kid": name} if name else None
+        token = jwt.encode({"role": "a"}, secret, algorithm="HS256", headers=headers)
+        assert reader.identify(f"Bearer {token}").role == "a"
+    wrong_name = jwt.encode({"role": "a"}, SECRET, algorithm="HS256", headers={"kid": "second"})
+    with pytest.raises(ApiError, match="No suitable key"):
+        reader.identify(f"Bearer {wrong_name}")
+
+
+@pytest.mark.parametrize(
+    "text", ["{", '{"keys": []}', '{"keys": [{"kty": "odd", "k": "hush"}]}', '{"keys": 5}']
+)
+def test_a_jwks_that_cannot_be_used(text: str) -> None:
+    with pytest.raises(ValueError, match="JWKS") as caught:
+        TokenReader(text, "anon")
+    assert "hush" not in str(caught.value)
 
 
 def test_no_token_and_no_secret_in_an_error(reader: TokenReader) -> None:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from audiencelab_sdk.local.rest import answers
 from audiencelab_sdk.local.rest.database import Database, Row, Settings
 from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError, from_database
-from audiencelab_sdk.local.rest.query import Call, Filter, Query
+from audiencelab_sdk.local.rest.query import Call, Filter, Query, Window
 from audiencelab_sdk.local.rest.render import Output, Renderer, Statement
 from audiencelab_sdk.local.rest.request import Asked, read_request
 from audiencelab_sdk.local.rest.schema import Table
@@ -131,18 +131,14 @@ class _RestApi:
         if asked.method not in {"GET", "HEAD", "POST"}:
             message = f"Cannot use the {asked.method} method on RPC"
             raise ApiError(405, "PGRST101", message)
-        arguments = asked.query.arguments
-        call = Call(asked.name, arguments)
-        if asked.method == "POST":
-            call = Call(asked.name, asked.body(if_empty="{}"))
+        posted = asked.method == "POST"
+        call = Call(asked.name, asked.body(if_empty="{}") if posted else asked.query.arguments)
         catalog = self._database.catalog
-        function = catalog.function(
-            asked.schema, asked.name, call.names, has_body=asked.method == "POST"
-        )
+        function = catalog.function(asked.schema, asked.name, call.names, has_body=posted)
         row = await self._run(
             asked,
             Renderer(catalog, asked.query, asked.output).call(call, function),
-            read_only=function.read_only or asked.method != "POST",
+            read_only=function.read_only or not posted,
         )
         return answers.call_response(
             row, function, asked.media, asked.query.window, asked.preferences
@@ -218,7 +214,7 @@ def _require_key_filters(query: Query, table: Table) -> None:
         for item in query.where
         if isinstance(item, Filter) and item.operator == "eq" and not item.negated
     ]
-    plain = len(names) == len(query.where) and not query.window.limit and not query.window.offset
+    plain = len(names) == len(query.where) and query.window == Window()
     if not plain or not names or sorted(names) != sorted(table.primary_key):
         message = "Filters must include all and only primary key columns with 'eq' operators"
         raise ApiError(405, "PGRST105", message)

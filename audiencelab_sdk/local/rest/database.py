@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import psycopg
+from psycopg.rows import args_row
 from psycopg.sql import SQL, Identifier
 from psycopg_pool import AsyncConnectionPool
 
@@ -31,7 +32,7 @@ class Settings:
         db_url: Connection string of a role that may become the roles of all tokens.
         schemas: The exposed schemas; the first is the default one.
         anonymous_role: The role of requests without a token.
-        jwt_secret: The secret that signs tokens (HS256).
+        jwt_secret: The secret that signs tokens (HS256), or the text of a JWK or JWKS.
         extra_search_path: Schemas that SQL finds without naming them, besides the exposed one.
         max_rows: The most rows that one answer holds.
         pool_size: The most connections to the database.
@@ -52,11 +53,11 @@ class RequestSettings:
 
     schema: str
     role: str
-    claims: str
+    claims: str = field(repr=False)
     method: str
     path: str
-    headers: str
-    cookies: str
+    headers: str = field(repr=False)
+    cookies: str = field(repr=False)
 
 
 class Row(NamedTuple):
@@ -138,8 +139,10 @@ class Database:
             await connection.set_read_only(read_only)
             async with connection.pipeline():
                 await connection.execute(_SETTINGS, self._values(connection, request))
-                cursor = await connection.execute(statement.text, statement.values)
-            row = Row(*(await cursor.fetchone() or ()))
+                cursor = connection.cursor(row_factory=args_row(Row))
+                await cursor.execute(statement.text, statement.values)
+            row = await cursor.fetchone()
+            assert row is not None  # noqa: S101 - every statement gives one row
             check(row)
         return row
 
@@ -198,6 +201,8 @@ def _is_dead(connection: psycopg.AsyncConnection) -> bool:
 
     It leaves its farewell to be read then; a connection that is alive has nothing to read.
     """
+    if connection.closed:
+        return True
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
     return bool(poll.poll(0))

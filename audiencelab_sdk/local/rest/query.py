@@ -109,7 +109,7 @@ class Shape(Enum):
 class JsonBody:
     """A JSON request body: its text, which PostgreSQL unpacks, and the keys of its objects."""
 
-    text: str
+    text: str = field(repr=False)
     keys: tuple[str, ...]
     is_array: bool = False
     is_ragged: bool = False

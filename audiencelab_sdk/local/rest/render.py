@@ -5,7 +5,7 @@ them; every other name is quoted.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
@@ -33,7 +33,7 @@ class Statement:
     """
 
     text: Composed
-    values: tuple[str, ...]
+    values: tuple[str, ...] = field(repr=False)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From an HTTP request to what it asks for, read but not yet looked up in the catalog."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 from urllib.parse import parse_qsl
 
@@ -48,7 +48,7 @@ class Asked:
     query: Query
     preferences: Preferences
     media: MediaType
-    content: bytes
+    content: bytes = field(repr=False)
 
     @property
     def method(self) -> str:

@@ -60,9 +60,10 @@ class BackgroundServer:
         return port
 
     def stop(self) -> None:
-        """Finish the requests under way and stop."""
+        """Finish the requests under way and stop; nothing happens when it does not run."""
         self._server.should_exit = True
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _serve(self) -> None:
         self._server.run(sockets=[self._socket] if self._socket else None)

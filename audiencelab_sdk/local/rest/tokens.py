@@ -2,7 +2,7 @@
 
 import json
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import jwt
@@ -10,6 +10,7 @@ import jwt
 from audiencelab_sdk.local.rest.errors import ApiError
 
 LEEWAY = 30  # seconds by which the clocks of two machines may differ
+SHORTEST_SECRET = 32  # bytes, as many as the signature has
 
 
 @dataclass(frozen=True)
@@ -21,21 +22,28 @@ class Identity:
     anonymous: bool
 
 
+@dataclass(frozen=True)
+class _Key:
+    """A key that signs tokens, and the one algorithm that it is used with."""
+
+    id: str | None
+    algorithm: str
+    material: Any = field(repr=False)
+
+
 class TokenReader:
-    """Reads bearer tokens signed with HS256.
+    """Reads bearer tokens.
 
     Args:
-        secret: The shared secret that signs the tokens.
+        secret: The shared secret that signs the tokens (HS256), or the text of a JWK or a JWKS.
         anonymous_role: The role of requests without a token, and of tokens without a role.
 
     Raises:
-        ValueError: The secret is shorter than 32 bytes.
+        ValueError: The secret is shorter than 32 bytes, or the JWKS cannot be used.
     """
 
     def __init__(self, secret: str, anonymous_role: str) -> None:
-        if len(secret.encode()) < 32:
-            raise ValueError("The JWT secret must be at least 32 bytes long.")
-        self._secret = secret
+        self._keys = _read_keys(secret)
         self._anonymous_role = anonymous_role
         # Checks the signature and nothing else: of the claims PostgREST reads only the three times.
         self._signatures = jwt.PyJWS()
@@ -51,26 +59,20 @@ class TokenReader:
                 not valid now.
         """
         scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer":
-            claims: dict[str, Any] = {}
-        else:
-            claims = self._verify(token.strip())
+        claims = self._claims(token.strip()) if scheme.lower() == "bearer" else {}
         role = claims.setdefault("role", self._anonymous_role)
         if not isinstance(role, str) or not role.isprintable():
             raise _refusal("PGRST303", "The JWT 'role' claim must be a string")
         return Identity(role, json.dumps(claims), anonymous=role == self._anonymous_role)
 
-    def _verify(self, token: str) -> dict[str, Any]:
+    def _claims(self, token: str) -> dict[str, Any]:
         if not token:
             raise _refusal("PGRST301", "Empty JWT is sent in Authorization header")
         parts = token.count(".") + 1
         if parts != 3:
             raise _refusal("PGRST301", f"Expected 3 parts in JWT; got {parts}")
         try:
-            payload = self._signatures.decode(  # pyright: ignore[reportUnknownMemberType] - PyJWT's types need cryptography
-                token, self._secret, algorithms=["HS256"]
-            )
-            claims: Any = json.loads(payload)
+            claims: Any = json.loads(self._verified(token))
         except jwt.InvalidSignatureError as error:
             raise _refusal(
                 "PGRST301",
@@ -86,6 +88,45 @@ class TokenReader:
         checked = cast("dict[str, Any]", claims)
         _check_times(checked)
         return checked
+
+    def _verified(self, token: str) -> bytes:
+        """The payload of a token that one of the keys has signed."""
+        key_id = jwt.get_unverified_header(token).get("kid")
+        failure: jwt.PyJWTError = jwt.InvalidSignatureError()
+        for key in self._keys:
+            if key_id is not None and key.id is not None and key.id != key_id:
+                continue
+            try:
+                return bytes(
+                    self._signatures.decode(  # pyright: ignore[reportUnknownMemberType] - PyJWT's types need cryptography
+                        token, key.material, algorithms=[key.algorithm]
+                    )
+                )
+            except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError) as error:
+                failure = error
+        raise failure
+
+
+def _read_keys(secret: str) -> list[_Key]:
+    if not secret.lstrip().startswith("{"):
+        if len(secret.encode()) < SHORTEST_SECRET:
+            raise ValueError(f"The JWT secret must be at least {SHORTEST_SECRET} bytes long.")
+        return [_Key(None, "HS256", secret)]
+    try:
+        document: Any = json.loads(secret)
+        keys = [
+            _Key(data.get("kid"), key.algorithm_name, key.key)
+            for data in document.get("keys", [document])
+            for key in [jwt.PyJWK(data)]
+        ]
+    except jwt.PyJWTError as error:
+        # PyJWT's messages may quote the key itself.
+        raise ValueError(f"A key of the JWKS cannot be used ({type(error).__name__}).") from None
+    except (ValueError, AttributeError, TypeError) as error:
+        raise ValueError("The JWT secret looks like a JWKS, but cannot be read.") from error
+    if not keys:
+        raise ValueError("The JWKS holds no key.")
+    return keys
 
 
 def _check_times(claims: dict[str, Any]) -> None:
