@@ -20,6 +20,12 @@ insert into api.doc (body, label) values ('{"a": [{"b": 1}, {"b": 2}]}', 'first'
 create table api.stock (warehouse int, item text, amount int, primary key (warehouse, item));
 grant all on api.stock to service_role;
 
+create view api.stock_view as select * from api.stock;
+grant all on api.stock_view to service_role;
+create table api.split (id int primary key, label text) partition by hash (id);
+create table api.split_0 partition of api.split for values with (modulus 1, remainder 0);
+grant all on api.split to service_role;
+
 create view api.names as select id, name, qty from api.item;
 grant select on api.names to service_role;
 
@@ -294,6 +300,26 @@ def test_upsert_on_another_key(api: Any) -> None:
         headers={"Prefer": "resolution=merge-duplicates, return=representation"},
     )
     assert (answer.status_code, answer.json()) == (200, [{"qty": 1}])
+
+
+@pytest.mark.parametrize(
+    ("path", "row"),
+    [
+        ("/stock_view?on_conflict=warehouse,item", {"warehouse": 8, "item": "v", "amount": 1}),
+        ("/split", {"id": 1, "label": "x"}),
+    ],
+)
+def test_upsert_into_what_has_no_system_columns(api: Any, path: str, row: Any) -> None:
+    prefer = {"Prefer": "resolution=merge-duplicates, return=representation"}
+    for _ in range(2):
+        answer = api.request("POST", path, json=row, headers=prefer)
+        assert (answer.status_code, answer.json()) == (201, [row])
+
+
+def test_filters_mean_nothing_to_an_insert(api: Any) -> None:
+    answer = api.request("POST", "/doc?label=eq.other", json={"label": "inserted anyway"})
+    assert answer.status_code == 201, answer.text
+    assert len(api.get("/doc?label=eq.inserted anyway")) == 1
 
 
 def test_put(api: Any) -> None:

@@ -137,8 +137,9 @@ def parse_accept(header: str | None) -> MediaType:
         name, *parameters = (part.strip().lower() for part in entry.split(";"))
         if name in _NAMES:
             shape, said = _NAMES[name]
-            strip = "nulls=stripped" in parameters and "vnd.pgrst" in name
-            return MediaType(shape, said, strip_nulls=strip)
+            if "nulls=stripped" in parameters and "vnd.pgrst" in said:
+                return MediaType(shape, said, strip_nulls=True)
+            return JSON if shape is Shape.ARRAY else MediaType(shape, said)
     wanted = ", ".join(entry.strip() for entry in accepted)
     raise ApiError(406, "PGRST107", f"None of these media types are available: {wanted}")
 

@@ -54,6 +54,7 @@ def _table(row: dict[str, Any]) -> Table:
         name=row["name"],
         columns=_columns(row["column_names"], row["column_types"], row["column_defaults"]),
         primary_key=tuple(row["primary_key"]),
+        is_ordinary=row["is_ordinary"],
     )
 
 
@@ -94,6 +95,7 @@ _TABLES: LiteralString = """
 select
   namespace.nspname as schema,
   relation.relname as name,
+  relation.relkind = 'r' as is_ordinary,
   columns.names as column_names,
   columns.types as column_types,
   columns.defaults as column_defaults,

@@ -26,12 +26,13 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or view."""
+    """A table or view; the rows of an ordinary table have system columns."""
 
     schema: str
     name: str
     columns: Mapping[str, Column]
     primary_key: tuple[str, ...]
+    is_ordinary: bool
 
     def require_columns(self, names: Sequence[str]) -> list[Column]:
         """The columns of these names.

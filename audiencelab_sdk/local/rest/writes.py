@@ -5,12 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from audiencelab_sdk.local.rest.query import (
-    Field,
-    JsonBody,
-    Query,
-    SelectItem,
-)
+from audiencelab_sdk.local.rest.query import Field, JsonBody, Query, SelectItem
 from audiencelab_sdk.local.rest.render import NOTHING, Output, Renderer, Statement, unpacked
 from audiencelab_sdk.local.rest.schema import Catalog, Column, Table
 from audiencelab_sdk.local.rest.terms import identifier, trusted
@@ -62,17 +57,17 @@ class WriteRenderer(Renderer):
         """
         columns = self._columns(body)
         target = self.query.on_conflict or self._table.primary_key
-        merges = resolution == "merge-duplicates" and bool(target)
+        merges = resolution == "merge-duplicates" and bool(target) and self._table.is_ordinary
         if body.is_empty:
             return self._nothing()
         rows: Composable
         if columns:
-            where = self.terms(SQL("pgrst_body"), self._table.columns).where(self.query.where)
+            given = self.terms(SQL("pgrst_body"), self._table.columns)
             rows = SQL("({}) select {} from {}{}").format(
                 _identifiers(column.name for column in columns),
                 SQL(", ").join(_of_body(column) for column in columns),
                 self._unpacked(body, columns, use_defaults=use_defaults),
-                where if only_where else NOTHING,
+                given.where(self.query.where) if only_where else NOTHING,
             )
         else:
             rows = SQL("default values")
