@@ -58,7 +58,10 @@ class Server:
         self._settings = settings
         self._folder: Path | None = None
         self._process: subprocess.Popen[Any] | None = None
-        self._user = _unprivileged_user() if os.geteuid() == 0 else None
+        self._user = user = _unprivileged_user() if os.geteuid() == 0 else None
+        self._identity: dict[str, Any] = (
+            {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
+        )
 
     def start(self) -> int:
         """Create the cluster, start the server and return its port once it accepts connections.
@@ -66,7 +69,7 @@ class Server:
         Raises:
             StartError: The text says why, with the end of PostgreSQL's own output.
         """
-        self._folder = folder = self._make_folder()
+        folder = self._make_folder()
         self._programs = self._usable_programs(folder)
         self._create_cluster(folder)
         attempt = 1
@@ -94,24 +97,30 @@ class Server:
             _delete(self._folder)
 
     def _make_folder(self) -> Path:
-        folder = Path(tempfile.mkdtemp(prefix="audiencelab-"))
-        if self._user is None or self._takes_over(folder):
-            return folder
         # TMPDIR may lie where only root can go.
-        folder.rmdir()
-        folder = Path(tempfile.mkdtemp(prefix="audiencelab-", dir="/tmp"))
-        if self._takes_over(folder):
-            return folder
-        folder.rmdir()
+        for place in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp is safe there
+            self._folder = folder = Path(tempfile.mkdtemp(prefix="audiencelab-", dir=place))
+            if self._takes_over(folder):
+                return folder
+            folder.rmdir()
+            self._folder = None
         raise StartError(
-            f"PostgreSQL refuses to run as root, and the user {self._user.pw_name!r} can reach "
-            f"neither {tempfile.gettempdir()} nor /tmp. Set TMPDIR to a folder that it can reach."
+            f"PostgreSQL refuses to run as root, and another user can reach neither "
+            f"{tempfile.gettempdir()} nor /tmp. Set TMPDIR to a folder that every user can reach."
         )
 
     def _takes_over(self, folder: Path) -> bool:
         """Give the folder to the user who runs PostgreSQL; False if he cannot get there."""
-        self._give_to_user(folder)
-        check = self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/"))
+        if self._user is None:
+            return True
+        try:
+            self._give_to_user(folder)
+            check = self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/"))
+        except OSError as error:
+            raise StartError(
+                "PostgreSQL refuses to run as root, and this process may not hand over to the "
+                f"user {self._user.pw_name!r}: {error}"
+            ) from error
         return check.returncode == 0
 
     def _usable_programs(self, folder: Path) -> Path:
@@ -178,7 +187,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 cwd=folder,
                 env=self._environment(),
-                **self._identity(),
+                **self._identity,
             )
         deadline = time.monotonic() + START_TIMEOUT
         while process.poll() is None:
@@ -202,7 +211,7 @@ class Server:
             text=True,
             errors="replace",
             check=False,
-            **self._identity(),
+            **self._identity,
         )
 
     def _environment(self) -> dict[str, str]:
@@ -211,18 +220,12 @@ class Server:
         icu_data = self._programs.parent / "share" / "icu"  # musl builds bring their own
         return environment | ({"ICU_DATA": str(icu_data)} if icu_data.is_dir() else {})
 
-    def _identity(self) -> dict[str, Any]:
-        if self._user is None:
-            return {}
-        return {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []}
-
 
 def free_port() -> int:
     """A TCP port of the loopback interface that nobody listens on right now."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+        return int(probe.getsockname()[1])
 
 
 def _unprivileged_user() -> pwd.struct_passwd:

@@ -485,7 +485,7 @@ def test_what_sql_sees_of_a_request(api: Any) -> None:
 @pytest.mark.parametrize(
     ("method", "path", "status", "code"),
     [
-        ("GET", "/", 404, "PGRST125"),
+        ("GET", "/", 404, "PGRST126"),
         ("GET", "/a/b", 404, "PGRST125"),
         ("GET", "/rpc/a/b", 404, "PGRST125"),
         ("PATCH", "/rpc/add", 405, "PGRST101"),

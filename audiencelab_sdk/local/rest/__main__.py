@@ -1,7 +1,7 @@
 """Serve any database: `python -m audiencelab_sdk.local.rest --db-url … --jwt-secret …`."""
 
 import argparse
-import asyncio
+import contextlib
 import sys
 
 import psycopg
@@ -42,7 +42,8 @@ def main() -> int:
     server = uvicorn.Server(
         uvicorn.Config(app, host=HOST, port=arguments.port, log_level="warning", ws="none")
     )
-    asyncio.run(server.serve())
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run()
     return 0 if server.started else 1
 
 

@@ -144,8 +144,10 @@ class _RestApi:
             row, function, asked.media, asked.query.window, asked.preferences
         )
 
-    async def unknown_path(self, _asked: Asked) -> Response:
-        """Any path that names nothing."""
+    async def unknown_path(self, asked: Asked) -> Response:
+        """Any path that names nothing, and the root, whose OpenAPI description is not offered."""
+        if asked.request.scope["path"] == "/":
+            raise ApiError(404, "PGRST126", "Root endpoint metadata is disabled")
         raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
 
     async def _insert(self, asked: Asked, table: Table) -> Response:

@@ -23,6 +23,7 @@ class BackgroundServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
+                log_config=None,  # logging belongs to the program that we are part of
                 log_level="warning",
                 access_log=False,
                 lifespan="on",
