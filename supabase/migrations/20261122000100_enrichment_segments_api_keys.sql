@@ -216,7 +216,7 @@ alter table api_keys_private.api_keys
     foreign key (account_id) references public.accounts (id) on delete cascade not valid;
 
 -- Policies, triggers and indexes of earlier scripts give way to the ones below. Policies above all: they add up, so a
--- forgotten one is a hole.
+-- forgotten one is a hole. Only those of the next migration stay, so that this one alone can be run again.
 do $leftovers$
 declare
   v_statement text;
@@ -250,6 +250,9 @@ begin
     )
     select format('drop policy %I on %s', policy.polname, ours.relation)
     from ours join pg_policy as policy on policy.polrelid = ours.relation
+    where policy.polname not in (
+      'segments_select_api_key', 'enrichment_tracking_select_api_key', 'enrichment_tracking_update_api_key'
+    )
     union all
     select format('drop trigger %I on %s', trigger.tgname, ours.relation)
     from ours join pg_trigger as trigger on trigger.tgrelid = ours.relation and not trigger.tgisinternal
@@ -880,35 +883,45 @@ create policy segments_delete on public.segments
   using (account_id = any (array(select api_keys_private.member_account_ids())));
 
 -- All that anybody may do is granted below, by name: whatever default privileges or earlier scripts gave is taken back,
--- so that a plain Supabase project and V3's end up the same.
+-- so that a plain Supabase project and V3's end up the same. What role api_key may do with the public tables is the next
+-- migration's to say.
 do $privileges$
 declare
   v_statement text;
 begin
   for v_statement in
-    with ours (kind, name, owner, acl) as (
+    with relations as (
+      select oid, relowner, relacl
+      from pg_class
+      where oid in (
+        'public.enrichment_tracking'::regclass,
+        'public.segments'::regclass,
+        'api_keys_private.api_keys'::regclass,
+        'api_keys_private.api_key_logs'::regclass,
+        'api_keys_private.live_api_keys'::regclass
+      )
+    ),
+    ours (kind, name, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
       where nspname = 'api_keys_private'
       union all
       select 'table', oid::regclass::text, relowner, relacl
-      from pg_class
-      where relkind in ('r', 'v')
-        and (oid in ('public.enrichment_tracking'::regclass, 'public.segments'::regclass)
-             or relnamespace = 'api_keys_private'::regnamespace)
+      from relations
       union all
-      select 'table', attrelid::regclass::text, relowner, attacl
-      from pg_attribute
-      join pg_class on pg_class.oid = attrelid
-      where attrelid in ('public.enrichment_tracking'::regclass, 'public.segments'::regclass)
-         or relnamespace = 'api_keys_private'::regnamespace
+      select 'table', oid::regclass::text, relowner, attacl
+      from relations
+      join pg_attribute on attrelid = oid
       union all
       select 'function', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner))
       from pg_proc
-      where pronamespace = 'api_keys_private'::regnamespace
-         or (pronamespace = 'public'::regnamespace and proname in (
+      where (pronamespace = 'public'::regnamespace and proname in (
               'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage', 'has_scope',
               'get_api_key_account_id', 'create_studio_segment'
+            ))
+         or (pronamespace = 'api_keys_private'::regnamespace and proname in (
+              'member_account_ids', 'require_member', 'require_scopes', 'base62', 'random_base62', 'crc32',
+              'generate_api_key'
             ))
     )
     select distinct
@@ -921,6 +934,10 @@ begin
     from ours
     cross join lateral aclexplode(ours.acl) as entry
     where entry.grantee <> ours.owner
+      and not (
+        entry.grantee = 'api_key'::regrole
+        and ours.name in ('public.segments', 'public.enrichment_tracking')
+      )
   loop
     execute v_statement;
   end loop;

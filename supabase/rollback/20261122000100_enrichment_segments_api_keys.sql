@@ -16,6 +16,11 @@ set local client_min_messages = warning;
 
 do $confirmation$
 begin
+  if to_regnamespace('enrichment_private') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: take back 20261122000200_scoped_access_progress_batches.sql first';
+  end if;
   if current_setting('audiencelab.confirm_rollback', true)
     is distinct from 'delete enrichment jobs, segments and API keys'
   then

@@ -11,15 +11,17 @@ if TYPE_CHECKING:
 _OURS = """
 with relations as (
   select oid from pg_class
-  where relnamespace = to_regnamespace('api_keys_private') and relkind in ('r', 'v')
+  where relkind in ('r', 'v')
+    and relnamespace in (to_regnamespace('api_keys_private'), to_regnamespace('enrichment_private'))
      or oid in (to_regclass('public.enrichment_tracking'), to_regclass('public.segments'))
 ),
 functions as (
   select oid from pg_proc
-  where pronamespace = to_regnamespace('api_keys_private')
+  where pronamespace in (to_regnamespace('api_keys_private'), to_regnamespace('enrichment_private'))
      or pronamespace = 'public'::regnamespace and proname in (
        'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage',
-       'has_scope', 'get_api_key_account_id', 'create_studio_segment')
+       'has_scope', 'get_api_key_account_id', 'create_studio_segment', 'delete_studio_segment',
+       'restore_studio_segment', 'report_enrichment_progress', 'log_api_key_usage_batch')
 ),
 types as (
   select typrelid as oid from pg_type
@@ -75,7 +77,7 @@ _PARTS = {
           from pg_proc join functions using (oid)
           union all
           select 'schema', nspname, coalesce(nspacl, acldefault('n', nspowner)), nspowner
-          from pg_namespace where nspname = 'api_keys_private'
+          from pg_namespace where nspname in ('api_keys_private', 'enrichment_private')
         ) as object
         cross join lateral aclexplode(acl)
         where grantee is distinct from owner""",
@@ -95,7 +97,7 @@ _PARTS = {
         where classoid = 'pg_type'::regclass
         union all
         select 'schema', nspname, 0, obj_description(oid, 'pg_namespace')
-        from pg_namespace where nspname = 'api_keys_private'""",
+        from pg_namespace where nspname in ('api_keys_private', 'enrichment_private')""",
     "publication": """
         select relid::regclass::text from pg_get_publication_tables('supabase_realtime')""",
     "roles": """

@@ -15,8 +15,9 @@ from tests.database._catalog import catalog
 from tests.database._sql import Database
 from tests.database.conftest import make_database
 
-STAND_IN, STAGING = migrate.migration_files()
+STAND_IN, STAGING, SUPPORT = migrate.migration_files()
 CONFIRMED = "set audiencelab.confirm_rollback = 'delete enrichment jobs, segments and API keys';"
+SUPPORT_CONFIRMED = "set audiencelab.confirm_rollback = 'delete the progress of workers';"
 numbers = count()
 
 
@@ -61,9 +62,9 @@ def test_running_it_again_changes_nothing(db: Database) -> None:
     key = db.create_key(tenant)
     segment = db.create_segment(tenant)
     before = catalog(db), db.admin(oids)
-    for file in (STAND_IN, STAGING, STAGING):
+    for file in (STAND_IN, STAGING, SUPPORT, SUPPORT, STAGING):
         apply(db, file.read_text())
-    assert (catalog(db), db.admin(oids)) == before
+        assert (catalog(db), db.admin(oids)) == before
     assert db.verify(key["key"])["valid"] is True
     assert db.admin("select id from public.segments where id = %s", segment) == [{"id": segment}]
 
@@ -124,15 +125,21 @@ def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
     assert dump(fresh) == before
 
 
-def test_the_rollback_refuses_until_it_is_confirmed(db: Database) -> None:
+def test_a_rollback_refuses_until_it_is_confirmed(db: Database, fresh: Database) -> None:
     before = catalog(db)
     for text in ("", "set audiencelab.confirm_rollback = 'yes';"):
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-            apply(db, text + rollback_of(STAGING.name))
+            apply(db, text + rollback_of(SUPPORT.name))
         message = refusal.value.diag.message_primary or ""
         assert "nothing was changed" in message
-        assert CONFIRMED.rstrip(";") in message
+        assert SUPPORT_CONFIRMED.rstrip(";") in message
     assert catalog(db) == before
+    apply(fresh, STAGING.read_text())
+    before = catalog(fresh)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        apply(fresh, rollback_of(STAGING.name))
+    assert CONFIRMED.rstrip(";") in (refusal.value.diag.message_primary or "")
+    assert catalog(fresh) == before
 
 
 def test_the_rollback_takes_back_exactly_what_was_done(bare_server: PostgresServer) -> None:
@@ -145,6 +152,14 @@ def test_the_rollback_takes_back_exactly_what_was_done(bare_server: PostgresServ
         apply(db, CONFIRMED + rollback_of(STAGING.name))
         assert dump(db) == before
     apply(db, STAGING.read_text())
+    with_staging = dump(db)
+    apply(db, SUPPORT.read_text())
+    assert dump(db) != with_staging
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=SUPPORT.name):
+        apply(db, CONFIRMED + rollback_of(STAGING.name))
+    for _ in range(2):
+        apply(db, SUPPORT_CONFIRMED + rollback_of(SUPPORT.name))
+        assert dump(db) == with_staging
     assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
 
 
@@ -215,9 +230,14 @@ def test_other_scripts_policies_triggers_and_indexes_give_way(
         "alter table public.segments disable row level security;"
         "alter publication supabase_realtime drop table public.segments;",
     )
-    assert catalog(fresh) != catalog(db)
     apply(fresh, STAGING.read_text())
+    apply(fresh, SUPPORT.read_text())
     assert catalog(fresh) == catalog(db)
+
+
+def test_the_second_migration_says_that_the_first_is_missing(fresh: Database) -> None:
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=STAGING.name):
+        apply(fresh, SUPPORT.read_text())
 
 
 def test_a_harmful_api_key_role_is_reported(bare_server: PostgresServer) -> None:
