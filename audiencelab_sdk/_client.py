@@ -52,7 +52,7 @@ class AudienceLab:
         max_retries: int = 2,
     ) -> None:
         settings = Settings.checked(url, key, access_token, timeout, max_retries)
-        self._connect(settings, Pool(settings.timeout), owns_pool=True)
+        self._connect(settings, Pool(), owns_pool=True)
 
     @classmethod
     def from_env(
@@ -90,7 +90,8 @@ class AudienceLab:
         Raises:
             ConfigurationError: The token is empty or cannot be one.
         """
-        return self._derive(header_secret("access_token", access_token))
+        token = header_secret("access_token", access_token)
+        return self._derive(self._settings.with_access_token(token))
 
     def as_api_key(
         self,
@@ -115,12 +116,34 @@ class AudienceLab:
             InvalidArgumentError: The id is no UUID, the secret has less than 32 bytes, or the
                 time is not positive.
         """
-        return self._derive(api_key_token(api_key_id, jwt_secret, expires_in))
+        token = api_key_token(api_key_id, jwt_secret, expires_in)
+        return self._derive(self._settings.with_access_token(token))
+
+    def with_options(self, *, timeout: float | None = None, max_retries: int | None = None) -> Self:
+        """A client with another timeout or number of retries, over the same connections.
+
+        What is left out, or None, stays as it is here::
+
+            client.with_options(timeout=60).api_keys.list(account_id)
+
+        Args:
+            timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
+            max_retries: How often to repeat a request that failed for a moment, if that is safe.
+
+        Returns:
+            A new client with the same identity; this one stays as it is. The connections are
+            this one's to close.
+
+        Raises:
+            ConfigurationError: One of them cannot be used.
+        """
+        return self._derive(self._settings.with_options(timeout, max_retries))
 
     def close(self) -> None:
         """Close the connections; calls on this client or one derived from it then raise.
 
-        On a client from `as_user` or `as_api_key` it does nothing: the connections are not its own.
+        On a derived client (`as_user`, `as_api_key`, `with_options`) it does nothing: the
+        connections are not its own.
         """
         if self._owns_pool:
             self._pool.close()
@@ -143,13 +166,12 @@ class AudienceLab:
         self._settings = settings
         self._pool = pool
         self._owns_pool = owns_pool
-        api = postgrest(settings.url, settings.key, settings.access_token, pool)
+        api = postgrest(settings, pool)
         run = Runner(api, settings.max_retries)
         self.api_keys = ApiKeys(run)
 
-    def _derive(self, access_token: SecretStr) -> Self:
+    def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))
-        settings = self._settings.with_access_token(access_token)
         client._connect(settings, self._pool, owns_pool=False)
         return client
 
@@ -176,7 +198,7 @@ class AsyncAudienceLab:
         max_retries: int = 2,
     ) -> None:
         settings = Settings.checked(url, key, access_token, timeout, max_retries)
-        self._connect(settings, AsyncPool(settings.timeout), owns_pool=True)
+        self._connect(settings, AsyncPool(), owns_pool=True)
 
     @classmethod
     def from_env(
@@ -197,7 +219,8 @@ class AsyncAudienceLab:
 
     def as_user(self, access_token: str | SecretStr) -> Self:
         """Like :meth:`AudienceLab.as_user`."""
-        return self._derive(header_secret("access_token", access_token))
+        token = header_secret("access_token", access_token)
+        return self._derive(self._settings.with_access_token(token))
 
     def as_api_key(
         self,
@@ -207,7 +230,12 @@ class AsyncAudienceLab:
         expires_in: timedelta = _FIVE_MINUTES,
     ) -> Self:
         """Like :meth:`AudienceLab.as_api_key`."""
-        return self._derive(api_key_token(api_key_id, jwt_secret, expires_in))
+        token = api_key_token(api_key_id, jwt_secret, expires_in)
+        return self._derive(self._settings.with_access_token(token))
+
+    def with_options(self, *, timeout: float | None = None, max_retries: int | None = None) -> Self:
+        """Like :meth:`AudienceLab.with_options`."""
+        return self._derive(self._settings.with_options(timeout, max_retries))
 
     async def aclose(self) -> None:
         """Like :meth:`AudienceLab.close`, awaited."""
@@ -232,12 +260,11 @@ class AsyncAudienceLab:
         self._settings = settings
         self._pool = pool
         self._owns_pool = owns_pool
-        api = async_postgrest(settings.url, settings.key, settings.access_token, pool)
+        api = async_postgrest(settings, pool)
         run = AsyncRunner(api, settings.max_retries)
         self.api_keys = AsyncApiKeys(run)
 
-    def _derive(self, access_token: SecretStr) -> Self:
+    def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))
-        settings = self._settings.with_access_token(access_token)
         client._connect(settings, self._pool, owns_pool=False)
         return client

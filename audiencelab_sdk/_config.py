@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
@@ -16,11 +16,19 @@ _EXAMPLE = "such as https://abcdefgh.supabase.co (in the dashboard: Project Sett
 
 @dataclass(frozen=True)
 class Settings:
-    """What a client was configured with; `url` is the project's, without ``/rest/v1``."""
+    """What a client was configured with.
+
+    Attributes:
+        url: The project's URL, without ``/rest/v1``.
+        key: The project's key, which every request carries.
+        token: Gives the token to act with; asked before every request, for it may change.
+        timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
+        max_retries: How often to repeat a request.
+    """
 
     url: str
     key: SecretStr
-    access_token: SecretStr | None
+    token: Callable[[], SecretStr]
     timeout: float
     max_retries: int
 
@@ -34,19 +42,29 @@ class Settings:
         max_retries: int,
     ) -> "Settings":
         """Settings made of what the user gave; ConfigurationError for what cannot work."""
+        checked_key = header_secret("key", key)
+        token = checked_key if access_token is None else header_secret("access_token", access_token)
         return cls(
             url=_checked_url(url),
-            key=header_secret("key", key),
-            access_token=None
-            if access_token is None
-            else header_secret("access_token", access_token),
+            key=checked_key,
+            token=lambda: token,
             timeout=_checked_timeout(timeout),
             max_retries=_checked_max_retries(max_retries),
         )
 
     def with_access_token(self, access_token: SecretStr) -> "Settings":
         """The same settings with another identity."""
-        return replace(self, access_token=access_token)
+        return replace(self, token=lambda: access_token)
+
+    def with_options(self, timeout: float | None, max_retries: int | None) -> "Settings":
+        """The same settings with those of the options that are not None."""
+        return replace(
+            self,
+            timeout=self.timeout if timeout is None else _checked_timeout(timeout),
+            max_retries=self.max_retries
+            if max_retries is None
+            else _checked_max_retries(max_retries),
+        )
 
 
 def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, str]:

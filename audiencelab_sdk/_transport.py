@@ -9,12 +9,12 @@ import logging
 import ssl
 import time
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import httpx
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
-from pydantic import SecretStr
 
+from audiencelab_sdk._config import Settings
 from audiencelab_sdk._status import status_error
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import (
@@ -39,9 +39,8 @@ def _ssl_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 
-def _options(timeout: float) -> dict[str, Any]:
+def _options() -> dict[str, Any]:
     return {
-        "timeout": timeout,
         "limits": _LIMITS,
         "verify": _ssl_context(),
         "follow_redirects": False,
@@ -53,8 +52,8 @@ def _options(timeout: float) -> dict[str, Any]:
 class Pool(httpx.Client):
     """Connections that answer with a success or raise an AudienceLabError."""
 
-    def __init__(self, timeout: float) -> None:
-        super().__init__(**_options(timeout))
+    def __init__(self) -> None:
+        super().__init__(**_options())
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send `request`, and log its path, status and duration at DEBUG."""
@@ -77,8 +76,8 @@ class Pool(httpx.Client):
 class AsyncPool(httpx.AsyncClient):
     """Like :class:`Pool`, awaited."""
 
-    def __init__(self, timeout: float) -> None:
-        super().__init__(**_options(timeout))
+    def __init__(self) -> None:
+        super().__init__(**_options())
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Like :meth:`Pool.send`, awaited."""
@@ -98,35 +97,49 @@ class AsyncPool(httpx.AsyncClient):
         raise failure
 
 
-def postgrest(
-    url: str, key: SecretStr, access_token: SecretStr | None, pool: Pool
-) -> SyncPostgrestClient:
+class _Session:
+    """A pool as one client uses it: with its token and its timeout.
+
+    postgrest-py asks no more of its httpx client. One class serves both of them: what `request`
+    returns is the pool's answer, or a promise of it.
+    """
+
+    auth = None
+
+    def __init__(self, pool: Pool | AsyncPool, settings: Settings) -> None:
+        self._pool = pool
+        self._settings = settings
+
+    def request(self, method: str, url: str, *, headers: httpx.Headers, **options: Any) -> Any:
+        headers["Authorization"] = f"Bearer {self._settings.token().get_secret_value()}"
+        options["timeout"] = self._settings.timeout
+        return self._pool.request(method, url, headers=headers, **options)
+
+
+def postgrest(settings: Settings, pool: Pool) -> SyncPostgrestClient:
     """The postgrest-py client that acts as one identity over `pool`."""
     return SyncPostgrestClient(
-        f"{url}/rest/v1",
-        headers=_headers(key, access_token),
-        http_client=pool,
+        f"{settings.url}/rest/v1",
+        headers=_headers(settings),
+        http_client=cast("httpx.Client", _Session(pool, settings)),
         retry_enabled=False,
     )
 
 
-def async_postgrest(
-    url: str, key: SecretStr, access_token: SecretStr | None, pool: AsyncPool
-) -> AsyncPostgrestClient:
+def async_postgrest(settings: Settings, pool: AsyncPool) -> AsyncPostgrestClient:
     """Like :func:`postgrest`, for the asynchronous client."""
     return AsyncPostgrestClient(
-        f"{url}/rest/v1",
-        headers=_headers(key, access_token),
-        http_client=pool,
+        f"{settings.url}/rest/v1",
+        headers=_headers(settings),
+        http_client=cast("httpx.AsyncClient", _Session(pool, settings)),
         retry_enabled=False,
     )
 
 
-def _headers(key: SecretStr, access_token: SecretStr | None) -> dict[str, str]:
+def _headers(settings: Settings) -> dict[str, str]:
     return {
         "Accept": "application/json",
-        "apikey": key.get_secret_value(),
-        "Authorization": f"Bearer {(access_token or key).get_secret_value()}",
+        "apikey": settings.key.get_secret_value(),
         "X-Client-Info": f"audiencelab-sdk/{__version__}",
     }
 

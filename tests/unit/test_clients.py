@@ -14,6 +14,7 @@ from audiencelab_sdk import (
     ClientClosedError,
     ConfigurationError,
     InvalidArgumentError,
+    ServerError,
     __version__,
 )
 from tests.unit._support import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID, close, settle
@@ -102,11 +103,46 @@ async def test_as_user_refuses(client: Any, token: Any) -> None:
         client.as_user(token)
 
 
+async def test_with_options_keeps_the_identity(client: Any, route: respx.Route) -> None:
+    user = client.as_user(TOKEN).with_options(timeout=3, max_retries=0)
+    assert type(user) is type(client)
+    headers = await headers_of(user, route)
+    assert (headers["apikey"], headers["Authorization"]) == (KEY, f"Bearer {TOKEN}")
+    assert route.calls.last.request.extensions["timeout"]["read"] == 3.0
+    await headers_of(client, route)
+    assert route.calls.last.request.extensions["timeout"]["read"] == 10.0
+
+
+async def test_options_outlive_a_change_of_identity(client: Any, route: respx.Route) -> None:
+    await headers_of(client.with_options(timeout=3).as_user(TOKEN), route)
+    assert route.calls.last.request.extensions["timeout"]["read"] == 3.0
+
+
+async def test_with_options_changes_only_what_is_given(
+    client: Any, route: respx.Route, pauses: list[float]
+) -> None:
+    hasty = client.with_options(timeout=3).with_options(max_retries=1)
+    route.respond(503)
+    with pytest.raises(ServerError):
+        await settle(hasty.api_keys.verify(API_KEY))
+    assert len(pauses) == 1
+    assert route.calls.last.request.extensions["timeout"]["read"] == 3.0
+    with pytest.raises(ServerError):
+        await settle(client.with_options().api_keys.verify(API_KEY))
+    assert len(pauses) == 1 + 2
+
+
+@pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": "3"}, {"max_retries": -1}])
+async def test_with_options_refuses(client: Any, options: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(options))):
+        client.with_options(**options)
+
+
 async def test_a_closed_client_says_so(client: Any, route: respx.Route) -> None:
     user = client.as_user(TOKEN)
     await close(client)
     await close(client)
-    for closed in (client, user):
+    for closed in (client, user, client.with_options(timeout=3)):
         with pytest.raises(ClientClosedError, match="closed"):
             await settle(closed.api_keys.verify(API_KEY))
     assert not route.called
@@ -118,6 +154,7 @@ async def test_closing_a_derived_client_leaves_the_connections(
     user = client.as_user(TOKEN)
     await close(user)
     await close(client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET))
+    await close(client.with_options(timeout=3))
     assert await settle(client.api_keys.verify(API_KEY))
     assert await settle(user.api_keys.verify(API_KEY))
 

@@ -4,6 +4,7 @@ import gc
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -57,6 +58,14 @@ class Handler(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
 
+def slow(seconds: float) -> Callable[[Handler], None]:
+    def respond(handler: Handler) -> None:
+        time.sleep(seconds)
+        handler.answer(json.dumps(VALID).encode())
+
+    return respond
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     server = Server(("127.0.0.1", 0), Handler)
@@ -93,6 +102,15 @@ async def test_slow_answer_is_a_timeout(client_class: Any, server: Server, url: 
     released.set()
     assert type(error) is APITimeoutError
     assert error.request_sent
+
+
+async def test_each_client_has_its_own_timeout(client_class: Any, server: Server, url: str) -> None:
+    client = client_class(url, KEY, max_retries=0)
+    server.respond = slow(seconds=0.3)
+    with pytest.raises(APITimeoutError):
+        await settle(client.with_options(timeout=0.05).api_keys.verify(API_KEY))
+    assert await settle(client.api_keys.verify(API_KEY))
+    await close(client)
 
 
 async def test_nobody_listens(client_class: Any) -> None:
@@ -136,7 +154,7 @@ async def test_answer_that_cannot_be_decompressed(
 
 async def test_connections_are_kept_and_closed(client_class: Any, server: Server, url: str) -> None:
     client = client_class(url, KEY)
-    for each in (client, client.as_user("token")):
+    for each in (client, client.as_user("token"), client.with_options(timeout=3)):
         for _ in range(3):
             assert await settle(each.api_keys.verify(API_KEY))
     assert server.connections == 1

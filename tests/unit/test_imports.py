@@ -17,8 +17,8 @@ LAYERS = [
     {"__init__"},
     {"_client"},
     {"_resources"},
-    {"_operations", "_run", "_tokens", "_transport", "_config"},
-    {"_steps", "_arguments", "_status", "models"},
+    {"_operations", "_run", "_tokens", "_transport"},
+    {"_steps", "_arguments", "_config", "_status", "models"},
     {"errors", "_version"},
 ]
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

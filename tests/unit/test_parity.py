@@ -15,7 +15,7 @@ PAIRS: list[tuple[type, type]] = [
     (Page, AsyncPage),
 ]
 RENAMED = {"close": "aclose"}
-NOT_AWAITED = {"__init__", "from_env", "as_user", "as_api_key"}
+NOT_AWAITED = {"__init__", "from_env", "as_user", "as_api_key", "with_options"}
 
 
 def functions(cls: type) -> dict[str, FunctionType]:
