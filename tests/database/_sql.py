@@ -151,3 +151,15 @@ class Database:
         )
         assert isinstance(segment_id, UUID)
         return segment_id
+
+    def create_job(self, tenant: Tenant) -> UUID:
+        job_id = self.value(
+            tenant.member,
+            "insert into public.enrichment_tracking"
+            " (account_id, audience_id, enrichment_type, created_by)"
+            " values (%s, gen_random_uuid(), 'email', %s) returning id",
+            tenant.account_id,
+            tenant.user_id,
+        )
+        assert isinstance(job_id, UUID)
+        return job_id

@@ -20,19 +20,6 @@ def segment(db: Database, tenant: Tenant) -> UUID:
     return db.create_segment(tenant)
 
 
-def add_job(db: Database, tenant: Tenant) -> UUID:
-    job_id = db.value(
-        tenant.member,
-        "insert into public.enrichment_tracking"
-        " (account_id, audience_id, enrichment_type, created_by)"
-        " values (%s, gen_random_uuid(), 'email', %s) returning id",
-        tenant.account_id,
-        tenant.user_id,
-    )
-    assert isinstance(job_id, UUID)
-    return job_id
-
-
 def test_members_see_their_accounts_segments_and_no_others(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
@@ -141,7 +128,7 @@ def test_a_change_moves_updated_at_and_keeps_created_at(
 
 
 def test_members_make_and_change_jobs_but_do_not_delete_them(db: Database, tenant: Tenant) -> None:
-    job_id = add_job(db, tenant)
+    job_id = db.create_job(tenant)
     start = "update public.enrichment_tracking set status = 'processing' where id = %s"
     assert db.affected(tenant.member, start, job_id) == 1
     with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
@@ -163,7 +150,7 @@ def test_a_scan_asks_for_the_callers_accounts_once(db: Database) -> None:
     tenant = db.add_tenant()
     for name in "abcdefgh":
         db.create_segment(tenant, name)
-    add_job(db, tenant)
+    db.create_job(tenant)
     calls = (
         "select funcname, calls from pg_stat_xact_user_functions"
         " where funcname in ('member_account_ids', 'has_role_on_account') order by funcname"
@@ -254,6 +241,6 @@ def test_a_malformed_segment_is_refused(
 def test_only_known_kinds_are_accepted(
     db: Database, tenant: Tenant, segment: UUID, table: str, column: str, value: str
 ) -> None:
-    add_job(db, tenant)
+    db.create_job(tenant)
     with pytest.raises(errors.CheckViolation):
         db.affected(tenant.member, f"update public.{table} set {column} = %s", value)

@@ -1,0 +1,100 @@
+"""Usage logged in batches."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from psycopg import errors
+
+from tests.database._sql import SERVICE_ROLE, Database, Tenant
+
+LOG = "select * from public.log_api_key_usage_batch(%s)"
+
+
+def log(db: Database, events: object) -> list[dict[str, Any]]:
+    return db.rows(SERVICE_ROLE, LOG, json.dumps(events))
+
+
+def event(key_id: object, **fields: object) -> dict[str, object]:
+    return {"api_key_id": str(key_id), "endpoint": "/v1/x", "method": "GET"} | fields
+
+
+def stored(db: Database, key_id: object) -> list[dict[str, Any]]:
+    return db.admin(
+        "select * from api_keys_private.api_key_logs where api_key_id = %s order by endpoint",
+        key_id,
+    )
+
+
+def test_every_event_becomes_a_row(db: Database, tenant: Tenant) -> None:
+    key_id = db.create_key(tenant)["id"]
+    then = datetime.now(UTC) - timedelta(minutes=5)
+    outcomes = log(
+        db,
+        [
+            event(key_id, endpoint="/a", status_code=200, ip_address="::1", user_agent="🔑"),
+            event(key_id, endpoint="/b", timestamp=then.isoformat()),
+        ],
+    )
+    assert [outcome["event_index"] for outcome in outcomes] == [0, 1]
+    assert all(outcome["success"] for outcome in outcomes)
+    assert all(outcome["error"] is outcome["error_code"] is None for outcome in outcomes)
+    first, second = stored(db, key_id)
+    assert (first["status_code"], first["ip_address"], first["user_agent"]) == (200, "::1", "🔑")
+    assert (second["status_code"], second["ip_address"]) == (None, None)
+    assert second["timestamp"] == then
+    for outcome, row in zip(outcomes, (first, second), strict=True):
+        assert (outcome["log_id"], outcome["timestamp"]) == (row["id"], row["timestamp"])
+    (key,) = db.admin("select last_used_at from api_keys_private.api_keys where id = %s", key_id)
+    assert key["last_used_at"] == first["timestamp"]
+
+
+def test_a_bad_event_does_not_lose_the_others(db: Database, tenant: Tenant) -> None:
+    key_id = db.create_key(tenant)["id"]
+    outcomes = log(
+        db,
+        [
+            event(key_id, endpoint="/0"),
+            event(uuid4()),
+            event("not a uuid"),
+            event(key_id, method=None),
+            event(key_id, status_code="teapot"),
+            event(key_id, timestamp="yesterday, or so"),
+            "not an object",
+            None,
+            {},
+            event(key_id, endpoint="/9"),
+        ],
+    )
+    assert [outcome["event_index"] for outcome in outcomes] == list(range(10))
+    assert [outcome["error_code"] for outcome in outcomes] == [
+        None, "23503", "22P02", "23502", "22P02", "22007", "23502", "23502", "23502", None,
+    ]  # fmt: skip
+    for outcome in outcomes:
+        assert outcome["success"] is (outcome["error"] is None)
+        assert outcome["success"] is (outcome["log_id"] is not None)
+        assert outcome["success"] is (outcome["timestamp"] is not None)
+    rows = stored(db, key_id)
+    assert [row["endpoint"] for row in rows] == ["/0", "/9"]
+    assert [row["id"] for row in rows] == [outcomes[0]["log_id"], outcomes[9]["log_id"]]
+
+
+def test_a_thousand_events_and_no_more(db: Database, tenant: Tenant) -> None:
+    key_id = db.create_key(tenant)["id"]
+    outcomes = log(db, [event(key_id)] * 1000)
+    assert [outcome["event_index"] for outcome in outcomes] == list(range(1000))
+    assert len(stored(db, key_id)) == 1000
+    with pytest.raises(errors.InvalidParameterValue, match="at most 1000"):
+        log(db, [event(key_id)] * 1001)
+    assert len(stored(db, key_id)) == 1000
+    assert log(db, []) == []
+
+
+@pytest.mark.parametrize("events", [{}, "x", None, 1])
+def test_what_is_no_array_is_refused(db: Database, events: object) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match="must be an array"):
+        log(db, events)

@@ -1,0 +1,144 @@
+"""How workers report on a job, together and in any order."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg import Error, errors
+
+from tests.database._sql import (
+    ANON,
+    EVERYTHING,
+    SERVICE_ROLE,
+    Actor,
+    Database,
+    Tenant,
+    api_key,
+)
+
+REPORT = "select * from public.report_enrichment_progress(%s, %s, %s, %s)"
+WRITE = {"entity_type": "enrichment", "entity_id": "*", "action": "write"}
+
+
+@pytest.fixture
+def job(db: Database, tenant: Tenant) -> UUID:
+    return db.create_job(tenant)
+
+
+def report(
+    db: Database, actor: Actor, job: UUID | None, worker: str | None, *totals: int | None
+) -> Any:
+    (row,) = db.rows(actor, REPORT, job, worker, *totals)
+    return row
+
+
+def read(db: Database, job: UUID) -> dict[str, Any]:
+    (row,) = db.admin("select * from public.enrichment_tracking where id = %s", job)
+    return row
+
+
+def test_the_first_report_starts_the_job(db: Database, tenant: Tenant, job: UUID) -> None:
+    assert read(db, job)["status"] == "pending"
+    row = report(db, tenant.member, job, "w1", 0, 0)
+    assert row["status"] == "processing"
+    assert row["started_at"] is not None
+    assert row == read(db, job)
+
+
+def test_counters_are_sums_over_the_workers(db: Database, tenant: Tenant, job: UUID) -> None:
+    report(db, tenant.member, job, "w1", 5, 1)
+    report(db, tenant.member, job, "w2", 7, 0)
+    row = report(db, tenant.member, job, "w1", 6, 2)
+    assert (row["processed_records"], row["failed_records"]) == (13, 2)
+
+
+def test_what_is_repeated_or_late_changes_nothing(db: Database, tenant: Tenant, job: UUID) -> None:
+    report(db, tenant.member, job, "w1", 10, 3)
+    before = read(db, job)
+    for totals in ((10, 3), (4, 3), (10, 0), (0, 0)):
+        assert report(db, tenant.member, job, "w1", *totals) == before
+    assert read(db, job) == before
+
+
+def test_a_hundred_workers_in_parallel_lose_nothing(db: Database, job: UUID) -> None:
+    def work(number: int) -> None:
+        for done in range(1, 4):
+            report(db, SERVICE_ROLE, job, f"w{number}", done, done - 1)
+
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(work, range(100)))
+    row = read(db, job)
+    assert (row["processed_records"], row["failed_records"]) == (300, 200)
+
+
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_a_finished_job_refuses(db: Database, tenant: Tenant, job: UUID, status: str) -> None:
+    report(db, tenant.member, job, "w1", 1, 0)
+    db.admin("update public.enrichment_tracking set status = %s where id = %s", status, job)
+    before = read(db, job)
+    with pytest.raises(Error, match=f"already {status}") as refusal:
+        report(db, tenant.member, job, "w1", 2, 0)
+    assert refusal.value.sqlstate == "PT409"
+    assert read(db, job) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("w", -1, 0),
+        ("w", 0, -1),
+        ("w", None, 0),
+        ("w", 0, None),
+        ("", 0, 0),
+        (" ", 0, 0),
+        (None, 0, 0),
+        ("w" * 256, 0, 0),
+    ],
+)
+def test_malformed_reports_are_refused(
+    db: Database, tenant: Tenant, job: UUID, arguments: tuple[str | None, int | None, int | None]
+) -> None:
+    with pytest.raises(errors.InvalidParameterValue):
+        report(db, tenant.member, job, *arguments)
+    assert read(db, job)["status"] == "pending"
+
+
+def test_only_who_may_write_the_job_reports(db: Database, tenant: Tenant, job: UUID) -> None:
+    other_tenant = db.add_tenant()
+    one = {"entity_type": "enrichment", "entity_id": str(job), "action": "write"}
+    another = one | {"entity_id": str(uuid4())}
+
+    def key(*scopes: dict[str, str], of: Tenant = tenant, **columns: object) -> Actor:
+        return api_key(db.create_key(of, scopes, **columns)["id"])
+
+    for actor in (tenant.member, SERVICE_ROLE, key(WRITE), key(one), key(EVERYTHING)):
+        report(db, actor, job, "w1", 1, 0)
+    for actor in (
+        other_tenant.member,
+        key(another),
+        key(WRITE | {"action": "read"}),
+        key(WRITE | {"entity_type": "segment"}),
+        key(WRITE, is_active=False),
+        key(WRITE, of=other_tenant),
+        key(),
+        Actor("authenticated"),
+        Actor("api_key"),
+    ):
+        # The same answer as for a job that does not exist.
+        for job_id in (job, uuid4()):
+            with pytest.raises(Error) as refusal:
+                report(db, actor, job_id, "w2", 1, 0)
+            assert refusal.value.sqlstate == "PT404"
+    with pytest.raises(errors.InsufficientPrivilege):
+        report(db, ANON, job, "w2", 1, 0)
+    assert read(db, job)["processed_records"] == 1
+
+
+def test_the_workers_totals_go_with_the_job(db: Database, tenant: Tenant, job: UUID) -> None:
+    report(db, tenant.member, job, "w1", 1, 0)
+    db.admin("delete from public.enrichment_tracking where id = %s", job)
+    rows = db.admin("select * from enrichment_private.worker_progress where job_id = %s", job)
+    assert rows == []

@@ -1,0 +1,201 @@
+"""What an API key sees and changes, by its scopes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from psycopg import Error, errors
+
+from tests.database._sql import (
+    ANON,
+    EVERYTHING,
+    SERVICE_ROLE,
+    Actor,
+    Database,
+    Tenant,
+    api_key,
+    user,
+)
+
+LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
+COUNT = {
+    "segment": "select count(*) from public.segments where id = any(%s)",
+    "enrichment": "select count(*) from public.enrichment_tracking where id = any(%s)",
+}
+
+
+def scope(entity_type: str, action: str, entity_id: object = "*") -> dict[str, str]:
+    return {"entity_type": entity_type, "entity_id": str(entity_id), "action": action}
+
+
+class Rows:
+    """Two segments and two jobs of an account."""
+
+    def __init__(self, db: Database, tenant: Tenant) -> None:
+        self.db = db
+        self.tenant = tenant
+        self.ids = {
+            "segment": [db.create_segment(tenant), db.create_segment(tenant)],
+            "enrichment": [db.create_job(tenant), db.create_job(tenant)],
+        }
+
+    def key(self, *scopes: dict[str, str], **columns: object) -> Actor:
+        return api_key(self.db.create_key(self.tenant, scopes, **columns)["id"])
+
+    def seen(self, actor: Actor, kind: str) -> int:
+        count: int = self.db.value(actor, COUNT[kind], self.ids[kind])
+        return count
+
+
+@pytest.fixture
+def rows(db: Database, tenant: Tenant) -> Rows:
+    return Rows(db, tenant)
+
+
+@pytest.mark.parametrize(
+    ("scopes", "segments", "jobs"),
+    [
+        ([], 0, 0),
+        ([EVERYTHING], 2, 2),
+        ([scope("segment", "read")], 2, 0),
+        ([scope("segment", "write")], 0, 0),
+        ([scope("*", "read")], 2, 2),
+        ([scope("segment", "*")], 2, 0),
+        ([scope("enrichment", "read")], 0, 2),
+        ([scope("enrichment", "write")], 0, 2),
+        ([scope("enrichment", "delete")], 0, 0),
+        ([scope("audience", "read"), scope("segment", "read")], 2, 0),
+    ],
+)
+def test_a_key_reads_what_its_scopes_cover(
+    rows: Rows, scopes: list[dict[str, str]], segments: int, jobs: int
+) -> None:
+    key = rows.key(*scopes)
+    assert rows.seen(key, "segment") == segments
+    assert rows.seen(key, "enrichment") == jobs
+
+
+def test_by_a_scope_for_one_id_a_key_sees_that_one_only(rows: Rows) -> None:
+    segment, job = rows.ids["segment"][0], rows.ids["enrichment"][0]
+    key = rows.key(
+        scope("segment", "read", segment),
+        scope("segment", "read", "not a uuid"),
+        scope("enrichment", "write", str(job).upper()),
+    )
+    seen = rows.db.rows(key, "select id from public.segments")
+    assert seen == [{"id": segment}]
+    assert rows.db.rows(key, "select id from public.enrichment_tracking") == [{"id": job}]
+
+
+@pytest.mark.parametrize("columns", [{"is_active": False}, {"expires_at": LONG_AGO}])
+def test_a_key_that_is_not_live_sees_nothing(rows: Rows, columns: dict[str, object]) -> None:
+    key = rows.key(EVERYTHING, **columns)
+    assert rows.seen(key, "segment") == rows.seen(key, "enrichment") == 0
+
+
+def test_a_key_sees_nothing_of_other_accounts(rows: Rows, db: Database) -> None:
+    theirs = Rows(db, db.add_tenant())
+    mine = rows.key(EVERYTHING, *(scope(kind, "read", theirs.ids[kind][0]) for kind in theirs.ids))
+    assert theirs.seen(mine, "segment") == theirs.seen(mine, "enrichment") == 0
+    update = "update public.enrichment_tracking set status = 'failed' where id = any(%s)"
+    assert db.affected(mine, update, theirs.ids["enrichment"]) == 0
+
+
+def test_a_key_sees_no_deleted_segment(rows: Rows, db: Database) -> None:
+    delete = "select public.delete_studio_segment(%s)"
+    db.rows(rows.tenant.member, delete, rows.ids["segment"][0])
+    assert rows.seen(rows.key(EVERYTHING), "segment") == 1
+
+
+def test_a_key_updates_jobs_that_it_may_write(rows: Rows, db: Database) -> None:
+    first, second = rows.ids["enrichment"]
+    update = 'update public.enrichment_tracking set metadata = \'{"by": "key"}\' where id = %s'
+    for key, may_first, may_second in (
+        (rows.key(EVERYTHING), 1, 1),
+        (rows.key(scope("enrichment", "write")), 1, 1),
+        (rows.key(scope("enrichment", "write", first)), 1, 0),
+        (rows.key(scope("enrichment", "read")), 0, 0),
+        (rows.key(scope("segment", "write")), 0, 0),
+    ):
+        assert db.affected(key, update, first) == may_first
+        assert db.affected(key, update, second) == may_second
+
+
+def test_a_key_neither_makes_nor_deletes_nor_gives_away(rows: Rows, db: Database) -> None:
+    key = rows.key(EVERYTHING)
+    for statement in (
+        "delete from public.segments",
+        "delete from public.enrichment_tracking",
+        "update public.segments set name = 'x'",
+        "update public.enrichment_tracking set account_id = gen_random_uuid()",
+        "update public.enrichment_tracking set created_by = gen_random_uuid()",
+        "insert into public.enrichment_tracking (status) values ('pending')",
+        "insert into public.segments (name) values ('x')",
+        "select public.delete_studio_segment(gen_random_uuid())",
+        "select public.restore_studio_segment(gen_random_uuid())",
+        "select * from api_keys_private.api_keys",
+        "select * from enrichment_private.worker_progress",
+    ):
+        with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
+            db.rows(key, statement)
+
+
+def test_a_key_is_asked_for_its_scopes_once_a_statement(rows: Rows, db: Database) -> None:
+    for _ in range(8):
+        db.create_segment(rows.tenant)
+    with db.acting(rows.key(scope("segment", "read"))) as connection:
+        connection.execute("select count(*) from public.segments")
+        connection.execute("reset role")
+        calls = connection.execute(
+            "select funcname, calls from pg_stat_xact_user_functions where schemaname <> 'auth'"
+        ).fetchall()
+    counts: dict[Any, Any] = dict(calls)
+    assert counts == {"get_api_key_account_id": 1, "has_scope_on_all": 1, "has_scope": 1}
+
+
+DELETE, RESTORE = (
+    "select public.delete_studio_segment(%s)",
+    "select * from public.restore_studio_segment(%s)",
+)
+
+
+def test_a_member_deletes_and_restores_a_segment(db: Database, tenant: Tenant) -> None:
+    segment = db.create_segment(tenant)
+    read = "select * from public.segments where id = %s"
+    (before,) = db.rows(tenant.member, read, segment)
+    for _ in range(2):  # a repeated request does no harm
+        db.rows(tenant.member, DELETE, segment)
+        assert db.rows(tenant.member, read, segment) == []
+    (deleted,) = db.admin(read, segment)
+    db.rows(tenant.member, DELETE, segment)
+    assert db.admin(read, segment) == [deleted]
+    for _ in range(2):
+        (restored,) = db.rows(tenant.member, RESTORE, segment)
+        assert restored | {"updated_at": None} == before | {"updated_at": None}
+        assert db.rows(tenant.member, read, segment) == [restored]
+
+
+@pytest.mark.parametrize("statement", [DELETE, RESTORE])
+def test_what_is_not_theirs_does_not_exist_for_them(
+    db: Database, tenant: Tenant, statement: str
+) -> None:
+    segment = db.create_segment(tenant)
+    messages: set[str | None] = set()
+    attempts: list[tuple[Actor, UUID | None]] = [
+        (db.add_tenant().member, segment),
+        (user(uuid4()), segment),
+        (tenant.member, uuid4()),
+        (tenant.member, None),
+    ]
+    for actor, segment_id in attempts:
+        with pytest.raises(Error) as refusal:
+            db.rows(actor, statement, segment_id)
+        assert refusal.value.sqlstate == "PT404"
+        messages.add(refusal.value.diag.message_primary)
+    assert messages == {"the segment does not exist, or you are not a member of its account"}
+    for outsider in (ANON, SERVICE_ROLE):
+        with pytest.raises(errors.InsufficientPrivilege):
+            db.rows(outsider, statement, segment)
