@@ -405,7 +405,9 @@ def test_functions(api: Any, path: str, body: Any, expected: Any) -> None:
     ("path", "expected"),
     [
         ("/rpc/add?a=4", 14),
-        ("/rpc/total?p_n={1,2}", 3),
+        ("/rpc/total?p_n=1&p_n=2", 3),
+        ("/rpc/total?p_n=7", 7),
+        ("/rpc/add?a=1&a=2", 12),
         ("/rpc/tags_echo?p_tags={a,\"b c\"}", ["a", "b c"]),
         ("/rpc/json_echo?p_doc={\"a\":[1]}", {"a": [1]}),
         ("/rpc/rows_of?p_n=5&n=gt.3&order=n.desc&select=n", [{"n": 5}, {"n": 4}]),

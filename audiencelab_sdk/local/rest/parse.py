@@ -49,7 +49,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, with_arguments: bool = Fals
     """
     query = Query()
     where: list[Condition] = []
-    arguments: dict[str, str] = {}
+    arguments: dict[str, tuple[str, ...]] = {}
     for name, value in pairs:
         match name:
             case "select":
@@ -67,7 +67,7 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, with_arguments: bool = Fals
             case "and" | "or" | "not.and" | "not.or":
                 where.append(_whole_group(name, value))
             case _ if with_arguments and not _is_filter(value):
-                arguments[name] = value
+                arguments[name] = (*arguments.get(name, ()), value)
             case _:
                 where.append(_filter(name, value))
     return replace(query, where=tuple(where), arguments=arguments)

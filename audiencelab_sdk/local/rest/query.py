@@ -94,7 +94,7 @@ class Query:
     window: Window = Window()
     columns: tuple[str, ...] | None = None
     on_conflict: tuple[str, ...] | None = None
-    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+    arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
 
 class Shape(Enum):
@@ -118,10 +118,13 @@ class JsonBody:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function; the arguments come as one JSON body or as texts by name."""
+    """A call of a function; the arguments come as one JSON body or as texts by name.
+
+    A name may come several times in a URL: a variadic argument gets all its texts.
+    """
 
     function: str
-    arguments: JsonBody | Mapping[str, str]
+    arguments: JsonBody | Mapping[str, tuple[str, ...]]
 
     @property
     def names(self) -> frozenset[str]:

@@ -18,7 +18,7 @@ from audiencelab_sdk.local.rest.schema import (
     Returns,
     Table,
 )
-from audiencelab_sdk.local.rest.terms import Parameters, Terms, trusted
+from audiencelab_sdk.local.rest.terms import Parameters, Terms, array_literal, trusted
 
 NOTHING = SQL("")
 
@@ -159,9 +159,14 @@ class Renderer:
         if not isinstance(call.arguments, JsonBody):
             texts = call.arguments
             values = [
-                _named(item, self.parameters.bind(texts[item.name], item.type)) for item in given
+                array_literal(texts[item.name]) if item.variadic else texts[item.name][-1]
+                for item in given
             ]
-            return _invocation(function, SQL(", ").join(values))
+            arguments = [
+                _named(item, self.parameters.bind(value, item.type))
+                for item, value in zip(given, values, strict=True)
+            ]
+            return _invocation(function, SQL(", ").join(arguments))
         if function.takes_whole_body:
             payload = self.parameters.bind(call.arguments.text, function.arguments[0].type)
             return _invocation(function, payload)

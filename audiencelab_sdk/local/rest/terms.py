@@ -163,7 +163,7 @@ class Terms:
         field = self._field(item.field)
         if isinstance(item.value, tuple):
             return SQL("{} = any ({})").format(
-                field, self._parameters.bind(_array_literal(item.value))
+                field, self._parameters.bind(array_literal(item.value))
             )
         if item.operator == "is":
             return SQL("{} is {}").format(field, _IS[item.value])
@@ -215,6 +215,7 @@ def _name(field: Field) -> str:
     return keys[-1] if keys else field.column
 
 
-def _array_literal(items: Sequence[str]) -> str:
+def array_literal(items: Sequence[str]) -> str:
+    """The texts as PostgreSQL reads an array."""
     escaped = (re.sub(r'(["\\])', r"\\\1", item) for item in items)
     return "{" + ",".join(f'"{item}"' for item in escaped) + "}"
