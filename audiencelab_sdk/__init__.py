@@ -25,9 +25,11 @@ from audiencelab_sdk.models import (
     ApiKeyVerification,
     AsyncPage,
     CreatedApiKey,
+    InvalidApiKey,
     Page,
     Scope,
     UsageLog,
+    ValidApiKey,
 )
 
 __all__ = [
@@ -45,6 +47,7 @@ __all__ = [
     "ConfigurationError",
     "ConflictError",
     "CreatedApiKey",
+    "InvalidApiKey",
     "InvalidArgumentError",
     "InvalidRequestError",
     "NotFoundError",
@@ -56,5 +59,6 @@ __all__ = [
     "UnexpectedResponseError",
     "UsageLog",
     "UsageLogError",
+    "ValidApiKey",
     "__version__",
 ]

@@ -61,7 +61,7 @@ def main() -> None:
 
         print("\n2. A request comes in with the key. The backend verifies it.")
         verification = backend.api_keys.verify(text)
-        if not (verification and verification.api_key_id):
+        if not verification:
             raise SystemExit(f"   {verification.error}")
         print(f"   valid, of account {verification.account_id}")
         mistyped = backend.api_keys.verify(text[:-1] + "?")

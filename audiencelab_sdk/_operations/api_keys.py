@@ -24,7 +24,15 @@ from audiencelab_sdk.errors import (
     PermissionDeniedError,
     UsageLogError,
 )
-from audiencelab_sdk.models import ApiKey, ApiKeyVerification, CreatedApiKey, Scope, UsageLog
+from audiencelab_sdk.models import (
+    ApiKey,
+    ApiKeyVerification,
+    CreatedApiKey,
+    InvalidApiKey,
+    Scope,
+    UsageLog,
+    ValidApiKey,
+)
 from audiencelab_sdk.models._base import Model
 
 _read_keys = TypeAdapter(list[ApiKey]).validate_python
@@ -35,7 +43,7 @@ _read_id = TypeAdapter(UUID | None).validate_python
 _AS_API_KEY = "Only an API key may ask this: call it on client.as_api_key(...)."
 
 
-class _LogAnswer(Model):
+class _LogAnswer(Model, frozen=True):
     success: StrictBool
     log_id: UUID | None = None
     timestamp: AwareDatetime | None = None
@@ -81,15 +89,15 @@ def revoke(api_key_id: UUID | str) -> Steps[None]:
     read("revoke_api_key", _read_true, answer.data)
 
 
-def verify(api_key: str | SecretStr) -> Steps[ApiKeyVerification]:
+def verify(api_key: str | SecretStr) -> Steps[ValidApiKey | InvalidApiKey]:
     key = checked_secret("api_key", api_key)
     if not may_be_api_key(key.get_secret_value()):
-        return ApiKeyVerification(valid=False, error="Invalid API key")
+        return InvalidApiKey(error="Invalid API key")
     answer = yield Call(
         lambda api: api.rpc("verify_api_key", {"p_api_key": key.get_secret_value()}),
         repeatable=True,
     )
-    return read("verify_api_key", ApiKeyVerification.model_validate, answer.data)
+    return read("verify_api_key", _read_verification, answer.data)
 
 
 def log_usage(
@@ -132,6 +140,12 @@ def has_scope(entity_type: str, entity_id: str, action: str) -> Steps[bool]:
 def account_id() -> Steps[UUID | None]:
     data = yield from _asked_by_an_api_key("get_api_key_account_id", {})
     return read("get_api_key_account_id", _read_id, data)
+
+
+def _read_verification(data: Any) -> ValidApiKey | InvalidApiKey:
+    if ApiKeyVerification.model_validate(data):
+        return ValidApiKey.model_validate(data)
+    return InvalidApiKey.model_validate(data)
 
 
 def _call(function: str, arguments: dict[str, Any], *, repeatable: bool) -> Call:

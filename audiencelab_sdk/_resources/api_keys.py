@@ -10,12 +10,13 @@ from audiencelab_sdk._operations import api_keys as operations
 from audiencelab_sdk._resources._base import AsyncResource, Resource
 from audiencelab_sdk.models import (
     ApiKey,
-    ApiKeyVerification,
     AsyncPage,
     CreatedApiKey,
+    InvalidApiKey,
     Page,
     Scope,
     UsageLog,
+    ValidApiKey,
 )
 
 
@@ -87,7 +88,7 @@ class ApiKeys(Resource):
         """
         return self._run(operations.revoke(api_key_id))
 
-    def verify(self, api_key: str | SecretStr) -> ApiKeyVerification:
+    def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
         """Tell whether a text that somebody sent is a valid API key.
 
         Calls the database function ``verify_api_key``, as the service role. A text that cannot be
@@ -101,7 +102,8 @@ class ApiKeys(Resource):
             api_key: The text; anything at all may be in it.
 
         Returns:
-            Whether it is valid, and if so, the key's id and account.
+            A ValidApiKey, which is true and has the key's id and account, or an InvalidApiKey,
+            which is false and says why.
 
         Raises:
             PermissionDeniedError: The client acts neither as the service role nor as an API key.
@@ -210,7 +212,7 @@ class AsyncApiKeys(AsyncResource):
         """Like :meth:`ApiKeys.revoke`, awaited."""
         return await self._run(operations.revoke(api_key_id))
 
-    async def verify(self, api_key: str | SecretStr) -> ApiKeyVerification:
+    async def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
         """Like :meth:`ApiKeys.verify`, awaited."""
         return await self._run(operations.verify(api_key))
 

@@ -4,8 +4,10 @@ from audiencelab_sdk.models.api_keys import (
     ApiKey,
     ApiKeyVerification,
     CreatedApiKey,
+    InvalidApiKey,
     Scope,
     UsageLog,
+    ValidApiKey,
 )
 from audiencelab_sdk.models.page import AsyncPage, Page
 
@@ -14,7 +16,9 @@ __all__ = [
     "ApiKeyVerification",
     "AsyncPage",
     "CreatedApiKey",
+    "InvalidApiKey",
     "Page",
     "Scope",
     "UsageLog",
+    "ValidApiKey",
 ]

@@ -1,6 +1,6 @@
 """API keys, what they may do, and what is said of them."""
 
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from pydantic import (
@@ -9,7 +9,6 @@ from pydantic import (
     SecretStr,
     StrictBool,
     StringConstraints,
-    model_validator,
 )
 
 from audiencelab_sdk.models._base import Model
@@ -17,7 +16,7 @@ from audiencelab_sdk.models._base import Model
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class Scope(Model):
+class Scope(Model, frozen=True):
     """A permission: an action on an entity of a type. ``"*"`` in any of the three stands for all.
 
     ``Scope(entity_type="segment", entity_id="*", action="read")`` lets a key read every segment.
@@ -48,7 +47,7 @@ def _is_scope(value: Any) -> bool:
     return all(isinstance(text, str) and text for text in texts)
 
 
-class ApiKey(Model):
+class ApiKey(Model, frozen=True):
     """An API key as `list` shows it, without the key itself.
 
     Attributes:
@@ -74,7 +73,7 @@ class ApiKey(Model):
     created_by: UUID | None
 
 
-class CreatedApiKey(Model):
+class CreatedApiKey(Model, frozen=True):
     """A new API key: the only time that the key itself is shown.
 
     Attributes:
@@ -98,8 +97,10 @@ class CreatedApiKey(Model):
     created_at: AwareDatetime
 
 
-class ApiKeyVerification(Model):
-    """Whether a text is a valid API key. Its truth value is `valid`.
+class ApiKeyVerification(Model, frozen=True):
+    """Whether a text is a valid API key: a :class:`ValidApiKey` or an :class:`InvalidApiKey`.
+
+    Its truth value is `valid`, and type checkers know which of the two it is once it was asked.
 
     Attributes:
         valid: True for a key that exists, is active and has not expired.
@@ -109,21 +110,53 @@ class ApiKeyVerification(Model):
     """
 
     valid: StrictBool
-    api_key_id: UUID | None = None
-    account_id: UUID | None = None
-    error: str | None = None
+    api_key_id: UUID | None
+    account_id: UUID | None
+    error: str | None
 
     def __bool__(self) -> bool:
         return self.valid
 
-    @model_validator(mode="after")
-    def _a_valid_key_is_known(self) -> "ApiKeyVerification":
-        if self.valid and (self.api_key_id is None or self.account_id is None):
-            raise ValueError("a valid key has an id and an account")
-        return self
+
+class ValidApiKey(ApiKeyVerification, frozen=True):
+    """A key that exists, is active and has not expired. It is true.
+
+    Attributes:
+        valid: True.
+        api_key_id: The key's id.
+        account_id: The account that it belongs to.
+        error: None.
+    """
+
+    valid: Literal[True] = True
+    api_key_id: UUID
+    account_id: UUID
+    error: None = None
+
+    def __bool__(self) -> Literal[True]:
+        return True
 
 
-class UsageLog(Model):
+class InvalidApiKey(ApiKeyVerification, frozen=True):
+    """A text that is no valid key. It is false.
+
+    Attributes:
+        valid: False.
+        api_key_id: None.
+        account_id: None.
+        error: Why: the same for unknown, revoked and expired keys.
+    """
+
+    valid: Literal[False] = False
+    api_key_id: None = None
+    account_id: None = None
+    error: str
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+
+class UsageLog(Model, frozen=True):
     """One line of the usage log.
 
     Attributes:

@@ -8,18 +8,19 @@ from pydantic import SecretStr
 
 from audiencelab_sdk import (
     ApiKey,
-    ApiKeyVerification,
     APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
     AsyncPage,
     AudienceLab,
     CreatedApiKey,
+    InvalidApiKey,
     Page,
     RateLimitError,
     Scope,
     UsageLog,
     UsageLogError,
+    ValidApiKey,
 )
 
 
@@ -48,8 +49,13 @@ def sync_client(account: UUID) -> None:
         assert_type(key, ApiKey)
         assert_type(key.scopes, tuple[Scope, ...])
     verification = client.api_keys.verify(created.key)
-    assert_type(verification, ApiKeyVerification)
-    assert_type(verification.api_key_id, UUID | None)
+    assert_type(verification, ValidApiKey | InvalidApiKey)
+    if verification:
+        assert_type(verification, ValidApiKey)
+        assert_type(verification.api_key_id, UUID)
+        assert_type(verification.account_id, UUID)
+    else:
+        assert_type(verification.error, str)
     assert_type(client.api_keys.log_usage(account, endpoint="/", method="GET"), UsageLog)
     assert_type(as_key.api_keys.has_scope("segment", "*", "read"), bool)
     assert_type(as_key.api_keys.account_id(), UUID | None)
@@ -67,7 +73,7 @@ async def async_client(account: UUID) -> None:
     assert_type(await page.next(), AsyncPage[ApiKey] | None)
     async for key in page:
         assert_type(key, ApiKey)
-    assert_type(await client.api_keys.verify("sk_"), ApiKeyVerification)
+    assert_type(await client.api_keys.verify("sk_"), ValidApiKey | InvalidApiKey)
     assert_type(await client.api_keys.log_usage(account, endpoint="/", method="GET"), UsageLog)
     assert_type(await client.api_keys.has_scope("segment", "*", "read"), bool)
     assert_type(await client.api_keys.account_id(), UUID | None)

@@ -3,14 +3,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from audiencelab_sdk import ApiKey, ApiKeyVerification, CreatedApiKey, Scope, UsageLog
+from audiencelab_sdk import ApiKey, CreatedApiKey, InvalidApiKey, Scope, UsageLog, ValidApiKey
 from tests.unit._support import CREATED, KEY_ID, LISTED, VALID
 
 EXAMPLES = [
     Scope(entity_type="segment", entity_id="*", action="read"),
     ApiKey.model_validate(LISTED),
     CreatedApiKey.model_validate(CREATED),
-    ApiKeyVerification.model_validate(VALID),
+    ValidApiKey.model_validate(VALID),
+    InvalidApiKey(error="Invalid API key"),
     UsageLog.model_validate({"log_id": KEY_ID, "timestamp": LISTED["created_at"]}),
 ]
 
