@@ -1,9 +1,9 @@
 """From a URL's query to query values. Knows PostgREST's grammar, and no SQL."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from audiencelab_sdk.local.rest.errors import ApiError
 from audiencelab_sdk.local.rest.query import (
@@ -17,6 +17,8 @@ from audiencelab_sdk.local.rest.query import (
     SelectItem,
 )
 from audiencelab_sdk.local.rest.scanner import Scanner
+
+_Item = TypeVar("_Item")
 
 COMPARISONS = {"eq", "gt", "gte", "lt", "lte", "like", "ilike", "match", "imatch"}
 PLAIN_OPERATORS = {"neq", "isdistinct", "cs", "cd", "ov", "sl", "sr", "nxl", "nxr", "adj"}
@@ -55,15 +57,16 @@ def parse_query(pairs: Iterable[tuple[str, str]], *, with_arguments: bool = Fals
             case "select":
                 query = replace(query, select=_select(value))
             case "order":
-                query = replace(query, order=_order(value))
+                query = replace(query, order=_comma_separated("order", value, _order_term))
             case "limit":
                 query = replace(query, window=replace(query.window, limit=_limit(value)))
             case "offset":
                 query = replace(query, window=replace(query.window, offset=_offset(value)))
             case "columns":
-                query = replace(query, columns=_names(value))
+                query = replace(query, columns=_comma_separated("columns", value, _name))
             case "on_conflict":
-                query = replace(query, on_conflict=_names(value))
+                target = _comma_separated("on_conflict parameter", value, _name)
+                query = replace(query, on_conflict=target)
             case "and" | "or" | "not.and" | "not.or":
                 where.append(_whole_group(name, value))
             case _ if with_arguments and not _is_filter(value):
@@ -96,24 +99,19 @@ def _number(value: str) -> int | None:
     return min(int(value), 2**63 - 1) if value.isdecimal() and len(value) < 40 else None
 
 
-def _names(value: str) -> tuple[str, ...]:
-    scanner = Scanner("columns", value)
-    names = [_name(scanner)]
+def _comma_separated(what: str, value: str, read: Callable[[Scanner], _Item]) -> tuple[_Item, ...]:
+    scanner = Scanner(what, value)
+    items = [read(scanner)]
     while scanner.skip(","):
-        names.append(_name(scanner))
+        items.append(read(scanner))
     scanner.finish()
-    return tuple(names)
+    return tuple(items)
 
 
 def _select(value: str) -> tuple[SelectItem, ...]:
     if not value.strip():
-        return Query().select
-    scanner = Scanner("select parameter", value)
-    items = [_select_item(scanner)]
-    while scanner.skip(","):
-        items.append(_select_item(scanner))
-    scanner.finish()
-    return tuple(items)
+        return Query().select  # an empty one asks for everything, as none does
+    return _comma_separated("select parameter", value, _select_item)
 
 
 def _select_item(scanner: Scanner) -> SelectItem:
@@ -135,15 +133,6 @@ def _select_item(scanner: Scanner) -> SelectItem:
     if scanner.skip("::"):
         cast_to = scanner.require(_CAST, "a type")[0]
     return SelectItem(field, alias[1] if alias else None, cast_to)
-
-
-def _order(value: str) -> tuple[OrderTerm, ...]:
-    scanner = Scanner("order", value)
-    terms = [_order_term(scanner)]
-    while scanner.skip(","):
-        terms.append(_order_term(scanner))
-    scanner.finish()
-    return tuple(terms)
 
 
 def _order_term(scanner: Scanner) -> OrderTerm:

@@ -50,6 +50,8 @@ _IS = {
     "false": SQL("false"),
     "unknown": SQL("unknown"),
 }
+_DIRECTIONS = {None: SQL(""), "asc": SQL(" asc"), "desc": SQL(" desc")}
+_NULLS = {None: SQL(""), "first": SQL(" nulls first"), "last": SQL(" nulls last")}
 _QUANTIFIERS = {"any": SQL("any"), "all": SQL("all")}
 
 
@@ -142,11 +144,7 @@ class Terms:
         return expression
 
     def _order_term(self, term: OrderTerm) -> Composed:
-        direction = {"asc": SQL(" asc"), "desc": SQL(" desc")}.get(term.direction or "", SQL(""))
-        nulls = {"first": SQL(" nulls first"), "last": SQL(" nulls last")}.get(
-            term.nulls or "", SQL("")
-        )
-        return self._field(term.field) + direction + nulls
+        return self._field(term.field) + _DIRECTIONS[term.direction] + _NULLS[term.nulls]
 
     def _condition(self, condition: Condition) -> Composable:
         if isinstance(condition, Filter):
