@@ -215,7 +215,7 @@ alter table api_keys_private.api_keys
   add constraint api_keys_account_id_fkey
     foreign key (account_id) references public.accounts (id) on delete cascade not valid;
 
--- Policies, triggers and indexes of earlier scripts give way to the ones below. Policies above all: they add up, so a
+-- Policies, triggers, indexes and constraints of earlier scripts give way to ours. Policies above all: they add up, so a
 -- forgotten one is a hole. Only those of the next migration stay, so that this one alone can be run again.
 do $leftovers$
 declare
@@ -228,6 +228,18 @@ begin
         ('public.segments'::regclass),
         ('api_keys_private.api_keys'::regclass),
         ('api_keys_private.api_key_logs'::regclass)
+    ),
+    constraints (name) as (
+      values
+        ('enrichment_tracking_account_id_fkey'),
+        ('enrichment_tracking_created_by_fkey'),
+        ('enrichment_tracking_enrichment_type_check'),
+        ('enrichment_tracking_status_check'),
+        ('segments_account_id_fkey'),
+        ('segments_created_by_fkey'),
+        ('segments_source_type_check'),
+        ('api_keys_account_id_fkey'),
+        ('api_key_logs_api_key_id_fkey')
     ),
     indexes (name) as (
       values
@@ -248,6 +260,10 @@ begin
         ('api_key_logs_api_key_id_timestamp_idx'),
         ('api_key_logs_timestamp_idx')
     )
+    select format('alter table %s drop constraint %I', ours.relation, held.conname)
+    from ours join pg_constraint as held on held.conrelid = ours.relation and held.contype in ('c', 'f', 'u', 'x')
+    where held.conname not in (select constraints.name from constraints)
+    union all
     select format('drop policy %I on %s', policy.polname, ours.relation)
     from ours join pg_policy as policy on policy.polrelid = ours.relation
     where policy.polname not in (

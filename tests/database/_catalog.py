@@ -82,21 +82,22 @@ _PARTS = {
         cross join lateral aclexplode(acl)
         where grantee is distinct from owner""",
     "comments": """
-        select 'relation', objoid::regclass::text, objsubid, description
+        select 'relation', objoid::regclass::text, attname, description
         from pg_description join relations on relations.oid = objoid
+        left join pg_attribute on attrelid = objoid and attnum = objsubid and attnum > 0
         where classoid = 'pg_class'::regclass
         union all
-        select 'function', objoid::regprocedure::text, 0, description
+        select 'function', objoid::regprocedure::text, null, description
         from pg_description join functions on functions.oid = objoid
         where classoid = 'pg_proc'::regclass
         union all
-        select 'type', objoid::regtype::text, 0, description
+        select 'type', objoid::regtype::text, null, description
         from pg_description
         join pg_type on pg_type.oid = objoid
         join types on types.oid = typrelid
         where classoid = 'pg_type'::regclass
         union all
-        select 'schema', nspname, 0, obj_description(oid, 'pg_namespace')
+        select 'schema', nspname, null, obj_description(oid, 'pg_namespace')
         from pg_namespace where nspname in ('api_keys_private', 'enrichment_private')""",
     "publication": """
         select relid::regclass::text from pg_get_publication_tables('supabase_realtime')""",

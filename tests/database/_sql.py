@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg.rows import dict_row, scalar_row
 
+from audiencelab_sdk.local import _migrate as migrate
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -65,6 +67,12 @@ class Database:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
+
+    def apply(self, text: str, role: str = "postgres") -> None:
+        """Send a file as the SQL editor does: as one query of many statements."""
+        url = migrate.as_role(self.admin_url, role)
+        with psycopg.connect(url, autocommit=True) as connection:
+            connection.execute(text.encode())
 
     @contextmanager
     def acting(self, actor: Actor) -> Iterator[psycopg.Connection[Any]]:

@@ -29,12 +29,6 @@ def fresh(server: PostgresServer) -> Database:
     return db
 
 
-def apply(db: Database, text: str, role: str = "postgres") -> None:
-    """Send a file as the SQL editor does: as one query of many statements."""
-    with psycopg.connect(migrate.as_role(db.admin_url, role), autocommit=True) as connection:
-        connection.execute(text.encode())
-
-
 def rollback_of(name: str) -> str:
     return (STAGING.parents[1] / "rollback" / name).read_text()
 
@@ -63,7 +57,7 @@ def test_running_it_again_changes_nothing(db: Database) -> None:
     segment = db.create_segment(tenant)
     before = catalog(db), db.admin(oids)
     for file in (STAND_IN, STAGING, SUPPORT, SUPPORT, STAGING):
-        apply(db, file.read_text())
+        db.apply(file.read_text())
         assert (catalog(db), db.admin(oids)) == before
     assert db.verify(key["key"])["valid"] is True
     assert db.admin("select id from public.segments where id = %s", segment) == [{"id": segment}]
@@ -75,7 +69,7 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
     db.admin("drop publication supabase_realtime")
     before = dump(db)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        apply(db, STAGING.read_text())
+        db.apply(STAGING.read_text())
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines() == [
         "nothing was changed, because this is missing:",
@@ -98,7 +92,7 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
     migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
     before = dump(db)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        apply(db, STAGING.read_text(), role="authenticator")
+        db.apply(STAGING.read_text(), role="authenticator")
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines()[1:] == [
         (
@@ -114,14 +108,14 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
 def test_on_a_database_that_is_not_supabase_it_says_so(server: PostgresServer) -> None:
     url = migrate.create_database(server.admin_url, f"other_{next(numbers)}")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="a Supabase database"):
-        apply(Database(url, url), STAGING.read_text(), role="postgres")
+        Database(url, url).apply(STAGING.read_text(), role="postgres")
 
 
 def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
     fresh.admin("create view public.segments as select 1 as id")
     before = dump(fresh)
     with pytest.raises(psycopg.Error):
-        apply(fresh, STAGING.read_text())
+        fresh.apply(STAGING.read_text())
     assert dump(fresh) == before
 
 
@@ -129,15 +123,15 @@ def test_a_rollback_refuses_until_it_is_confirmed(db: Database, fresh: Database)
     before = catalog(db)
     for text in ("", "set audiencelab.confirm_rollback = 'yes';"):
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-            apply(db, text + rollback_of(SUPPORT.name))
+            db.apply(text + rollback_of(SUPPORT.name))
         message = refusal.value.diag.message_primary or ""
         assert "nothing was changed" in message
         assert SUPPORT_CONFIRMED.rstrip(";") in message
     assert catalog(db) == before
-    apply(fresh, STAGING.read_text())
+    fresh.apply(STAGING.read_text())
     before = catalog(fresh)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        apply(fresh, rollback_of(STAGING.name))
+        fresh.apply(rollback_of(STAGING.name))
     assert CONFIRMED.rstrip(";") in (refusal.value.diag.message_primary or "")
     assert catalog(fresh) == before
 
@@ -146,44 +140,43 @@ def test_the_rollback_takes_back_exactly_what_was_done(bare_server: PostgresServ
     db = make_database(bare_server, "rollback", migrated=False)
     migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
     before = dump(db)
-    apply(db, STAGING.read_text())
+    db.apply(STAGING.read_text())
     assert dump(db) != before
     for _ in range(2):
-        apply(db, CONFIRMED + rollback_of(STAGING.name))
+        db.apply(CONFIRMED + rollback_of(STAGING.name))
         assert dump(db) == before
-    apply(db, STAGING.read_text())
+    db.apply(STAGING.read_text())
     with_staging = dump(db)
-    apply(db, SUPPORT.read_text())
+    db.apply(SUPPORT.read_text())
     assert dump(db) != with_staging
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=SUPPORT.name):
-        apply(db, CONFIRMED + rollback_of(STAGING.name))
+        db.apply(CONFIRMED + rollback_of(STAGING.name))
     for _ in range(2):
-        apply(db, SUPPORT_CONFIRMED + rollback_of(SUPPORT.name))
+        db.apply(SUPPORT_CONFIRMED + rollback_of(SUPPORT.name))
         assert dump(db) == with_staging
     assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
 
 
 def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) -> None:
     db = make_database(server, f"real_{next(numbers)}", migrated=False)
-    apply(db, "create table public.accounts (id uuid primary key, theirs text)")
+    db.apply("create table public.accounts (id uuid primary key, theirs text)")
     before = dump(db)
-    apply(db, STAND_IN.read_text())
-    apply(db, rollback_of(STAND_IN.name))
+    db.apply(STAND_IN.read_text())
+    db.apply(rollback_of(STAND_IN.name))
     assert dump(db) == before
 
 
 def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) -> None:
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="nothing was changed"):
-        apply(fresh, rollback_of(STAND_IN.name))
+        fresh.apply(rollback_of(STAND_IN.name))
     confirmed = "set audiencelab.confirm_rollback = 'delete the stand-in accounts';"
-    apply(fresh, confirmed + rollback_of(STAND_IN.name))
+    fresh.apply(confirmed + rollback_of(STAND_IN.name))
     assert fresh.admin("select to_regclass('public.accounts') as accounts") == [{"accounts": None}]
 
 
 def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Database) -> None:
     fresh.admin("create schema api_keys_private authorization postgres")
-    apply(
-        fresh,
+    fresh.apply(
         "create table api_keys_private.api_keys (id uuid primary key default gen_random_uuid(),"
         " account_id uuid not null, name text not null, key_prefix varchar(7) not null,"
         " key_hash text not null, scopes jsonb not null default '[]', expires_at timestamptz,"
@@ -197,7 +190,7 @@ def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Databas
     )
     fresh.admin(insert, alive.account_id, "sk_alive", "sk_alive", alive.user_id)
     fresh.admin(insert, alive.user_id, "sk_orphan", "sk_orphan", alive.user_id)
-    apply(fresh, STAGING.read_text())
+    fresh.apply(STAGING.read_text())
     keys = fresh.admin("select key_prefix, is_active from api_keys_private.api_keys order by 1")
     assert keys == [
         {"key_prefix": "sk_aliv", "is_active": True},
@@ -210,9 +203,8 @@ def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Databas
 def test_other_scripts_policies_triggers_and_indexes_give_way(
     fresh: Database, db: Database
 ) -> None:
-    apply(fresh, STAGING.read_text())
-    apply(
-        fresh,
+    fresh.apply(STAGING.read_text())
+    fresh.apply(
         "create policy select_segments on public.segments for select to public using (true);"
         'create policy "Accounts can read API Keys" on api_keys_private.api_keys'
         " for select to authenticated using (true);"
@@ -230,14 +222,14 @@ def test_other_scripts_policies_triggers_and_indexes_give_way(
         "alter table public.segments disable row level security;"
         "alter publication supabase_realtime drop table public.segments;",
     )
-    apply(fresh, STAGING.read_text())
-    apply(fresh, SUPPORT.read_text())
+    fresh.apply(STAGING.read_text())
+    fresh.apply(SUPPORT.read_text())
     assert catalog(fresh) == catalog(db)
 
 
 def test_the_second_migration_says_that_the_first_is_missing(fresh: Database) -> None:
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=STAGING.name):
-        apply(fresh, SUPPORT.read_text())
+        fresh.apply(SUPPORT.read_text())
 
 
 def test_a_harmful_api_key_role_is_reported(bare_server: PostgresServer) -> None:
