@@ -29,7 +29,9 @@ def as_role(url: str, role: str, password: str = "postgres") -> str:  # noqa: S1
     """
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
-    return urlunsplit(parts._replace(netloc=f"{quote(role)}:{quote(password)}@{place}"))
+    return urlunsplit(
+        parts._replace(netloc=f"{quote(role, safe='')}:{quote(password, safe='')}@{place}")
+    )
 
 
 def create_database(admin_url: str, name: str) -> str:
@@ -41,7 +43,7 @@ def create_database(admin_url: str, name: str) -> str:
     """
     with psycopg.connect(admin_url, autocommit=True) as connection:
         connection.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
-    return urlunsplit(urlsplit(admin_url)._replace(path=f"/{quote(name)}"))
+    return urlunsplit(urlsplit(admin_url)._replace(path=f"/{quote(name, safe='')}"))
 
 
 def apply_platform(admin_url: str) -> None:

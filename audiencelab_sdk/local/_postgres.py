@@ -1,5 +1,6 @@
 """Start and stop a PostgreSQL server of one's own."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -52,13 +53,13 @@ class PostgresServer:
         self._port = 0
 
     def __repr__(self) -> str:
-        where = f"127.0.0.1:{self._port}" if self._supervisor else "not running"
+        where = f"127.0.0.1:{self._port}" if self._port else "not running"
         return f"<PostgresServer {where}>"
 
     @property
     def port(self) -> int:
         """The TCP port that the server listens on."""
-        if self._supervisor is None:
+        if not self._port:
             raise LocalStackError("PostgreSQL is not running: use `with PostgresServer() as ...`.")
         return self._port
 
@@ -97,7 +98,7 @@ class PostgresServer:
 
     def stop(self) -> None:
         """Stop the server and delete its folder; nothing happens when it is not running."""
-        supervisor, self._supervisor = self._supervisor, None
+        supervisor, self._supervisor, self._port = self._supervisor, None, 0
         if supervisor is None:
             return
         _running.discard(self)
@@ -105,7 +106,7 @@ class PostgresServer:
         supervisor.wait()
 
     def disown(self) -> None:
-        """For a forked child: let go of the pipe whose end tells the supervisor to stop."""
+        """For a forked child, which may use the server, but not keep it alive: close the pipe."""
         supervisor, self._supervisor = self._supervisor, None
         if supervisor is not None:
             _close_pipes(supervisor)
@@ -168,8 +169,10 @@ def _instruct(supervisor: subprocess.Popen[bytes], order: Mapping[str, object]) 
     """Send the order and return the port that the supervisor reports."""
     assert supervisor.stdin is not None  # noqa: S101 - both are pipes
     assert supervisor.stdout is not None  # noqa: S101
-    supervisor.stdin.write(json.dumps(order).encode() + b"\n")
-    supervisor.stdin.flush()
+    # One that could not even start reads nothing; the empty answer below tells.
+    with contextlib.suppress(BrokenPipeError):
+        supervisor.stdin.write(json.dumps(order).encode() + b"\n")
+        supervisor.stdin.flush()
     line = supervisor.stdout.readline()
     if not line:
         raise PostgresStartError(
@@ -185,7 +188,8 @@ def _instruct(supervisor: subprocess.Popen[bytes], order: Mapping[str, object]) 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:
     for pipe in (process.stdin, process.stdout):
         if pipe is not None:
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
 _running: weakref.WeakSet[PostgresServer] = weakref.WeakSet()

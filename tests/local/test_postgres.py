@@ -182,6 +182,25 @@ def test_a_forked_worker_may_end_without_harm() -> None:
         assert folder.exists()
 
 
+def test_a_forked_worker_may_use_the_server() -> None:
+    worker = (
+        "os.fork() or (print(psycopg.connect(server.admin_url).execute('select 1').fetchone(),"
+        " flush=True), os._exit(0)); time.sleep(60)"
+    )
+    with child_with_server(worker) as (child, _, _):
+        assert child.stdout is not None
+        assert child.stdout.readline() == "(1,)\n"
+
+
+def test_a_supervisor_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 7\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(PostgresStartError, match="exit status 7"):
+        PostgresServer().start()
+
+
 def test_two_servers_at_once(postgres: PostgresServer) -> None:
     with PostgresServer() as other:
         assert other.port != postgres.port

@@ -54,6 +54,15 @@ def terminate_connections(api: Any) -> None:
         )
 
 
+def wait_for_sleeper(api: Any) -> None:
+    query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+    deadline = time.monotonic() + 5
+    with psycopg.connect(api.admin_url, autocommit=True) as connection:
+        while connection.execute(query).fetchone() == (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
 def test_32_threads_each_see_their_own_identity(api: Any) -> None:
     def ask(number: int) -> None:
         token = api.token("authenticated", sub=f"user {number}")
@@ -86,7 +95,7 @@ def test_a_dead_connection_is_not_handed_out(api: Any) -> None:
 def test_a_connection_that_dies_under_a_request(api: Any) -> None:
     with ThreadPoolExecutor(1) as pool:
         under_way = pool.submit(api.request, "POST", "/rpc/slow", json={"p_seconds": 5})
-        time.sleep(0.3)
+        wait_for_sleeper(api)
         terminate_connections(api)
         answer = under_way.result(10)
     assert answer.status_code == 503
