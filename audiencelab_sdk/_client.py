@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 from uuid import UUID
 
 from pydantic import SecretStr
@@ -10,8 +10,12 @@ from pydantic import SecretStr
 from audiencelab_sdk._config import Settings, environment, header_secret
 from audiencelab_sdk._resources.api_keys import ApiKeys, AsyncApiKeys
 from audiencelab_sdk._run import AsyncRunner, Runner
+from audiencelab_sdk._supabase import supabase_settings
 from audiencelab_sdk._tokens import api_key_token
 from audiencelab_sdk._transport import AsyncPool, Pool, async_postgrest, postgrest
+
+if TYPE_CHECKING:
+    import supabase
 
 _FIVE_MINUTES = timedelta(minutes=5)
 
@@ -72,6 +76,41 @@ class AudienceLab:
         """
         url, key = environment()
         return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
+
+    @classmethod
+    def from_supabase(
+        cls,
+        supabase_client: "supabase.Client",
+        *,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+    ) -> Self:
+        """A client of the project that a supabase-py client is of, acting as its user.
+
+        Each request carries what those of `supabase_client` carry at that moment: the access
+        token of its session, the new one after a refresh, and the key when nobody is signed in::
+
+            client = AudienceLab.from_supabase(supabase_client)
+            supabase_client.auth.sign_in_with_password({"email": email, "password": password})
+            created = client.api_keys.create(account_id, "CI")  # as that user
+
+        Args:
+            supabase_client: A synchronous client of supabase-py. It stays as it is.
+            timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
+            max_retries: How often to repeat a request that failed for a moment, if that is safe.
+
+        Returns:
+            A client with connections of its own, to be closed.
+
+        Raises:
+            ConfigurationError: It is no such client, or a setting cannot be used.
+        """
+        settings = supabase_settings(
+            supabase_client, asynchronous=False, timeout=timeout, max_retries=max_retries
+        )
+        client = object.__new__(cls)
+        client._connect(settings, Pool(), owns_pool=True)
+        return client
 
     @property
     def url(self) -> str:
@@ -211,6 +250,25 @@ class AsyncAudienceLab:
         """Like :meth:`AudienceLab.from_env`."""
         url, key = environment()
         return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
+
+    @classmethod
+    def from_supabase(
+        cls,
+        supabase_client: "supabase.AsyncClient",
+        *,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+    ) -> Self:
+        """Like :meth:`AudienceLab.from_supabase`.
+
+        supabase-py itself runs on asyncio only.
+        """
+        settings = supabase_settings(
+            supabase_client, asynchronous=True, timeout=timeout, max_retries=max_retries
+        )
+        client = object.__new__(cls)
+        client._connect(settings, AsyncPool(), owns_pool=True)
+        return client
 
     @property
     def url(self) -> str:

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import assert_type
 from uuid import UUID
 
+import supabase
 from pydantic import SecretStr
 
 from audiencelab_sdk import (
@@ -28,6 +29,8 @@ def sync_client(account: UUID) -> None:
     with AudienceLab("https://a.supabase.co", SecretStr("key"), timeout=3) as client:
         assert_type(client, AudienceLab)
     assert_type(AudienceLab.from_env(max_retries=0), AudienceLab)
+    base = supabase.create_client("https://a.supabase.co", "key")
+    assert_type(AudienceLab.from_supabase(base, timeout=3), AudienceLab)
     assert_type(client.as_user("token"), AudienceLab)
     assert_type(client.with_options(timeout=3, max_retries=0), AudienceLab)
     as_key = client.as_api_key(account, jwt_secret="secret", expires_in=timedelta(minutes=1))
@@ -65,6 +68,8 @@ async def async_client(account: UUID) -> None:
     async with AsyncAudienceLab("https://a.supabase.co", "key") as client:
         assert_type(client, AsyncAudienceLab)
     assert_type(AsyncAudienceLab.from_env(), AsyncAudienceLab)
+    base = await supabase.create_async_client("https://a.supabase.co", "key")
+    assert_type(AsyncAudienceLab.from_supabase(base), AsyncAudienceLab)
     assert_type(client.as_user("token"), AsyncAudienceLab)
     assert_type(client.with_options(timeout=3.5), AsyncAudienceLab)
     assert_type(await client.api_keys.create(account, "name"), CreatedApiKey)

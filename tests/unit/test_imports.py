@@ -17,9 +17,11 @@ LAYERS = [
     {"__init__"},
     {"_client"},
     {"_resources"},
-    {"_operations", "_run", "_tokens", "_transport"},
-    {"_steps", "_arguments", "_config", "_status", "models"},
-    {"errors", "_version"},
+    {"_operations", "_run", "_supabase", "_tokens", "_transport"},
+    {"_steps", "_arguments", "_config", "_outcome", "_status"},
+    {"errors"},
+    {"models"},
+    {"_text", "_version"},
 ]
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 

@@ -15,7 +15,7 @@ PAIRS: list[tuple[type, type]] = [
     (Page, AsyncPage),
 ]
 RENAMED = {"close": "aclose"}
-NOT_AWAITED = {"__init__", "from_env", "as_user", "as_api_key", "with_options"}
+NOT_AWAITED = {"__init__", "from_env", "from_supabase", "as_user", "as_api_key", "with_options"}
 
 
 def functions(cls: type) -> dict[str, FunctionType]:
@@ -37,7 +37,7 @@ def pairs() -> list[tuple[str, FunctionType, FunctionType]]:
 
 
 def in_sync_words(text: str) -> str:
-    text = re.sub(r"Async(?=AudienceLab|Page|ApiKeys|Runner)", "", text)
+    text = re.sub(r"Async(?=AudienceLab|Client|Page|ApiKeys|Runner)", "", text)
     return re.sub(r"Awaitable\[(.*)\]", r"\1", text)
 
 
