@@ -1,0 +1,192 @@
+"""Applying the migrations from outside Python: with the Supabase CLI, and with psql."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from audiencelab_sdk.local._postgres import PostgresServer, find_programs
+from tests.database._catalog import catalog
+from tests.database._tools import SupabaseProject, find_supabase_cli, run
+from tests.database.conftest import make_database
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+    from tests.database._sql import Database
+
+STAND_IN, STAGING, SUPPORT = migrate.migration_files()
+OUR_HISTORY = [file.name for file in (STAND_IN, STAGING, SUPPORT)]
+# What V3 itself has applied: our base schema's stand-in plays the part of the real one.
+V3_HISTORY = {
+    "20250101000000": ("base_schema", [STAND_IN.read_text()]),
+    "20250101000001": ("billing", ["create table public.invoices (id uuid)", "select 1"]),
+    "20250115000000": ("notifications", ["create table public.notifications (id uuid)"]),
+    "20250115000001": ("nothing", []),
+}
+numbers = count()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> SupabaseProject:
+    return SupabaseProject(find_supabase_cli(), tmp_path)
+
+
+@pytest.fixture
+def empty(server: PostgresServer) -> Database:
+    """A Supabase project that nothing was pushed to."""
+    db = make_database(server, f"cli_{next(numbers)}", migrated=False)
+    db.admin("drop schema supabase_migrations cascade")
+    return db
+
+
+@pytest.fixture
+def live(server: PostgresServer) -> Database:
+    """V3's own database: its schema, and the history of how it came about."""
+    db = make_database(server, f"cli_{next(numbers)}", migrated=False)
+    migrate.apply_migrations(address(db), [STAND_IN])
+    db.admin("truncate supabase_migrations.schema_migrations")
+    for version, (name, statements) in V3_HISTORY.items():
+        record(db, version, name, statements)
+    return db
+
+
+def address(db: Database) -> str:
+    return migrate.as_role(db.admin_url, "postgres")
+
+
+def record(db: Database, version: str, name: str, statements: list[str]) -> None:
+    db.admin(
+        "insert into supabase_migrations.schema_migrations (version, name, statements)"
+        " values (%s, %s, %s)",
+        version,
+        name,
+        statements,
+    )
+
+
+def push(project: SupabaseProject, db: Database, *flags: str) -> subprocess.CompletedProcess[str]:
+    return project.run("db", "push", f"--remote={address(db)}", *flags)
+
+
+def history(db: Database) -> list[str]:
+    """The migrations that the project says it has, as file names."""
+    rows = db.admin(
+        "select version || '_' || name || '.sql' as file"
+        " from supabase_migrations.schema_migrations order by version"
+    )
+    return [row["file"] for row in rows]
+
+
+def findings(project: SupabaseProject, db: Database) -> set[tuple[str, str, str]]:
+    """What the advisors say, from the mildest level up: the lint, the schema and the object."""
+    result = project.run(
+        "db", "advisors", f"--remote={address(db)}", "--level=info", "--output-format=json"
+    )
+    assert result.returncode == 0, result.stderr
+    found: list[dict[str, Any]] = json.loads(result.stdout)["results"]
+    return {
+        (lint["name"], lint["metadata"]["schema"], lint["metadata"]["name"])
+        for lint in found
+        # Nobody has read anything in a database that is a second old.
+        if lint["name"] != "unused_index"
+    }
+
+
+def test_a_push_to_an_empty_project(
+    project: SupabaseProject, empty: Database, db: Database
+) -> None:
+    first = push(project, empty)
+    assert first.returncode == 0, first.stderr
+    assert history(empty) == OUR_HISTORY
+    assert catalog(empty) == catalog(db)
+    again = push(project, empty)
+    assert again.returncode == 0, again.stderr
+    assert "up to date" in again.stdout
+    assert catalog(empty) == catalog(db)
+
+
+@pytest.mark.parametrize(
+    "later", [{}, {"20270101000000": ("later", ["create table public.later (id uuid)"])}]
+)
+def test_a_push_to_a_project_with_a_history_of_its_own(
+    project: SupabaseProject,
+    live: Database,
+    db: Database,
+    later: dict[str, tuple[str, list[str]]],
+) -> None:
+    for version, (name, statements) in later.items():
+        record(live, version, name, statements)
+    before = history(live)
+    refused = push(project, live)
+    assert refused.returncode != 0
+    assert "not found in local migrations directory" in refused.stderr
+    assert history(live) == before
+
+    fetched = project.run("migration", "fetch", f"--remote={address(live)}")
+    assert fetched.returncode == 0, fetched.stderr
+    assert {file.name for file in project.migrations.iterdir()} == {*before, *OUR_HISTORY}
+    pushed = push(project, live, "--include-all")
+    assert pushed.returncode == 0, pushed.stderr
+    assert history(live) == sorted([*before, *OUR_HISTORY])
+    assert catalog(live) == catalog(db)
+    # V3's own migrations are not run a second time.
+    assert live.admin("select to_regclass('public.invoices') as made") == [{"made": None}]
+    assert "up to date" in push(project, live, "--include-all").stdout
+
+
+def test_a_push_that_fails_names_what_is_missing_and_can_be_repeated(
+    project: SupabaseProject, empty: Database, db: Database
+) -> None:
+    empty.admin("drop extension pgcrypto")
+    refused = push(project, empty)
+    assert refused.returncode != 0
+    assert "nothing was changed" in refused.stderr
+    assert "run: create extension pgcrypto with schema extensions" in refused.stderr
+    assert history(empty) == [STAND_IN.name]
+    assert empty.admin("select to_regclass('public.segments') as made") == [{"made": None}]
+
+    empty.admin("create extension pgcrypto with schema extensions")
+    repeated = push(project, empty)
+    assert repeated.returncode == 0, repeated.stderr
+    assert catalog(empty) == catalog(db)
+
+
+def test_each_file_with_psql(empty: Database, db: Database) -> None:
+    for file in (STAND_IN, STAGING, SUPPORT):
+        result = run(
+            [
+                str(find_programs() / "psql"),
+                address(empty),
+                "--no-psqlrc",
+                "--quiet",
+                "--set=ON_ERROR_STOP=1",
+                f"--file={file}",
+            ]
+        )
+        assert (result.returncode, result.stderr, result.stdout) == (0, "", "")
+    assert catalog(empty) == catalog(db)
+
+
+def test_the_advisors_find_nothing(project: SupabaseProject, db: Database) -> None:
+    # Closed to all but service_role, which row security does not hold: a policy would open them.
+    assert findings(project, db) == {
+        ("rls_enabled_no_policy", "api_keys_private", "api_keys"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_logs"),
+        ("rls_enabled_no_policy", "enrichment_private", "worker_progress"),
+    }
+
+
+def test_the_advisors_would_find_a_hole(project: SupabaseProject, server: PostgresServer) -> None:
+    damaged = make_database(server, f"cli_{next(numbers)}")
+    damaged.admin("alter table public.segments disable row level security")
+    damaged.admin("alter function public.verify_api_key(text) reset search_path")
+    assert {
+        ("rls_disabled_in_public", "public", "segments"),
+        ("function_search_path_mutable", "public", "verify_api_key"),
+    } <= findings(project, damaged)
