@@ -1,6 +1,7 @@
 """Typed Python client for AudienceLab V3."""
 
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import (
     APIConnectionError,
@@ -28,6 +29,7 @@ from audiencelab_sdk.models import (
     InvalidApiKey,
     Page,
     Scope,
+    UsageEvent,
     UsageLog,
     ValidApiKey,
 )
@@ -51,12 +53,14 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidRequestError",
     "NotFoundError",
+    "Outcome",
     "Page",
     "PermissionDeniedError",
     "RateLimitError",
     "Scope",
     "ServerError",
     "UnexpectedResponseError",
+    "UsageEvent",
     "UsageLog",
     "UsageLogError",
     "ValidApiKey",

@@ -4,12 +4,15 @@ No message quotes the value: what was passed by mistake may be a key.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 from pydantic import SecretStr
 
+from audiencelab_sdk._text import is_storable, storable
 from audiencelab_sdk.errors import InvalidArgumentError
+
+T = TypeVar("T")
 
 
 def checked_uuid(name: str, value: Any) -> UUID:
@@ -35,14 +38,21 @@ def checked_text(name: str, value: Any, *, longest: int | None = None) -> str:
         raise InvalidArgumentError(
             f"{name} has {len(value)} characters; at most {longest} are allowed"
         )
-    if "\x00" in value:
-        raise InvalidArgumentError(f"{name} contains the character NUL, which no text may")
-    # A lone surrogate is what bytes that are no UTF-8 become in paths and headers.
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if not is_storable(value):
         raise InvalidArgumentError(
-            f"{name} contains half of a surrogate pair: decode it with errors='replace'"
+            f"{name} contains NUL or half of a surrogate pair, which no text may: "
+            "decode it with errors='replace'"
         )
     return value
+
+
+def made_storable(name: str, value: Any) -> str:
+    """`value`, any text that is not empty, with what PostgreSQL cannot store replaced."""
+    if not isinstance(value, str):
+        raise InvalidArgumentError(f"{name} must be a str, not {_kind(value)}")
+    if not value:
+        raise InvalidArgumentError(f"{name} is empty")
+    return storable(value)
 
 
 def checked_secret(name: str, value: Any) -> SecretStr:
@@ -75,6 +85,20 @@ def checked_future(name: str, value: Any) -> datetime:
     if value <= datetime.now(UTC):
         raise InvalidArgumentError(f"{name} must be in the future")
     return value
+
+
+def checked_items(name: str, value: Any, kind: type[T]) -> list[T]:
+    """`value`, an iterable of instances of `kind`, as a list."""
+    try:
+        items: list[Any] = list(value)
+    except TypeError:
+        items = [value]
+    for index, item in enumerate(items):
+        if not isinstance(item, kind):
+            raise InvalidArgumentError(
+                f"{name} must be a sequence of {kind.__name__}; item {index} is {_kind(item)}"
+            )
+    return items
 
 
 def _kind(value: Any) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from postgrest.base_request_builder import BaseFilterRequestBuilder
 from pydantic import BaseModel
 
 from audiencelab_sdk._arguments import checked_int
@@ -11,6 +12,7 @@ from audiencelab_sdk._steps import Steps
 from audiencelab_sdk.errors import UnexpectedResponseError
 
 T = TypeVar("T")
+Filterable = TypeVar("Filterable", bound=BaseFilterRequestBuilder[Any])
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,14 @@ class Cursor(BaseModel):
     created_at: str
     id: str
 
-    @property
-    def older(self) -> str:
-        """PostgREST's condition, for use in ``or``, for the rows after this one."""
-        return (
-            f"created_at.lt.{self.created_at},and(created_at.eq.{self.created_at},id.lt.{self.id})"
-        )
+    def narrow(self, request: Filterable) -> Filterable:
+        """`request` with the conditions for the rows after this one.
+
+        The first of them is implied by the second, and there because PostgreSQL can begin to read
+        an index at a range, but not at an ``or``.
+        """
+        request = request.lte("created_at", self.created_at)
+        return request.or_(f"created_at.lt.{self.created_at},id.lt.{self.id}")
 
     @classmethod
     def after(cls, rows: Any, previous: "Cursor | None") -> "Cursor | None":

@@ -1,27 +1,31 @@
 """The steps of the calls about API keys."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, SecretStr, StrictBool, TypeAdapter
+from pydantic import AwareDatetime, SecretStr, StrictBool, StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_future,
     checked_int,
+    checked_items,
     checked_secret,
     checked_text,
     checked_uuid,
+    made_storable,
 )
 from audiencelab_sdk._operations._answers import read
 from audiencelab_sdk._operations._key_format import may_be_api_key
 from audiencelab_sdk._operations._paging import Cursor, Slice, checked_page_size
+from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
 from audiencelab_sdk.errors import (
+    AudienceLabError,
     AuthenticationError,
-    InvalidArgumentError,
     PermissionDeniedError,
+    UnexpectedResponseError,
     UsageLogError,
 )
 from audiencelab_sdk.models import (
@@ -30,6 +34,7 @@ from audiencelab_sdk.models import (
     CreatedApiKey,
     InvalidApiKey,
     Scope,
+    UsageEvent,
     UsageLog,
     ValidApiKey,
 )
@@ -40,6 +45,8 @@ _read_bool = TypeAdapter(StrictBool).validate_python
 _read_true = TypeAdapter(Literal[True]).validate_python
 _read_id = TypeAdapter(UUID | None).validate_python
 
+# As many as the database function takes, and as PostgREST answers with.
+_EVENTS_A_CALL = 1000
 _AS_API_KEY = "Only an API key may ask this: call it on client.as_api_key(...)."
 
 
@@ -49,6 +56,18 @@ class _LogAnswer(Model, frozen=True):
     timestamp: AwareDatetime | None = None
     error: str | None = None
     error_code: str | None = None
+
+    @property
+    def line(self) -> dict[str, Any]:
+        """What a UsageLog is made of."""
+        return {"log_id": self.log_id, "timestamp": self.timestamp}
+
+
+class _BatchLine(_LogAnswer, frozen=True):
+    event_index: StrictInt
+
+
+_read_batch = TypeAdapter(list[_BatchLine]).validate_python
 
 
 def create(
@@ -75,7 +94,7 @@ def list_page(
     def build(api: PostgrestClient) -> RequestBuilder:
         request = api.rpc("list_api_keys", arguments)
         request = request.order("created_at", desc=True).order("id", desc=True).limit(limit)
-        return request.or_(after.older) if after else request
+        return after.narrow(request) if after else request
 
     answer = yield Call(build, repeatable=True)
     items = read("list_api_keys", _read_keys, answer.data)
@@ -111,20 +130,58 @@ def log_usage(
 ) -> Steps[UsageLog]:
     arguments = {
         "p_api_key_id": str(checked_uuid("api_key_id", api_key_id)),
-        "p_endpoint": checked_text("endpoint", endpoint),
-        "p_method": checked_text("method", method),
+        "p_endpoint": made_storable("endpoint", endpoint),
+        "p_method": made_storable("method", method),
         "p_status_code": None
         if status_code is None
         else checked_int("status_code", status_code, 100, 999),
-        "p_ip_address": checked_text("ip_address", ip_address) if ip_address else None,
-        "p_user_agent": checked_text("user_agent", user_agent) if user_agent else None,
+        "p_ip_address": made_storable("ip_address", ip_address) if ip_address else None,
+        "p_user_agent": made_storable("user_agent", user_agent) if user_agent else None,
     }
     answer = yield _call("log_api_key_usage", arguments, repeatable=False)
     outcome = read("log_api_key_usage", _LogAnswer.model_validate, answer.data)
     if not outcome.success:
-        raise UsageLogError(outcome.error or "the database gave no reason", outcome.error_code)
-    line = {"log_id": outcome.log_id, "timestamp": outcome.timestamp}
-    return read("log_api_key_usage", UsageLog.model_validate, line)
+        raise _usage_log_error(outcome)
+    return read("log_api_key_usage", UsageLog.model_validate, outcome.line)
+
+
+def log_usage_batch(events: Iterable[UsageEvent]) -> Steps[list[Outcome[UsageLog]]]:
+    batch = checked_items("events", events, UsageEvent)
+    outcomes: list[Outcome[UsageLog]] = []
+    for first in range(0, len(batch), _EVENTS_A_CALL):
+        chunk = batch[first : first + _EVENTS_A_CALL]
+        rows = [event.model_dump(mode="json", exclude_none=True) for event in chunk]
+        try:
+            answer = yield _call("log_api_key_usage_batch", {"p_events": rows}, repeatable=False)
+            lines = _read_lines(answer.data)
+        except AudienceLabError as error:
+            outcomes += [Outcome(first + index, error=error) for index in range(len(chunk))]
+        else:
+            outcomes += [_line_outcome(first, index, lines) for index in range(len(chunk))]
+    return outcomes
+
+
+def _read_lines(data: Any) -> dict[int, _BatchLine]:
+    lines = read("log_api_key_usage_batch", _read_batch, data)
+    return {line.event_index: line for line in lines}
+
+
+def _line_outcome(first: int, index: int, lines: Mapping[int, _BatchLine]) -> Outcome[UsageLog]:
+    line = lines.get(index)
+    if line is None:
+        silence = "log_api_key_usage_batch did not say whether it was written"
+        return Outcome(first + index, error=UnexpectedResponseError(silence))
+    if not line.success:
+        return Outcome(first + index, error=_usage_log_error(line))
+    try:
+        log = read("log_api_key_usage_batch", UsageLog.model_validate, line.line)
+    except UnexpectedResponseError as error:
+        return Outcome(first + index, error=error)
+    return Outcome(first + index, log)
+
+
+def _usage_log_error(answer: _LogAnswer) -> UsageLogError:
+    return UsageLogError(answer.error or "the database gave no reason", answer.error_code)
 
 
 def has_scope(entity_type: str, entity_id: str, action: str) -> Steps[bool]:
@@ -163,13 +220,4 @@ def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> Steps[Any]
 
 
 def _scopes(scopes: Any) -> list[dict[str, Any]]:
-    try:
-        entries: list[Any] = list(scopes)
-    except TypeError:
-        entries = [scopes]
-    if not all(isinstance(entry, Scope) for entry in entries):
-        raise InvalidArgumentError(
-            "scopes must be a sequence of Scope, such as "
-            '[Scope(entity_type="segment", entity_id="*", action="read")]'
-        )
-    return [entry.model_dump() for entry in entries]
+    return [scope.model_dump() for scope in checked_items("scopes", scopes, Scope)]

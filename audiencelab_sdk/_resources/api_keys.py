@@ -1,12 +1,14 @@
 """API keys: `client.api_keys`."""
 
-from collections.abc import Sequence
+import builtins
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
 from pydantic import SecretStr
 
 from audiencelab_sdk._operations import api_keys as operations
+from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._resources._base import AsyncResource, Resource
 from audiencelab_sdk.models import (
     ApiKey,
@@ -15,6 +17,7 @@ from audiencelab_sdk.models import (
     InvalidApiKey,
     Page,
     Scope,
+    UsageEvent,
     UsageLog,
     ValidApiKey,
 )
@@ -127,11 +130,13 @@ class ApiKeys(Resource):
 
         Args:
             api_key_id: The id that `verify` gave.
-            endpoint: What was asked for, such as ``/v1/segments``.
+            endpoint: What was asked for, such as ``/v1/segments``: any text but an empty one. In
+                this and the other texts, characters that PostgreSQL cannot store (NUL and lone
+                surrogates) are replaced by U+FFFD.
             method: The HTTP method.
             status_code: The HTTP status that it was answered with.
-            ip_address: Where it came from.
-            user_agent: What it said it was.
+            ip_address: Where it came from; an empty text is None.
+            user_agent: What it said it was; an empty text is None.
 
         Returns:
             The line's id and time.
@@ -150,6 +155,26 @@ class ApiKeys(Resource):
                 user_agent=user_agent,
             )
         )
+
+    def log_usage_batch(self, events: Iterable[UsageEvent]) -> builtins.list[Outcome[UsageLog]]:
+        """Write many lines about requests that came with API keys.
+
+        Calls the database function ``log_api_key_usage_batch``, as the service role, with at most
+        1,000 events at a time. What the server or the connection says is part of the outcomes and
+        not raised, so that no event is lost in silence::
+
+            outcomes = client.api_keys.log_usage_batch(events)
+            again = [events[outcome.index] for outcome in outcomes if not outcome]
+
+        An event whose error is an APIConnectionError with `request_sent` may have been written.
+
+        Args:
+            events: The requests, as many as you like.
+
+        Returns:
+            An outcome for each event, in their order.
+        """
+        return self._run(operations.log_usage_batch(events))
 
     def has_scope(self, entity_type: str, entity_id: str, action: str) -> bool:
         """Tell whether the API key that this client acts as may do something.
@@ -237,6 +262,12 @@ class AsyncApiKeys(AsyncResource):
                 user_agent=user_agent,
             )
         )
+
+    async def log_usage_batch(
+        self, events: Iterable[UsageEvent]
+    ) -> builtins.list[Outcome[UsageLog]]:
+        """Like :meth:`ApiKeys.log_usage_batch`, awaited."""
+        return await self._run(operations.log_usage_batch(events))
 
     async def has_scope(self, entity_type: str, entity_id: str, action: str) -> bool:
         """Like :meth:`ApiKeys.has_scope`, awaited."""

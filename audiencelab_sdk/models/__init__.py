@@ -6,6 +6,7 @@ from audiencelab_sdk.models.api_keys import (
     CreatedApiKey,
     InvalidApiKey,
     Scope,
+    UsageEvent,
     UsageLog,
     ValidApiKey,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "InvalidApiKey",
     "Page",
     "Scope",
+    "UsageEvent",
     "UsageLog",
     "ValidApiKey",
 ]

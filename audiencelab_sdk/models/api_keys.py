@@ -6,11 +6,13 @@ from uuid import UUID
 from pydantic import (
     AwareDatetime,
     BeforeValidator,
+    Field,
     SecretStr,
     StrictBool,
     StringConstraints,
 )
 
+from audiencelab_sdk._text import storable
 from audiencelab_sdk.models._base import Model
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
@@ -154,6 +156,41 @@ class InvalidApiKey(ApiKeyVerification, frozen=True):
 
     def __bool__(self) -> Literal[False]:
         return False
+
+
+def _made_storable(value: Any) -> Any:
+    # What a client says of itself may hold anything, and must not cost the record.
+    return storable(value) if isinstance(value, str) else value
+
+
+_AnyText = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_made_storable)]
+_AnyTextOrNone = Annotated[
+    str | None, BeforeValidator(lambda value: None if value == "" else _made_storable(value))
+]
+
+
+class UsageEvent(Model, frozen=True, extra="forbid"):
+    """A request that came with an API key, for `log_usage_batch`.
+
+    In its texts, NUL and lone surrogates are replaced by U+FFFD, for PostgreSQL cannot store them.
+
+    Attributes:
+        api_key_id: The id that `verify` gave.
+        endpoint: What was asked for, such as ``/v1/segments``.
+        method: The HTTP method.
+        status_code: The HTTP status that it was answered with.
+        ip_address: Where it came from; None for an empty text.
+        user_agent: What it said it was; None for an empty text.
+        timestamp: When it came, with a time zone; None for when it is written.
+    """
+
+    api_key_id: UUID
+    endpoint: _AnyText
+    method: _AnyText
+    status_code: Annotated[int, Field(strict=True, ge=100, le=999)] | None = None
+    ip_address: _AnyTextOrNone = None
+    user_agent: _AnyTextOrNone = None
+    timestamp: AwareDatetime | None = None
 
 
 class UsageLog(Model, frozen=True):

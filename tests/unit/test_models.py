@@ -1,9 +1,18 @@
 from typing import Any
+from uuid import UUID
 
 import pytest
 from pydantic import ValidationError
 
-from audiencelab_sdk import ApiKey, CreatedApiKey, InvalidApiKey, Scope, UsageLog, ValidApiKey
+from audiencelab_sdk import (
+    ApiKey,
+    CreatedApiKey,
+    InvalidApiKey,
+    Scope,
+    UsageEvent,
+    UsageLog,
+    ValidApiKey,
+)
 from tests.unit._support import CREATED, KEY_ID, LISTED, VALID
 
 EXAMPLES = [
@@ -35,3 +44,20 @@ def test_an_old_key_shows_its_scopes_when_read_again() -> None:
     key = ApiKey.model_validate({**LISTED, "scopes": [EXAMPLES[0]]})
     assert ApiKey.model_validate(key.model_dump()) == key
     assert ApiKey.model_validate_json(key.model_dump_json()) == key
+
+
+@pytest.mark.parametrize(
+    "field", [{"endpoint": ""}, {"method": ""}, {"endpoint": 7}, {"status_code": 99}]
+)
+def test_a_usage_event_that_says_too_little_is_refused(field: dict[str, Any]) -> None:
+    event: dict[str, Any] = {"api_key_id": KEY_ID, "endpoint": "/", "method": "GET"}
+    UsageEvent.model_validate(event)
+    with pytest.raises(ValidationError, match=next(iter(field))):
+        UsageEvent.model_validate(event | field)
+
+
+def test_empty_texts_of_a_usage_event_are_none() -> None:
+    event = UsageEvent(
+        api_key_id=UUID(KEY_ID), endpoint="/", method="GET", ip_address="", user_agent=""
+    )
+    assert event.ip_address is event.user_agent is None

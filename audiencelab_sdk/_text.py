@@ -1,0 +1,16 @@
+"""Text that PostgreSQL cannot store, made storable."""
+
+import re
+
+# NUL, and the lone surrogates that bytes which are no UTF-8 become in paths and headers.
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def storable(text: str) -> str:
+    """`text` with U+FFFD in place of each character that PostgreSQL cannot store."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def is_storable(text: str) -> bool:
+    """Whether PostgreSQL can store `text` as it is."""
+    return _UNSTORABLE.search(text) is None
