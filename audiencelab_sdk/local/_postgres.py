@@ -167,8 +167,8 @@ def _holds_programs(folder: Path) -> bool:
 
 def _instruct(supervisor: subprocess.Popen[bytes], order: Mapping[str, object]) -> int:
     """Send the order and return the port that the supervisor reports."""
-    assert supervisor.stdin is not None  # noqa: S101 - both are pipes
-    assert supervisor.stdout is not None  # noqa: S101
+    assert supervisor.stdin is not None  # noqa: S101 - a pipe
+    assert supervisor.stdout is not None  # noqa: S101 - a pipe
     # One that could not even start reads nothing; the empty answer below tells.
     with contextlib.suppress(BrokenPipeError):
         supervisor.stdin.write(json.dumps(order).encode() + b"\n")

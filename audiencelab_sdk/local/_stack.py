@@ -108,6 +108,8 @@ class LocalStack:
                 port = server.start()
             except OSError as error:
                 raise LocalStackError(f"Port {self._port} cannot be used: {error}") from error
+            except RuntimeError as error:
+                raise LocalStackError(str(error)) from error
             self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
 
     def stop(self) -> None:

@@ -59,5 +59,9 @@ class Gateway:
 
 
 def _refusal(status: int, message: str) -> Response:
-    body = json.dumps({"message": message})
-    return Response(body, status_code=status, media_type="application/json; charset=utf-8")
+    return Response(
+        json.dumps({"message": message}),
+        status_code=status,
+        headers={"Access-Control-Allow-Origin": "*"},
+        media_type="application/json; charset=utf-8",
+    )
