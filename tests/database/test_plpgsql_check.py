@@ -1,0 +1,78 @@
+"""Static analysis of the PL/pgSQL functions, by the extension plpgsql_check.
+
+PostgreSQL checks functions in SQL when they are made, and PL/pgSQL only when a line is reached.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.database._tools import unavailable
+from tests.database.conftest import PROGRAMS, make_database, start_server
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.database._sql import Database
+
+# A trigger function is checked once for every table that it serves.
+FUNCTIONS = """
+    with functions as (
+      select function.oid, coalesce(trigger.tgrelid, 0) as relation
+      from pg_proc as function
+      join pg_language as language on language.oid = function.prolang
+      left join pg_trigger as trigger on trigger.tgfoid = function.oid
+      where language.lanname = 'plpgsql'
+        and function.pronamespace in (
+          'public'::regnamespace, 'api_keys_private'::regnamespace,
+          'enrichment_private'::regnamespace
+        )
+    )
+"""
+FINDINGS = f"""
+    {FUNCTIONS}
+    select functions.oid::regprocedure::text as function, finding.lineno, finding.level,
+           finding.message
+    from functions
+    cross join lateral plpgsql_check_function_tb(
+      functions.oid, functions.relation, all_warnings => true
+    ) as finding
+"""
+
+
+@pytest.fixture(scope="module")
+def checked() -> Iterator[Database]:
+    """A database with everything applied, on the PostgreSQL that Debian has the extension for."""
+    programs = PROGRAMS["PostgreSQL 15"]
+    if not programs or not programs.is_dir():
+        unavailable("PostgreSQL 15 is not installed: apt-get install postgresql-15")
+    with start_server(programs) as server:
+        db = make_database(server, "checked")
+        if not db.admin("select name from pg_available_extensions where name = 'plpgsql_check'"):
+            unavailable("there is no plpgsql_check: apt-get install postgresql-15-plpgsql-check")
+        db.admin("create extension plpgsql_check")
+        yield db
+
+
+def test_plpgsql_check_finds_nothing(checked: Database) -> None:
+    functions = {
+        row["name"]
+        for row in checked.admin(f"{FUNCTIONS} select oid::regproc::text as name from functions")
+    }
+    assert {"public.verify_api_key", "public.trigger_set_timestamps"} <= functions
+    assert checked.admin(FINDINGS) == []
+
+
+def test_plpgsql_check_would_find_a_mistake(checked: Database) -> None:
+    checked.admin(
+        "create function public.mistaken() returns void language plpgsql as"
+        " $$ begin perform name_of_nothing from public.segments; end $$"
+    )
+    try:
+        (finding,) = checked.admin(FINDINGS)
+    finally:
+        checked.admin("drop function public.mistaken()")
+    assert finding["function"] == "mistaken()"
+    assert "name_of_nothing" in finding["message"]
