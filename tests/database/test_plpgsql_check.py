@@ -61,7 +61,7 @@ def test_plpgsql_check_finds_nothing(checked: Database) -> None:
         row["name"]
         for row in checked.admin(f"{FUNCTIONS} select oid::regproc::text as name from functions")
     }
-    assert {"public.verify_api_key", "public.trigger_set_timestamps"} <= functions
+    assert {"verify_api_key", "trigger_set_timestamps"} <= functions
     assert checked.admin(FINDINGS) == []
 
 
