@@ -3,12 +3,14 @@
 import random
 import time
 from functools import partial
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import anyio
+import httpx
 from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
 
-from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
+from audiencelab_sdk._body import read_answer
+from audiencelab_sdk._steps import Call, PostgrestClient, Steps
 from audiencelab_sdk.errors import (
     APIConnectionError,
     APIStatusError,
@@ -52,13 +54,11 @@ class Runner:
         attempt = 0
         while True:
             try:
-                answer: APIResponse = _request(call, self._api, attempt).execute()
+                return read_answer(_response(call, self._api, attempt))
             except AudienceLabError as error:
                 pause = _pause_before_retry(call, error, attempt, self._max_retries)
                 if pause is None:
                     raise
-            else:
-                return answer
             time.sleep(pause)
             attempt += 1
 
@@ -91,22 +91,22 @@ class AsyncRunner:
         attempt = 0
         while True:
             try:
-                answer: APIResponse = await _request(call, self._api, attempt).execute()
+                return read_answer(await _response(call, self._api, attempt))
             except AudienceLabError as error:
                 pause = _pause_before_retry(call, error, attempt, self._max_retries)
                 if pause is None:
                     raise
-            else:
-                return answer
             await anyio.sleep(pause)
             attempt += 1
 
 
-def _request(call: Call, api: PostgrestClient, attempt: int) -> RequestBuilder:
-    builder = call.build(api)
-    if attempt:
-        builder.request.headers["X-Retry-Count"] = str(attempt)
-    return builder
+def _response(call: Call, api: PostgrestClient, attempt: int) -> Any:
+    """The HTTP answer, or a promise of it.
+
+    Not by postgrest-py's `execute`, which has retries and error classes of its own.
+    """
+    headers = httpx.Headers({"X-Retry-Count": str(attempt)} if attempt else None)
+    return call.build(api).request.send(headers)
 
 
 def _without_frames(error: AudienceLabError) -> AudienceLabError:

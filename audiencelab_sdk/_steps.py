@@ -8,21 +8,28 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
+import httpx
 from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
-from postgrest.base_request_builder import RequestConfig
 
 T = TypeVar("T")
 
 PostgrestClient: TypeAlias = SyncPostgrestClient | AsyncPostgrestClient
 
 
+class Request(Protocol):
+    """What postgrest-py's requests, sync and async, have in common."""
+
+    def send(self, additional_headers: httpx.Headers) -> Any:
+        """The HTTP answer; from the asynchronous ones, an awaitable."""
+
+
 class RequestBuilder(Protocol):
     """What postgrest-py's request builders, sync and async, have in common."""
 
-    request: RequestConfig[Any]
-
-    def execute(self) -> Any:
-        """Send the request; the asynchronous builders return an awaitable."""
+    @property
+    def request(self) -> Request:
+        """The request, built."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings
+from audiencelab_sdk._config import Settings, header_secret
 from audiencelab_sdk.errors import ConfigurationError
 
 
@@ -36,7 +36,7 @@ def supabase_settings(
         # Here supabase-py keeps what its own requests carry: the session's token, new after each
         # refresh, and the key where there is no session.
         authorization = supabase_client.options.headers["Authorization"]
-        return SecretStr(authorization.removeprefix("Bearer "))
+        return header_secret("access_token", authorization.removeprefix("Bearer "))
 
     settings = Settings.checked(
         str(supabase_client.supabase_url), supabase_client.supabase_key, None, timeout, max_retries

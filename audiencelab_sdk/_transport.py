@@ -4,7 +4,6 @@ postgrest-py sends its requests through these pools. They raise for every answer
 success, so its own errors, which lose the HTTP status, are never made.
 """
 
-import json
 import logging
 import ssl
 import time
@@ -15,22 +14,16 @@ import httpx
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 from audiencelab_sdk._config import Settings
+from audiencelab_sdk._failure import connection_error
 from audiencelab_sdk._status import status_error
 from audiencelab_sdk._version import __version__
-from audiencelab_sdk.errors import (
-    APIConnectionError,
-    APITimeoutError,
-    AudienceLabError,
-    ClientClosedError,
-    UnexpectedResponseError,
-)
+from audiencelab_sdk.errors import AudienceLabError, ClientClosedError
 
 logger = logging.getLogger("audiencelab_sdk")
 
 # Idle connections go before common servers close them (after 5 seconds), so that a call which
 # must not be repeated does not meet a closing one.
 _LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 
 
 @cache
@@ -157,40 +150,22 @@ class _Exchange:
     def __init__(self, request: httpx.Request) -> None:
         self._request = request
         self._started = time.perf_counter()
-        self._what = f"{request.method} {request.url.path}"
 
     def answered(self, response: httpx.Response) -> AudienceLabError | None:
-        """What is wrong with the answer, which has been read; None for a success."""
+        """What the answer, which has been read, says is wrong; None for a success."""
         self._log(response.status_code)
-        if not response.is_success:
-            return status_error(response)
-        # postgrest-py would hand on what it cannot parse as if it were a JSON string.
-        try:
-            if response.content:
-                json.loads(response.content)
-        except (ValueError, RecursionError):
-            kind = response.headers.get("Content-Type", "without a content type")
-            return UnexpectedResponseError(
-                f"{self._what} answered {response.status_code} with something other than JSON "
-                f"({kind}): does the URL lead to the project's API?"
-            )
-        return None
+        return None if response.is_success else status_error(response)
 
     def failed(self, error: httpx.RequestError) -> AudienceLabError:
         """What it means that no answer came."""
         self._log(type(error).__name__)
-        reason = ": ".join(text for text in (type(error).__name__, str(error)) if text)
-        if isinstance(error, httpx.DecodingError):
-            return UnexpectedResponseError(f"{self._what} answered in a broken encoding ({reason})")
-        sent = not isinstance(error, _NEVER_SENT)
-        if isinstance(error, httpx.TimeoutException):
-            return APITimeoutError(f"{self._what}: no answer in time ({reason})", request_sent=sent)
-        return APIConnectionError(f"{self._what}: no answer ({reason})", request_sent=sent)
+        return connection_error(self._request, error)
 
     def _log(self, outcome: object) -> None:
         logger.debug(
-            "%s: %s in %.0f ms (attempt %d)",
-            self._what,
+            "%s %s: %s in %.0f ms (attempt %d)",
+            self._request.method,
+            self._request.url.path,
             outcome,
             (time.perf_counter() - self._started) * 1000,
             int(self._request.headers.get("X-Retry-Count", "0")) + 1,
