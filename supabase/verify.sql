@@ -1,0 +1,844 @@
+-- Is a database as the migrations leave it? One row for each object, with ok or what is wrong.
+--
+-- Reads only. In the SQL editor: paste it. With psql: psql -v ON_ERROR_STOP=1 -f supabase/verify.sql, whose exit status
+-- is 3 when anything is wrong.
+
+create or replace function pg_temp.audiencelab_verification()
+returns table (kind text, object text, status text)
+language sql
+stable
+set search_path = ''
+as $verification$
+  with our_schemas as (
+    select oid, nspname, nspowner, nspacl
+    from pg_namespace
+    where nspname in ('api_keys_private', 'enrichment_private')
+  ),
+  our_relations as (
+    select class.oid, class.oid::regclass::text as name, class.relkind, class.relrowsecurity, class.relforcerowsecurity,
+      class.reloptions, class.relowner, class.relacl
+    from pg_class as class
+    join pg_namespace as namespace on namespace.oid = class.relnamespace
+    where class.relkind in ('r', 'p', 'v', 'm', 'f')
+      and (class.relnamespace in (select oid from our_schemas)
+           or (namespace.nspname = 'public' and class.relname in ('enrichment_tracking', 'segments')))
+  ),
+  our_functions as (
+    select function.*, function.oid::regprocedure::text as name
+    from pg_proc as function
+    where function.pronamespace in (select oid from our_schemas)
+       or (function.pronamespace = 'public'::regnamespace and function.proname in (
+            'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage',
+            'log_api_key_usage_batch', 'has_scope', 'get_api_key_account_id', 'create_studio_segment',
+            'delete_studio_segment', 'restore_studio_segment', 'report_enrichment_progress'
+          ))
+  ),
+  fact (kind, object, fact) as (
+    select 'role', role.rolname::text, fact
+    from pg_roles as role
+    cross join lateral unnest(array[
+      case when role.rolcanlogin then 'can log in' else 'cannot log in' end,
+      case when role.rolbypassrls or role.rolsuper then 'is above row security' else 'is under row security' end,
+      case when pg_has_role('authenticator', role.oid, 'member') then 'is granted to authenticator' end,
+      case when has_schema_privilege(role.oid, 'public', 'usage') then 'may use schema public' end
+    ]) as fact
+    where role.rolname = 'api_key'
+
+    union all
+    select 'table', name, fact
+    from our_relations
+    cross join lateral unnest(
+      array[
+        case relkind when 'r' then 'table' when 'v' then 'view' else 'another kind of relation' end,
+        case when relrowsecurity then 'row security on' when relkind = 'r' then 'row security off' end,
+        case when relforcerowsecurity then 'row security forced' end
+      ] || reloptions
+    ) as fact
+
+    union all
+    select 'columns', our_relations.name,
+      concat_ws(
+        ' ',
+        attribute.attname,
+        format_type(attribute.atttypid, attribute.atttypmod),
+        case when attribute.attnotnull then 'not null' end,
+        'default ' || pg_get_expr(col_default.adbin, col_default.adrelid)
+      )
+    from our_relations
+    join pg_attribute as attribute
+      on attribute.attrelid = our_relations.oid and attribute.attnum > 0 and not attribute.attisdropped
+    left join pg_attrdef as col_default
+      on col_default.adrelid = attribute.attrelid and col_default.adnum = attribute.attnum
+
+    union all
+    select 'constraint', format('%s on %s', held.conname, our_relations.name), pg_get_constraintdef(held.oid)
+    from our_relations
+    join pg_constraint as held on held.conrelid = our_relations.oid and held.contype in ('c', 'f', 'p', 'u', 'x')
+
+    union all
+    select 'index', index.indexrelid::regclass::text, fact
+    from our_relations
+    join pg_index as index on index.indrelid = our_relations.oid
+    cross join lateral unnest(array[
+      pg_get_indexdef(index.indexrelid),
+      case when not (index.indisvalid and index.indisready) then 'invalid' end
+    ]) as fact
+
+    union all
+    select 'policy', format('%s on %s', policy.polname, our_relations.name), fact
+    from our_relations
+    join pg_policy as policy on policy.polrelid = our_relations.oid
+    cross join lateral unnest(array[
+      case when policy.polpermissive then 'permissive' else 'restrictive' end,
+      'for ' || case policy.polcmd
+        when 'r' then 'select' when 'a' then 'insert' when 'w' then 'update' when 'd' then 'delete' else 'all'
+      end,
+      'to ' || (
+        select string_agg(coalesce(role.rolname, 'public'), ', ' order by role.rolname)
+        from unnest(policy.polroles) as grantee
+        left join pg_roles as role on role.oid = grantee
+      ),
+      'using ' || pg_get_expr(policy.polqual, policy.polrelid),
+      'with check ' || pg_get_expr(policy.polwithcheck, policy.polrelid)
+    ]) as fact
+
+    union all
+    select 'trigger', format('%s on %s', trigger.tgname, our_relations.name), fact
+    from our_relations
+    join pg_trigger as trigger on trigger.tgrelid = our_relations.oid and not trigger.tgisinternal
+    cross join lateral unnest(array[
+      pg_get_triggerdef(trigger.oid),
+      case trigger.tgenabled when 'O' then 'enabled' else 'not always enabled' end
+    ]) as fact
+
+    union all
+    select 'type', type.oid::regtype::text,
+      format('%s %s', attribute.attname, format_type(attribute.atttypid, attribute.atttypmod))
+    from pg_type as type
+    join pg_attribute as attribute
+      on attribute.attrelid = type.typrelid and attribute.attnum > 0 and not attribute.attisdropped
+    where type.typnamespace = 'public'::regnamespace
+      and type.typname in ('create_api_key_response', 'verify_api_key_response', 'api_key_usage_log_response')
+
+    union all
+    select 'function', our_functions.name, fact
+    from our_functions
+    join pg_language as language on language.oid = our_functions.prolang
+    cross join lateral unnest(
+      array[
+        'arguments ' || pg_get_function_arguments(our_functions.oid),
+        'returns ' || pg_get_function_result(our_functions.oid),
+        'language ' || language.lanname,
+        case our_functions.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
+        case when our_functions.prosecdef then 'security definer' else 'security invoker' end,
+        'body ' || md5(our_functions.prosrc)
+      ] || our_functions.proconfig
+    ) as fact
+
+    union all
+    select 'publication', 'supabase_realtime of ' || published.relid::regclass, 'published'
+    from pg_publication
+    cross join lateral pg_get_publication_tables(pubname::text) as published
+    where pubname = 'supabase_realtime' and published.relid in (select oid from our_relations)
+
+    union all
+    select
+      'privileges',
+      privileged.name,
+      format(
+        '%s to %s%s',
+        lower(entry.privilege_type) || privileged.part,
+        case entry.grantee when 0 then 'public' else pg_get_userbyid(entry.grantee) end,
+        case when entry.is_grantable then ' with grant option' end
+      )
+    from (
+      select name, '' as part, relowner as owner, relacl as acl
+      from our_relations
+      union all
+      select our_relations.name, format(' (%s)', attribute.attname), our_relations.relowner, attribute.attacl
+      from our_relations
+      join pg_attribute as attribute on attribute.attrelid = our_relations.oid
+      union all
+      select name, '', proowner, coalesce(proacl, acldefault('f', proowner))
+      from our_functions
+      union all
+      select 'schema ' || nspname, '', nspowner, nspacl
+      from our_schemas
+    ) as privileged
+    cross join lateral aclexplode(privileged.acl) as entry
+    where entry.grantee <> privileged.owner
+  ),
+  actual (kind, object, facts) as (
+    select fact.kind, fact.object, array_agg(fact.fact order by fact.fact collate "C")
+    from fact
+    where fact.fact is not null
+    group by fact.kind, fact.object
+  ),
+  -- Written by `python -m tests.database.update_verify` from a database that the migrations have just made.
+  expected (kind, object, facts) as (
+    values
+      ('columns', 'api_keys_private.api_key_logs', array[
+        'api_key_id uuid not null',
+        'endpoint text not null',
+        'id uuid not null default gen_random_uuid()',
+        'ip_address text',
+        'method text not null',
+        'status_code integer',
+        'timestamp timestamp with time zone not null default now()',
+        'user_agent text'
+      ]),
+      ('columns', 'api_keys_private.api_keys', array[
+        'account_id uuid not null',
+        'created_at timestamp with time zone not null default now()',
+        'created_by uuid not null',
+        'expires_at timestamp with time zone',
+        'id uuid not null default gen_random_uuid()',
+        'is_active boolean not null default true',
+        'key_hash text not null',
+        'key_prefix character varying(7) not null',
+        'last_used_at timestamp with time zone',
+        'name text not null',
+        'scopes jsonb not null default ''[]''::jsonb'
+      ]),
+      ('columns', 'api_keys_private.live_api_keys', array[
+        'account_id uuid',
+        'id uuid',
+        'key_hash text',
+        'key_prefix character varying(7)',
+        'scopes jsonb'
+      ]),
+      ('columns', 'enrichment_private.worker_progress', array[
+        'failed_records integer not null',
+        'job_id uuid not null',
+        'processed_records integer not null',
+        'updated_at timestamp with time zone not null default now()',
+        'worker text not null'
+      ]),
+      ('columns', 'public.enrichment_tracking', array[
+        'account_id uuid not null',
+        'audience_id uuid not null',
+        'completed_at timestamp with time zone',
+        'created_at timestamp with time zone not null default now()',
+        'created_by uuid not null',
+        'enrichment_fields text[] not null default ''{}''::text[]',
+        'enrichment_type text not null',
+        'failed_records integer not null default 0',
+        'id uuid not null default gen_random_uuid()',
+        'metadata jsonb not null default ''{}''::jsonb',
+        'processed_records integer not null default 0',
+        'started_at timestamp with time zone',
+        'status text not null default ''pending''::text',
+        'total_records integer not null default 0',
+        'updated_at timestamp with time zone not null default now()'
+      ]),
+      ('columns', 'public.segments', array[
+        'account_id uuid not null',
+        'created_at timestamp with time zone not null default now()',
+        'created_by uuid not null',
+        'custom_columns jsonb not null default ''[]''::jsonb',
+        'deleted boolean not null default false',
+        'description text',
+        'enrichment_fields text[] not null default ''{}''::text[]',
+        'filters jsonb not null default ''[]''::jsonb',
+        'id uuid not null default gen_random_uuid()',
+        'name text not null',
+        'source_id text not null',
+        'source_type text not null',
+        'tags text[] not null default ''{}''::text[]',
+        'updated_at timestamp with time zone not null default now()'
+      ]),
+      ('constraint', 'api_key_logs_api_key_id_fkey on api_keys_private.api_key_logs', array[
+        'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'api_key_logs_pkey on api_keys_private.api_key_logs', array[
+        'PRIMARY KEY (id)'
+      ]),
+      ('constraint', 'api_keys_account_id_fkey on api_keys_private.api_keys', array[
+        'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID'
+      ]),
+      ('constraint', 'api_keys_pkey on api_keys_private.api_keys', array[
+        'PRIMARY KEY (id)'
+      ]),
+      ('constraint', 'enrichment_tracking_account_id_fkey on public.enrichment_tracking', array[
+        'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'enrichment_tracking_created_by_fkey on public.enrichment_tracking', array[
+        'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'enrichment_tracking_enrichment_type_check on public.enrichment_tracking', array[
+        'CHECK ((enrichment_type = ANY (ARRAY[''email''::text, ''phone''::text, ''company''::text, ''social''::text, ''custom''::text])))'
+      ]),
+      ('constraint', 'enrichment_tracking_pkey on public.enrichment_tracking', array[
+        'PRIMARY KEY (id)'
+      ]),
+      ('constraint', 'enrichment_tracking_status_check on public.enrichment_tracking', array[
+        'CHECK ((status = ANY (ARRAY[''pending''::text, ''processing''::text, ''completed''::text, ''failed''::text])))'
+      ]),
+      ('constraint', 'segments_account_id_fkey on public.segments', array[
+        'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'segments_created_by_fkey on public.segments', array[
+        'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'segments_pkey on public.segments', array[
+        'PRIMARY KEY (id)'
+      ]),
+      ('constraint', 'segments_source_type_check on public.segments', array[
+        'CHECK ((source_type = ANY (ARRAY[''audience''::text, ''webhook_upload''::text, ''csv_upload''::text])))'
+      ]),
+      ('constraint', 'worker_progress_job_id_fkey on enrichment_private.worker_progress', array[
+        'FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'worker_progress_pkey on enrichment_private.worker_progress', array[
+        'PRIMARY KEY (job_id, worker)'
+      ]),
+      ('function', 'api_keys_private.base62(integer)', array[
+        'arguments p_digit integer',
+        'body f7bdc5fb25eb5f196abfa1a6d5eb0804',
+        'immutable',
+        'language sql',
+        'returns text',
+        'search_path=""',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.crc32(bytea)', array[
+        'arguments p_bytes bytea',
+        'body 4698d641a427153389f45672e3ad8a43',
+        'immutable',
+        'language plpgsql',
+        'returns bigint',
+        'search_path=""',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.generate_api_key()', array[
+        'arguments ',
+        'body 5b92d8d7d82275b2d9bc6ee8eb4a5217',
+        'language plpgsql',
+        'returns text',
+        'search_path=""',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.has_scope_on_all(text,text[])', array[
+        'arguments p_entity_type text, p_actions text[]',
+        'body 0306f468bef016f206bcf40da1652a0d',
+        'language sql',
+        'returns boolean',
+        'search_path=""',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.log_usage_events(jsonb)', array[
+        'arguments p_events jsonb',
+        'body 1d6ad96b4a1218becc838a8c4676dd28',
+        'language sql',
+        'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
+        'search_path=""',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.member_account_ids()', array[
+        'arguments ',
+        'body 9a9aafdd756512acac16183395186cf8',
+        'language sql',
+        'returns SETOF uuid',
+        'search_path=""',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.random_base62(integer)', array[
+        'arguments p_length integer',
+        'body 1a4457ee2f938396058f7df361d8accd',
+        'language plpgsql',
+        'returns text',
+        'search_path=""',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.require_member(uuid)', array[
+        'arguments p_account_id uuid',
+        'body 73ddd64b0feaf34b52a1c37cd0f93a92',
+        'language plpgsql',
+        'returns void',
+        'search_path=""',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.require_scopes(jsonb)', array[
+        'arguments p_scopes jsonb',
+        'body 68097b90c0a522431eddc1e8db6efeda',
+        'immutable',
+        'language plpgsql',
+        'returns void',
+        'search_path=""',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.scoped_entity_ids(text,text[])', array[
+        'arguments p_entity_type text, p_actions text[]',
+        'body 24be97d0874e7bf2bbe3b448e4efe7c0',
+        'language sql',
+        'returns SETOF uuid',
+        'search_path=""',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
+        'arguments p_job public.enrichment_tracking',
+        'body 47e649c26447a450de3e51624d90641b',
+        'language sql',
+        'returns boolean',
+        'search_path=""',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
+        'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
+        'body 4ae3ecd920ee2068b591c83ce562ebe3',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
+        'arguments p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]',
+        'body 52f5894bd4febfe278f75e273dfb0ba9',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=""',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'public.delete_studio_segment(uuid)', array[
+        'arguments p_segment_id uuid',
+        'body 38fa3d35a61c35ceebb9c60a094f90fe',
+        'language plpgsql',
+        'returns void',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.get_api_key_account_id()', array[
+        'arguments ',
+        'body 6a6f17d265cd11505e10651e93ea7864',
+        'language sql',
+        'returns uuid',
+        'search_path=""',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'public.has_scope(text,text,text)', array[
+        'arguments p_entity_type text, p_entity_id text, p_action text',
+        'body 1abc544053ce925884e60271a40d511c',
+        'language sql',
+        'returns boolean',
+        'search_path=""',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'public.list_api_keys(uuid)', array[
+        'arguments p_account_id uuid',
+        'body f546d394e212ba3912888e9c046c2c7a',
+        'language plpgsql',
+        'returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone, created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
+        'search_path=""',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
+        'arguments p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text',
+        'body 009acf92caa204d59572c26540bf1444',
+        'language plpgsql',
+        'returns public.api_key_usage_log_response',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.log_api_key_usage_batch(jsonb)', array[
+        'arguments p_events jsonb',
+        'body f7c83c52a5dd18cd8e455abf1a78a339',
+        'language plpgsql',
+        'returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text, error_code text)',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
+        'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
+        'body 5e0a063f2b37c41d19decb18d36d2ecd',
+        'language plpgsql',
+        'returns public.enrichment_tracking',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.restore_studio_segment(uuid)', array[
+        'arguments p_segment_id uuid',
+        'body d910963c42b9f81be3fc8bfac60be7c6',
+        'language plpgsql',
+        'returns public.segments',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.revoke_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body b4600bd7cbf3108f69beaec47a12f74b',
+        'language plpgsql',
+        'returns boolean',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.verify_api_key(text)', array[
+        'arguments p_api_key text',
+        'body 0b542f9c8dbe6fa7c1a36a6fb89139a4',
+        'language plpgsql',
+        'returns public.verify_api_key_response',
+        'search_path=""',
+        'security definer',
+        'volatile'
+      ]),
+      ('index', 'api_keys_private.api_key_logs_api_key_id_timestamp_idx', array[
+        'CREATE INDEX api_key_logs_api_key_id_timestamp_idx ON api_keys_private.api_key_logs USING btree (api_key_id, "timestamp" DESC)'
+      ]),
+      ('index', 'api_keys_private.api_key_logs_pkey', array[
+        'CREATE UNIQUE INDEX api_key_logs_pkey ON api_keys_private.api_key_logs USING btree (id)'
+      ]),
+      ('index', 'api_keys_private.api_key_logs_timestamp_idx', array[
+        'CREATE INDEX api_key_logs_timestamp_idx ON api_keys_private.api_key_logs USING brin ("timestamp")'
+      ]),
+      ('index', 'api_keys_private.api_keys_account_id_created_at_id_idx', array[
+        'CREATE INDEX api_keys_account_id_created_at_id_idx ON api_keys_private.api_keys USING btree (account_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'api_keys_private.api_keys_key_hash_key', array[
+        'CREATE UNIQUE INDEX api_keys_key_hash_key ON api_keys_private.api_keys USING btree (key_hash)'
+      ]),
+      ('index', 'api_keys_private.api_keys_key_prefix_idx', array[
+        'CREATE INDEX api_keys_key_prefix_idx ON api_keys_private.api_keys USING btree (key_prefix) WHERE (key_hash ~~ ''$2a$%''::text)'
+      ]),
+      ('index', 'api_keys_private.api_keys_pkey', array[
+        'CREATE UNIQUE INDEX api_keys_pkey ON api_keys_private.api_keys USING btree (id)'
+      ]),
+      ('index', 'enrichment_private.worker_progress_pkey', array[
+        'CREATE UNIQUE INDEX worker_progress_pkey ON enrichment_private.worker_progress USING btree (job_id, worker)'
+      ]),
+      ('index', 'public.enrichment_tracking_account_id_created_at_id_idx', array[
+        'CREATE INDEX enrichment_tracking_account_id_created_at_id_idx ON public.enrichment_tracking USING btree (account_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'public.enrichment_tracking_account_id_status_created_at_idx', array[
+        'CREATE INDEX enrichment_tracking_account_id_status_created_at_idx ON public.enrichment_tracking USING btree (account_id, status, created_at DESC)'
+      ]),
+      ('index', 'public.enrichment_tracking_audience_id_created_at_idx', array[
+        'CREATE INDEX enrichment_tracking_audience_id_created_at_idx ON public.enrichment_tracking USING btree (audience_id, created_at DESC)'
+      ]),
+      ('index', 'public.enrichment_tracking_created_at_idx', array[
+        'CREATE INDEX enrichment_tracking_created_at_idx ON public.enrichment_tracking USING brin (created_at)'
+      ]),
+      ('index', 'public.enrichment_tracking_created_by_idx', array[
+        'CREATE INDEX enrichment_tracking_created_by_idx ON public.enrichment_tracking USING btree (created_by)'
+      ]),
+      ('index', 'public.enrichment_tracking_pkey', array[
+        'CREATE UNIQUE INDEX enrichment_tracking_pkey ON public.enrichment_tracking USING btree (id)'
+      ]),
+      ('index', 'public.enrichment_tracking_unfinished_idx', array[
+        'CREATE INDEX enrichment_tracking_unfinished_idx ON public.enrichment_tracking USING btree (status, created_at) WHERE (status = ANY (ARRAY[''pending''::text, ''processing''::text]))'
+      ]),
+      ('index', 'public.segments_account_id_created_at_id_idx', array[
+        'CREATE INDEX segments_account_id_created_at_id_idx ON public.segments USING btree (account_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'public.segments_account_id_source_type_created_at_idx', array[
+        'CREATE INDEX segments_account_id_source_type_created_at_idx ON public.segments USING btree (account_id, source_type, created_at DESC)'
+      ]),
+      ('index', 'public.segments_created_at_idx', array[
+        'CREATE INDEX segments_created_at_idx ON public.segments USING brin (created_at)'
+      ]),
+      ('index', 'public.segments_created_by_idx', array[
+        'CREATE INDEX segments_created_by_idx ON public.segments USING btree (created_by)'
+      ]),
+      ('index', 'public.segments_deleted_idx', array[
+        'CREATE INDEX segments_deleted_idx ON public.segments USING btree (updated_at) WHERE deleted'
+      ]),
+      ('index', 'public.segments_pkey', array[
+        'CREATE UNIQUE INDEX segments_pkey ON public.segments USING btree (id)'
+      ]),
+      ('policy', 'enrichment_tracking_insert on public.enrichment_tracking', array[
+        'for insert',
+        'permissive',
+        'to authenticated',
+        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'enrichment_tracking_select on public.enrichment_tracking', array[
+        'for select',
+        'permissive',
+        'to authenticated',
+        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'enrichment_tracking_select_api_key on public.enrichment_tracking', array[
+        'for select',
+        'permissive',
+        'to api_key',
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (( SELECT api_keys_private.has_scope_on_all(''enrichment''::text, ''{read,write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''enrichment''::text, ''{read,write}''::text[]) AS scoped_entity_ids)))))'
+      ]),
+      ('policy', 'enrichment_tracking_update on public.enrichment_tracking', array[
+        'for update',
+        'permissive',
+        'to authenticated',
+        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))',
+        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'enrichment_tracking_update_api_key on public.enrichment_tracking', array[
+        'for update',
+        'permissive',
+        'to api_key',
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (( SELECT api_keys_private.has_scope_on_all(''enrichment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''enrichment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (( SELECT api_keys_private.has_scope_on_all(''enrichment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''enrichment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))'
+      ]),
+      ('policy', 'segments_delete on public.segments', array[
+        'for delete',
+        'permissive',
+        'to authenticated',
+        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'segments_insert on public.segments', array[
+        'for insert',
+        'permissive',
+        'to authenticated',
+        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'segments_select on public.segments', array[
+        'for select',
+        'permissive',
+        'to authenticated',
+        'using ((account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids))) AND ((NOT deleted) OR ((updated_at = now()) AND (pg_current_xact_id_if_assigned() IS NOT NULL))))'
+      ]),
+      ('policy', 'segments_select_api_key on public.segments', array[
+        'for select',
+        'permissive',
+        'to api_key',
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (NOT deleted) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{read}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{read}''::text[]) AS scoped_entity_ids)))))'
+      ]),
+      ('policy', 'segments_update on public.segments', array[
+        'for update',
+        'permissive',
+        'to authenticated',
+        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))',
+        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('privileges', 'api_keys_private.api_key_logs', array[
+        'delete to service_role',
+        'insert to service_role',
+        'select to service_role',
+        'update to service_role'
+      ]),
+      ('privileges', 'api_keys_private.api_keys', array[
+        'delete to service_role',
+        'insert to service_role',
+        'select to service_role',
+        'update to service_role'
+      ]),
+      ('privileges', 'api_keys_private.has_scope_on_all(text,text[])', array[
+        'execute to api_key'
+      ]),
+      ('privileges', 'api_keys_private.member_account_ids()', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'api_keys_private.scoped_entity_ids(text,text[])', array[
+        'execute to api_key'
+      ]),
+      ('privileges', 'enrichment_private.worker_progress', array[
+        'delete to service_role',
+        'insert to service_role',
+        'select to service_role',
+        'update to service_role'
+      ]),
+      ('privileges', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'public.delete_studio_segment(uuid)', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'public.enrichment_tracking', array[
+        'delete to service_role',
+        'insert to authenticated',
+        'insert to service_role',
+        'select to api_key',
+        'select to authenticated',
+        'select to service_role',
+        'update (completed_at) to api_key',
+        'update (enrichment_fields) to api_key',
+        'update (failed_records) to api_key',
+        'update (metadata) to api_key',
+        'update (processed_records) to api_key',
+        'update (started_at) to api_key',
+        'update (status) to api_key',
+        'update (total_records) to api_key',
+        'update to authenticated',
+        'update to service_role'
+      ]),
+      ('privileges', 'public.get_api_key_account_id()', array[
+        'execute to api_key'
+      ]),
+      ('privileges', 'public.has_scope(text,text,text)', array[
+        'execute to api_key'
+      ]),
+      ('privileges', 'public.list_api_keys(uuid)', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.log_api_key_usage_batch(jsonb)', array[
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
+        'execute to api_key',
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.restore_studio_segment(uuid)', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'public.revoke_api_key(uuid)', array[
+        'execute to authenticated'
+      ]),
+      ('privileges', 'public.segments', array[
+        'delete to authenticated',
+        'delete to service_role',
+        'insert to authenticated',
+        'insert to service_role',
+        'select to api_key',
+        'select to authenticated',
+        'select to service_role',
+        'update to authenticated',
+        'update to service_role'
+      ]),
+      ('privileges', 'public.verify_api_key(text)', array[
+        'execute to api_key',
+        'execute to service_role'
+      ]),
+      ('privileges', 'schema api_keys_private', array[
+        'usage to service_role'
+      ]),
+      ('privileges', 'schema enrichment_private', array[
+        'usage to service_role'
+      ]),
+      ('publication', 'supabase_realtime of public.enrichment_tracking', array[
+        'published'
+      ]),
+      ('publication', 'supabase_realtime of public.segments', array[
+        'published'
+      ]),
+      ('role', 'api_key', array[
+        'cannot log in',
+        'is granted to authenticator',
+        'is under row security',
+        'may use schema public'
+      ]),
+      ('table', 'api_keys_private.api_key_logs', array[
+        'row security on',
+        'table'
+      ]),
+      ('table', 'api_keys_private.api_keys', array[
+        'row security on',
+        'table'
+      ]),
+      ('table', 'api_keys_private.live_api_keys', array[
+        'security_invoker=true',
+        'view'
+      ]),
+      ('table', 'enrichment_private.worker_progress', array[
+        'row security on',
+        'table'
+      ]),
+      ('table', 'public.enrichment_tracking', array[
+        'row security on',
+        'table'
+      ]),
+      ('table', 'public.segments', array[
+        'row security on',
+        'table'
+      ]),
+      ('trigger', 'set_timestamps_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER set_timestamps_enrichment_tracking BEFORE UPDATE ON public.enrichment_tracking FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()',
+        'enabled'
+      ]),
+      ('trigger', 'set_timestamps_segments on public.segments', array[
+        'CREATE TRIGGER set_timestamps_segments BEFORE UPDATE ON public.segments FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()',
+        'enabled'
+      ]),
+      ('type', 'public.api_key_usage_log_response', array[
+        'error text',
+        'error_code text',
+        'log_id uuid',
+        'success boolean',
+        'timestamp timestamp with time zone'
+      ]),
+      ('type', 'public.create_api_key_response', array[
+        'account_id uuid',
+        'created_at timestamp with time zone',
+        'expires_at timestamp with time zone',
+        'id uuid',
+        'key text',
+        'key_prefix text',
+        'name text',
+        'scopes jsonb'
+      ]),
+      ('type', 'public.verify_api_key_response', array[
+        'account_id uuid',
+        'api_key_id uuid',
+        'error text',
+        'valid boolean'
+      ])
+  )
+  select
+    coalesce(expected.kind, actual.kind),
+    coalesce(expected.object, actual.object),
+    case
+      when actual.facts is null then 'missing'
+      when expected.facts is null then format('should not be there: %s', array_to_string(actual.facts, '; '))
+      when actual.facts = expected.facts then 'ok'
+      else concat_ws(
+        '; ',
+        'lacks ' || (
+          select string_agg(format('<%s>', item), ', ')
+          from unnest(expected.facts) as item
+          where item <> all (actual.facts)
+        ),
+        'has ' || (
+          select string_agg(format('<%s>', item), ', ')
+          from unnest(actual.facts) as item
+          where item <> all (expected.facts)
+        )
+      )
+    end
+  from expected
+  full join actual on actual.kind = expected.kind and actual.object = expected.object;
+$verification$;
+
+select kind, object, status
+from pg_temp.audiencelab_verification()
+order by status = 'ok', kind, object;
+
+do $verdict$
+declare
+  v_wrong text;
+begin
+  select string_agg(format(E'\n- %s %s: %s', kind, object, status), '' order by kind, object)
+  into v_wrong
+  from pg_temp.audiencelab_verification()
+  where status <> 'ok';
+  if v_wrong is not null then
+    raise exception using message = 'this database is not as the migrations leave it:' || v_wrong;
+  end if;
+end;
+$verdict$;
+
+-- The SQL editor shows the last result only. psql has shown it already.
+select kind, object, status
+from pg_temp.audiencelab_verification()
+where current_setting('application_name') <> 'psql'
+order by kind, object;

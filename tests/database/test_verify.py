@@ -1,0 +1,191 @@
+"""supabase/verify.sql finds every kind of damage, and none where there is none."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from itertools import count
+
+import psycopg
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from audiencelab_sdk.local._postgres import PostgresServer, find_programs
+from tests.database import update_verify
+from tests.database._sql import Database
+from tests.database.conftest import make_database
+
+VERIFY = update_verify.VERIFY.read_text()
+numbers = count()
+
+# What is done to the database, and the object that has to be named.
+DAMAGE = {
+    "drop policy segments_select on public.segments": (
+        "policy segments_select on public.segments: missing"
+    ),
+    "drop policy enrichment_tracking_update_api_key on public.enrichment_tracking": (
+        "policy enrichment_tracking_update_api_key on public.enrichment_tracking: missing"
+    ),
+    "create policy extra on public.segments using (true)": (
+        "policy extra on public.segments: should not be there"
+    ),
+    "alter policy segments_update on public.segments using (true)": (
+        "policy segments_update on public.segments: lacks"
+    ),
+    "alter policy segments_select on public.segments to authenticated, anon": (
+        "has <to anon, authenticated>"
+    ),
+    "alter table public.segments disable row level security": (
+        "table public.segments: lacks <row security on>; has <row security off>"
+    ),
+    "alter table api_keys_private.api_keys disable row level security": (
+        "table api_keys_private.api_keys: lacks"
+    ),
+    "grant select on public.segments to anon": ("privileges public.segments: has <select to anon>"),
+    "grant update (name) on public.segments to api_key": (
+        "privileges public.segments: has <update (name) to api_key>"
+    ),
+    "revoke insert on public.enrichment_tracking from authenticated": (
+        "privileges public.enrichment_tracking: lacks <insert to authenticated>"
+    ),
+    "grant delete on public.enrichment_tracking to authenticated": "has <delete to authenticated>",
+    "grant usage on schema api_keys_private to authenticated": (
+        "privileges schema api_keys_private: has <usage to authenticated>"
+    ),
+    "grant execute on function public.verify_api_key(text) to public": "has <execute to public>",
+    "grant execute on function public.log_api_key_usage to authenticated": (
+        "has <execute to authenticated>"
+    ),
+    "revoke execute on function public.create_api_key from authenticated": (
+        "privileges public.create_api_key(uuid,text,jsonb,timestamp with time zone): missing"
+    ),
+    "drop function public.has_scope cascade": "function public.has_scope(text,text,text): missing",
+    "create or replace function public.get_api_key_account_id() returns uuid language sql stable"
+    " security definer set search_path = '' as 'select null::uuid'": (
+        "function public.get_api_key_account_id(): lacks <body"
+    ),
+    "alter function public.revoke_api_key reset search_path": 'lacks <search_path="">',
+    "alter function public.create_studio_segment security definer": "has <security definer>",
+    "create function public.revoke_api_key(text) returns int language sql return 1": (
+        "function public.revoke_api_key(text): should not be there"
+    ),
+    "drop index api_keys_private.api_keys_key_hash_key": (
+        "index api_keys_private.api_keys_key_hash_key: missing"
+    ),
+    "create index extra on public.segments (name)": "index public.extra: should not be there",
+    "drop trigger set_timestamps_segments on public.segments": (
+        "trigger set_timestamps_segments on public.segments: missing"
+    ),
+    "alter table public.segments disable trigger set_timestamps_segments": (
+        "has <not always enabled>"
+    ),
+    "alter publication supabase_realtime drop table public.segments": (
+        "publication supabase_realtime of public.segments: missing"
+    ),
+    "alter table public.segments drop column tags": (
+        "columns public.segments: lacks <tags text[] not null default '{}'::text[]>"
+    ),
+    "alter table public.segments add column note text": "columns public.segments: has <note text>",
+    "alter table public.segments alter column filters drop not null": (
+        "has <filters jsonb default '[]'::jsonb>"
+    ),
+    "alter table public.segments alter column deleted drop default": (
+        "has <deleted boolean not null>"
+    ),
+    "alter table api_keys_private.api_keys drop constraint api_keys_account_id_fkey": (
+        "constraint api_keys_account_id_fkey on api_keys_private.api_keys: missing"
+    ),
+    "alter table public.segments drop constraint segments_source_type_check": (
+        "constraint segments_source_type_check on public.segments: missing"
+    ),
+    "alter type public.verify_api_key_response add attribute x text": "has <x text>",
+    "drop table enrichment_private.worker_progress": (
+        "table enrichment_private.worker_progress: missing"
+    ),
+    "alter view api_keys_private.live_api_keys reset (security_invoker)": (
+        "lacks <security_invoker=true>"
+    ),
+    "create table api_keys_private.copy (key text)": (
+        "table api_keys_private.copy: should not be there"
+    ),
+    "revoke usage on schema public from api_key": "role api_key: lacks <may use schema public>",
+    "alter role api_key login": "role api_key: lacks <cannot log in>; has <can log in>",
+    "alter role api_key bypassrls": "has <is above row security>",
+    "set local role postgres; revoke api_key from authenticator; reset role": (
+        "role api_key: lacks <is granted to authenticator>"
+    ),
+}
+
+
+def verify(db: Database) -> None:
+    db.apply(VERIFY)
+
+
+@pytest.fixture(scope="module")
+def healthy(server: PostgresServer) -> Database:
+    return make_database(server, "healthy")
+
+
+def test_a_healthy_database_is_ok(healthy: Database) -> None:
+    with psycopg.connect(migrate.as_role(healthy.admin_url, "postgres")) as connection:
+        cursor = connection.execute(VERIFY.encode())
+        while cursor.nextset():
+            pass
+        rows = cursor.fetchall()
+    assert {row[2] for row in rows} == {"ok"}
+    assert {row[0] for row in rows} == {
+        *("role", "table", "columns", "constraint", "index", "policy", "trigger", "type"),
+        *("function", "publication", "privileges"),
+    }
+
+
+def test_it_says_what_the_migrations_make(healthy: Database) -> None:
+    # When this fails: python -m tests.database.update_verify
+    assert update_verify.updated(update_verify.expectations(healthy.admin_url)) == VERIFY
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_found(healthy: Database, damage: str) -> None:
+    # Undone at the end, roles included.
+    with psycopg.connect(healthy.admin_url) as connection:
+        connection.execute(damage.encode())
+        with pytest.raises(psycopg.errors.RaiseException) as verdict:
+            connection.execute(VERIFY.encode())
+        connection.rollback()
+    message = verdict.value.diag.message_primary or ""
+    assert message.startswith("this database is not as the migrations leave it:\n- ")
+    assert DAMAGE[damage] in message
+
+
+def test_without_the_migrations_everything_is_missing(server: PostgresServer) -> None:
+    bare = make_database(server, f"unmigrated_{next(numbers)}", migrated=False)
+    with pytest.raises(psycopg.errors.RaiseException, match=r"table public\.segments: missing"):
+        verify(bare)
+
+
+def test_under_psql_it_prints_all_and_fails_when_anything_is_wrong(
+    server: PostgresServer,
+) -> None:
+    damaged = make_database(server, f"damaged_{next(numbers)}")
+
+    def psql() -> subprocess.CompletedProcess[str]:
+        url = migrate.as_role(damaged.admin_url, "postgres")
+        program = shutil.which("psql", path=f"{find_programs()}:{os.environ['PATH']}")
+        assert program
+        return subprocess.run(
+            [program, "-X", "-v", "ON_ERROR_STOP=1", "-f", str(update_verify.VERIFY), url],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    good = psql()
+    assert good.returncode == 0, good.stderr
+    assert "public.segments" in good.stdout
+    damaged.admin("drop policy segments_select on public.segments")
+    bad = psql()
+    assert bad.returncode == 3
+    assert "segments_select on public.segments" in bad.stdout
+    assert "missing" in bad.stdout
+    assert "policy segments_select on public.segments: missing" in bad.stderr
