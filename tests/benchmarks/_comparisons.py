@@ -1,0 +1,266 @@
+"""Each thing that is measured, what it is measured against, and what the ratio has to be."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+import tempfile
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from audiencelab_sdk.local._postgres import find_programs
+from tests.benchmarks._timing import (
+    Comparison,
+    alternating_medians,
+    times_as_fast,
+    times_as_long,
+    times_as_many,
+)
+from tests.benchmarks._world import (
+    COUNTED,
+    MEMBERSHIPS,
+    PAGE,
+    PAGES,
+    SCOPES,
+    World,
+    call,
+    claims,
+)
+from tests.database._sql import SERVICE_ROLE, api_key, user
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ROWS = 1_000_000
+PATIENCE = "120s"
+CONNECTIONS = 16
+EVENTS = 500
+
+# As the SDK asks for them, a page by keyset beginning after the last row of the one before.
+_FIRST_PAGE = f"""
+    select * from public.segments where account_id = %s
+    order by created_at desc, id desc limit {PAGE}
+"""
+_NEXT_PAGE = f"""
+    select * from public.segments
+    where account_id = %s and created_at <= %s and (created_at < %s or id < %s)
+    order by created_at desc, id desc limit {PAGE}
+"""
+_EVENT = ("/v1/segments", "GET", 200, "203.0.113.7", "benchmark")
+
+
+def verify_against_bcrypt(world: World) -> Comparison:
+    with world.connect(SERVICE_ROLE) as connection:
+        medians = alternating_medians(
+            call(connection, "select * from public.verify_api_key(%s)", world.key),
+            call(connection, "select * from benchmark.verify_by_bcrypt(%s)", world.key),
+            rounds=5,
+            calls=(200, 1),
+        )
+    return times_as_fast("verify_api_key", "bcrypt, as the first script did", medians, at_least=200)
+
+
+def verify_against_look_up(world: World) -> Comparison:
+    with world.connect(SERVICE_ROLE) as connection:
+        medians = alternating_medians(
+            call(connection, "select * from public.verify_api_key(%s)", world.key),
+            call(connection, "select * from benchmark.look_up(%s)", world.key_id),
+            rounds=100,
+            calls=(20, 20),
+        )
+    return times_as_long(
+        "verify_api_key", "a function with one primary key look-up", medians, at_most=1.5
+    )
+
+
+def count_against_slow_policy(world: World) -> Comparison:
+    count = "select count(*) from public.segments"
+    member = user(world.counted.user_id)
+    with world.connect(member) as connection:
+        fast = call(connection, count)
+        if fast() != [(COUNTED,)]:
+            raise AssertionError(f"a member counts {fast()}, not {COUNTED} segments")
+        with world.connect() as owner:
+            medians = alternating_medians(
+                fast,
+                partial(_count_under_slow_policy, owner, count, claims(member)),
+                rounds=1,
+                calls=(100, 1),
+            )
+    # Asking once a row takes as long as there are rows; our time depends on the account's alone.
+    return times_as_fast(
+        f"count {COUNTED:,} of {world.rows:,} segments, as a member",
+        "policy has_role_on_account(account_id)",
+        medians,
+        at_least=1000 * world.rows / ROWS,
+    )
+
+
+def first_page_against_owner(world: World) -> Comparison:
+    with (
+        world.connect(user(world.counted.user_id)) as member,
+        world.connect() as owner,
+    ):
+        medians = alternating_medians(
+            call(member, _FIRST_PAGE, world.counted.account_id),
+            call(owner, _FIRST_PAGE, world.counted.account_id),
+            rounds=50,
+        )
+    return times_as_long(
+        f"first page of {PAGE}, as a member", "the same as the table's owner", medians, at_most=3
+    )
+
+
+def last_page_against_first(world: World) -> Comparison:
+    account = world.large.account_id
+    with world.connect(user(world.large.user_id)) as member:
+        ((created_at, segment_id),) = call(
+            member,
+            "select created_at, id from public.segments where account_id = %s"
+            " order by created_at desc, id desc limit 1 offset %s",
+            account,
+            (PAGES - 1) * PAGE - 1,
+        )()
+        medians = alternating_medians(
+            call(member, _NEXT_PAGE, account, created_at, created_at, segment_id),
+            call(member, _FIRST_PAGE, account),
+            rounds=50,
+        )
+    return times_as_long(f"page {PAGES:,} by keyset", "page 1", medians, at_most=1.5)
+
+
+def busy_member_against_member(world: World) -> Comparison:
+    with (
+        world.connect(user(world.busy)) as busy,
+        world.connect(user(world.counted.user_id)) as member,
+    ):
+        medians = alternating_medians(
+            call(busy, _FIRST_PAGE, world.counted.account_id),
+            call(member, _FIRST_PAGE, world.counted.account_id),
+            rounds=50,
+        )
+    return times_as_long(
+        f"first page of {PAGE}, as a member of {MEMBERSHIPS} accounts",
+        "the same as a member of 1",
+        medians,
+        at_most=3,
+    )
+
+
+def many_scopes_against_one(world: World) -> Comparison:
+    has_scope = "select public.has_scope('segment', '42', 'read')"
+    with (
+        world.connect(api_key(world.many_scopes_id)) as many,
+        world.connect(api_key(world.key_id)) as one,
+    ):
+        medians = alternating_medians(call(many, has_scope), call(one, has_scope), rounds=50)
+    return times_as_long(f"has_scope with {SCOPES:,} scopes", "with 1 scope", medians, at_most=20)
+
+
+def logging_against_updating(world: World) -> Comparison:
+    rates: dict[str, list[float]] = {"public.log_api_key_usage": [], "benchmark.log_and_update": []}
+    for _ in range(3):
+        for function, measured in rates.items():
+            measured.append(_calls_a_second(world, function))
+    ours, theirs = (median(measured) for measured in rates.values())
+    return times_as_many(
+        f"{CONNECTIONS} connections logging one key's usage",
+        "updating last_used_at every time",
+        (ours, theirs),
+        at_least=2,
+    )
+
+
+def batch_against_single_calls(world: World) -> Comparison:
+    names = ("endpoint", "method", "status_code", "ip_address", "user_agent")
+    event = {"api_key_id": str(world.key_id), **dict(zip(names, _EVENT, strict=True))}
+    with world.connect(SERVICE_ROLE) as connection:
+        single = call(
+            connection,
+            "select * from public.log_api_key_usage(%s, %s, %s, %s, %s, %s)",
+            world.key_id,
+            *_EVENT,
+        )
+        batch = call(
+            connection, "select * from public.log_api_key_usage_batch(%s)", Jsonb([event] * EVENTS)
+        )
+
+        def singles() -> None:
+            for _ in range(EVENTS):
+                single()
+
+        medians = alternating_medians(batch, singles, rounds=5, calls=(5, 1))
+    return times_as_many(
+        f"log_api_key_usage_batch of {EVENTS}",
+        f"{EVENTS} single calls",
+        (EVENTS / medians[0], EVENTS / medians[1]),
+        at_least=20,
+    )
+
+
+COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
+    verify_against_bcrypt,
+    verify_against_look_up,
+    count_against_slow_policy,
+    first_page_against_owner,
+    last_page_against_first,
+    logging_against_updating,
+    batch_against_single_calls,
+    many_scopes_against_one,
+    busy_member_against_member,
+)
+
+
+def _count_under_slow_policy(
+    connection: psycopg.Connection[Any], count: str, member_claims: str
+) -> None:
+    """Count as the member under the first script's policy, and put ours back.
+
+    It is stopped when it takes too long: the ratio is then less than the real one.
+    """
+    with connection.transaction(force_rollback=True):
+        connection.execute("drop policy segments_select on public.segments")
+        connection.execute(
+            "create policy segments_select on public.segments for select to authenticated"
+            " using (public.has_role_on_account(account_id))"
+        )
+        connection.execute("set local role authenticated")
+        connection.execute("select set_config('request.jwt.claims', %s, true)", [member_claims])
+        connection.execute(f"set local statement_timeout = '{PATIENCE}'".encode())
+        with contextlib.suppress(psycopg.errors.QueryCanceled), connection.transaction():
+            connection.execute(count.encode())
+
+
+def _calls_a_second(world: World, function: str) -> float:
+    """The calls a second of all connections together, by pgbench: Python has its lock."""
+    arguments = f"'{world.key_id}', '/v1/segments', 'GET', 200, '203.0.113.7', 'benchmark'"
+    url = urlsplit(world.authenticator_url)
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
+        script.write(f"select * from {function}({arguments});\n")
+        script.flush()
+        output = subprocess.run(
+            [
+                str(find_programs() / "pgbench"),
+                "--no-vacuum",
+                "--protocol=prepared",
+                f"--client={CONNECTIONS}",
+                "--jobs=2",
+                "--time=3",
+                f"--file={script.name}",
+                urlunsplit(url._replace(netloc=f"{url.username}@{url.hostname}:{url.port}")),
+            ],
+            env={"PGPASSWORD": url.password or "", "PGOPTIONS": f"-c role={SERVICE_ROLE.role}"},
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
+    if not found:
+        raise ValueError(f"pgbench does not say how many calls a second there were:\n{output}")
+    return float(found[1])

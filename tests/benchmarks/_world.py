@@ -1,0 +1,181 @@
+"""The database that is measured: a server that really writes to disk, filled to size."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import UUID, uuid4
+
+import psycopg
+
+from audiencelab_sdk.local import _migrate as migrate
+from tests.database._sql import Actor, Tenant
+from tests.database.conftest import make_database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from audiencelab_sdk.local._postgres import PostgresServer
+
+COUNTED = 5_000
+PAGE = 50
+PAGES = 1_000
+KEYS = 100_000
+MEMBERSHIPS = 500
+SCOPES = 1_000
+# One page more than is asked for, so that the last one is like the others.
+LARGE = PAGES * PAGE + PAGE
+FEWEST_ROWS = 2 * LARGE
+
+_BCRYPT_KEY = """
+insert into benchmark.bcrypt_keys (id, account_id, key_prefix, key_hash)
+values (%(id)s, %(account_id)s, left(%(key)s, 7),
+        extensions.crypt(%(key)s, extensions.gen_salt('bf', 12)))
+"""
+
+# In an order that is nobody's, as when all accounts write at the same time.
+_SEGMENTS = """
+insert into public.segments
+  (account_id, created_by, name, source_type, source_id, filters, created_at)
+select account_id, %(user_id)s, 'Segment ' || number, 'audience', number::text,
+       '[{"field": "country", "operator": "=", "value": "US"}]',
+       timestamptz '2026-01-01' + random() * interval '300 days'
+from (
+  select %(counted)s::uuid as account_id, number from generate_series(1, %(counted_rows)s) as number
+  union all
+  select %(large)s::uuid, number from generate_series(1, %(large_rows)s) as number
+  union all
+  select (%(others)s::uuid[])[1 + number %% %(other_accounts)s], number
+  from generate_series(1, %(other_rows)s) as number
+) as segment
+order by random()
+"""
+
+_KEYS = """
+insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)
+select %(account_id)s, 'Key ' || number, 'sk_' || substr(md5(number::text), 1, 4),
+       encode(sha256(number::text::bytea), 'hex'), %(user_id)s
+from generate_series(1, %(keys)s) as number
+"""
+
+
+@dataclass
+class World:
+    """Accounts, members and keys, and connections as any of them.
+
+    Attributes:
+        counted: An account with `COUNTED` segments, and its one member.
+        large: An account with more than `PAGES` pages of segments, and its one member.
+        busy: A member of `counted` and of other accounts, `MEMBERSHIPS` in all.
+        key_id: The id of `key`, which has one scope.
+        many_scopes_id: The id of a key that has `SCOPES`.
+    """
+
+    admin_url: str
+    rows: int
+    counted: Tenant = field(default_factory=Tenant)
+    large: Tenant = field(default_factory=Tenant)
+    busy: UUID = field(default_factory=uuid4)
+    key: str = field(default="", repr=False)
+    key_id: UUID = field(default_factory=uuid4)
+    many_scopes_id: UUID = field(default_factory=uuid4)
+
+    @property
+    def authenticator_url(self) -> str:
+        """The database as the role that a request comes in with."""
+        return migrate.as_role(self.admin_url, "authenticator")
+
+    def version(self) -> str:
+        """The server's version."""
+        with self.connect() as connection:
+            return connection.info.parameter_status("server_version") or "of an unknown version"
+
+    def connect(self, actor: Actor | None = None) -> psycopg.Connection[Any]:
+        """A connection as the actor, by default as the owner of the tables."""
+        if actor is None:
+            return psycopg.connect(migrate.as_role(self.admin_url, "postgres"), autocommit=True)
+        connection = psycopg.connect(self.authenticator_url, autocommit=True)
+        connection.execute("select set_config('role', %s, false)", [actor.role])
+        connection.execute("select set_config('request.jwt.claims', %s, false)", [claims(actor)])
+        return connection
+
+
+def claims(actor: Actor) -> str:
+    """What PostgREST would tell the database of the actor's token."""
+    return json.dumps({"role": actor.role, "sub": str(actor.subject)})
+
+
+def call(
+    connection: psycopg.Connection[Any], statement: str, *parameters: object
+) -> Callable[[], list[Any]]:
+    """A statement that was prepared once, to be run and read to its end."""
+    return partial(_run, connection, statement.encode(), parameters)
+
+
+def _run(
+    connection: psycopg.Connection[Any], statement: bytes, parameters: Sequence[object]
+) -> list[Any]:
+    return connection.execute(statement, parameters, prepare=True).fetchall()
+
+
+def fill(server: PostgresServer, rows: int) -> World:
+    """A migrated database with so many segments, and all that is measured in it."""
+    db = make_database(server, "benchmark")
+    world = World(db.admin_url, rows, counted=db.add_tenant(), large=db.add_tenant())
+    others = [uuid4() for _ in range(2 * MEMBERSHIPS)]
+    owner = db.add_user(uuid4())
+    db.add_user(world.busy)
+    with psycopg.connect(db.admin_url, autocommit=True) as connection:
+        _add_accounts(connection, world, others, owner)
+        # References are right by construction; checking them would take most of the time.
+        connection.execute("set session_replication_role = replica")
+        connection.execute(
+            _SEGMENTS,
+            {
+                "user_id": owner,
+                "counted": world.counted.account_id,
+                "counted_rows": COUNTED,
+                "large": world.large.account_id,
+                "large_rows": LARGE,
+                "others": others,
+                "other_accounts": len(others),
+                "other_rows": rows - COUNTED - LARGE,
+            },
+        )
+        connection.execute(
+            _KEYS, {"account_id": world.counted.account_id, "user_id": owner, "keys": KEYS}
+        )
+        connection.execute("reset session_replication_role")
+        scope = {"entity_type": "segment", "entity_id": "*", "action": "read"}
+        one = db.create_key(world.counted, [scope])
+        # The last one is what is asked for, so that all of them are looked at.
+        many = [{**scope, "entity_id": str(uuid4()), "action": "write"} for _ in range(SCOPES - 1)]
+        world.many_scopes_id = db.create_key(world.counted, [*many, scope])["id"]
+        world.key, world.key_id = one["key"], one["id"]
+    with world.connect() as connection:
+        connection.execute(Path(__file__).with_name("other_ways.sql").read_bytes())
+        connection.execute(
+            _BCRYPT_KEY,
+            {"id": world.key_id, "account_id": world.counted.account_id, "key": world.key},
+        )
+    db.admin("vacuum analyze")
+    db.admin("checkpoint")
+    return world
+
+
+def _add_accounts(
+    connection: psycopg.Connection[Any], world: World, others: list[UUID], owner: UUID
+) -> None:
+    connection.execute(
+        "insert into public.accounts (id, name, primary_owner_user_id)"
+        " select id, 'Another', %s from unnest(%s::uuid[]) as id",
+        [owner, others],
+    )
+    connection.execute(
+        "insert into public.accounts_memberships (account_id, user_id, account_role)"
+        " select id, %s, 'member' from unnest(%s::uuid[]) as id",
+        [world.busy, [world.counted.account_id, *others[: MEMBERSHIPS - 1]]],
+    )

@@ -1,0 +1,89 @@
+-- The other ways of doing what our functions do, to measure ours against. Each does no more than is said of it.
+
+create schema benchmark;
+grant usage on schema benchmark to service_role;
+
+create table benchmark.bcrypt_keys (
+  id uuid primary key,
+  account_id uuid not null,
+  key_prefix text not null,
+  key_hash text not null,
+  is_active boolean not null default true,
+  expires_at timestamptz
+);
+create index on benchmark.bcrypt_keys (key_prefix);
+
+-- The first script's way: bcrypt, for each key with the same prefix.
+create function benchmark.verify_by_bcrypt(p_api_key text)
+returns public.verify_api_key_response
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  v_key record;
+begin
+  for v_key in
+    select *
+    from benchmark.bcrypt_keys
+    where key_prefix = left(p_api_key, 7)
+      and is_active
+      and (expires_at is null or expires_at > now())
+  loop
+    if extensions.crypt(p_api_key, v_key.key_hash) = v_key.key_hash then
+      return row(true, v_key.id, v_key.account_id, null::text)::public.verify_api_key_response;
+    end if;
+  end loop;
+  return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
+end;
+$$;
+
+-- The least that a function of this kind can do: one look-up by primary key.
+create function benchmark.look_up(p_id uuid)
+returns public.verify_api_key_response
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  v_key record;
+begin
+  select id, account_id into v_key from api_keys_private.api_keys where id = p_id;
+  return row(true, v_key.id, v_key.account_id, null::text)::public.verify_api_key_response;
+end;
+$$;
+
+-- The log, and last_used_at every time.
+create function benchmark.log_and_update(
+  p_api_key_id uuid,
+  p_endpoint text,
+  p_method text,
+  p_status_code integer,
+  p_ip_address text,
+  p_user_agent text
+)
+returns public.api_key_usage_log_response
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  v_id uuid;
+  v_timestamp timestamptz;
+begin
+  insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
+  values (p_api_key_id, p_endpoint, p_method, p_status_code, p_ip_address, p_user_agent)
+  returning log.id, log.timestamp into v_id, v_timestamp;
+
+  update api_keys_private.api_keys as api_key
+  set last_used_at = now()
+  where api_key.id = p_api_key_id;
+
+  return row(true, v_id, v_timestamp, null::text, null::text)::public.api_key_usage_log_response;
+end;
+$$;
+
+grant execute on all functions in schema benchmark to service_role;
