@@ -12,7 +12,7 @@ from uuid import UUID, uuid4
 import psycopg
 
 from audiencelab_sdk.local import _migrate as migrate
-from tests.database._sql import Actor, Tenant
+from tests.database._sql import Actor, Database, Tenant
 from tests.database.conftest import make_database
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ MEMBERSHIPS = 500
 SCOPES = 1_000
 # One page more than is asked for, so that the last one is like the others.
 LARGE = PAGES * PAGE + PAGE
-FEWEST_ROWS = 2 * LARGE
+FEWEST_ROWS = 100_000
 
 _BCRYPT_KEY = """
 insert into benchmark.bcrypt_keys (id, account_id, key_prefix, key_hash)
@@ -74,7 +74,7 @@ class World:
         many_scopes_id: The id of a key that has `SCOPES`.
     """
 
-    admin_url: str
+    db: Database
     rows: int
     counted: Tenant = field(default_factory=Tenant)
     large: Tenant = field(default_factory=Tenant)
@@ -86,17 +86,23 @@ class World:
     @property
     def authenticator_url(self) -> str:
         """The database as the role that a request comes in with."""
-        return migrate.as_role(self.admin_url, "authenticator")
+        return migrate.as_role(self.db.admin_url, "authenticator")
 
     def version(self) -> str:
         """The server's version."""
         with self.connect() as connection:
             return connection.info.parameter_status("server_version") or "of an unknown version"
 
+    def fresh_key_id(self) -> UUID:
+        """A key that nothing was logged for: each update of a row makes it slower to find."""
+        key_id = self.db.create_key(self.counted)["id"]
+        assert isinstance(key_id, UUID)
+        return key_id
+
     def connect(self, actor: Actor | None = None) -> psycopg.Connection[Any]:
         """A connection as the actor, by default as the owner of the tables."""
         if actor is None:
-            return psycopg.connect(migrate.as_role(self.admin_url, "postgres"), autocommit=True)
+            return psycopg.connect(migrate.as_role(self.db.admin_url, "postgres"), autocommit=True)
         connection = psycopg.connect(self.authenticator_url, autocommit=True)
         connection.execute("select set_config('role', %s, false)", [actor.role])
         connection.execute("select set_config('request.jwt.claims', %s, false)", [claims(actor)])
@@ -124,7 +130,7 @@ def _run(
 def fill(server: PostgresServer, rows: int) -> World:
     """A migrated database with so many segments, and all that is measured in it."""
     db = make_database(server, "benchmark")
-    world = World(db.admin_url, rows, counted=db.add_tenant(), large=db.add_tenant())
+    world = World(db, rows, counted=db.add_tenant(), large=db.add_tenant())
     others = [uuid4() for _ in range(2 * MEMBERSHIPS)]
     owner = db.add_user(uuid4())
     db.add_user(world.busy)

@@ -53,7 +53,7 @@ def _arguments() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     if arguments.rows < FEWEST_ROWS:
-        parser.error(f"--rows must be {FEWEST_ROWS} or more: one account alone has about as many")
+        parser.error(f"--rows must be {FEWEST_ROWS:,} or more: one account alone has half as many")
     return arguments
 
 
