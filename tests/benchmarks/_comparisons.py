@@ -91,8 +91,8 @@ def count_against_slow_policy(world: World) -> Comparison:
             medians = alternating_medians(
                 fast,
                 partial(_count_under_slow_policy, owner, count, claims(member)),
-                rounds=1,
-                calls=(100, 1),
+                rounds=3,
+                calls=(50, 1),
             )
     # Asking once a row takes as long as there are rows; our time depends on the account's alone.
     return times_as_fast(

@@ -1,0 +1,154 @@
+-- Who may do what, table by table and function by function: all that is granted, and no more.
+
+begin;
+
+select plan(41);
+
+select has_role('api_key', 'requests with an API key have a role');
+select is_member_of('api_key', 'authenticator', 'that the REST API can take');
+select results_eq(
+  $$ select rolcanlogin, rolbypassrls, rolsuper, rolinherit from pg_roles where rolname = 'api_key' $$,
+  $$ values (false, false, false, false) $$,
+  'and that can do nothing by itself'
+);
+
+-- Schemas.
+select schema_privs_are('api_keys_private', role.name, role.privileges, role.name || ' on api_keys_private')
+from (
+  values
+    ('anon', array[]::text[]),
+    ('authenticated', '{}'),
+    ('api_key', '{}'),
+    ('service_role', '{USAGE}')
+) as role (name, privileges);
+select schema_privs_are('enrichment_private', role.name, role.privileges, role.name || ' on enrichment_private')
+from (
+  values
+    ('anon', array[]::text[]),
+    ('authenticated', '{}'),
+    ('api_key', '{}'),
+    ('service_role', '{USAGE}')
+) as role (name, privileges);
+
+-- Tables: every one of ours is under row security, and these are its privileges.
+select is(
+  (select bool_and(relrowsecurity) from pg_class where oid in (
+    'public.segments'::regclass,
+    'public.enrichment_tracking'::regclass,
+    'api_keys_private.api_keys'::regclass,
+    'api_keys_private.api_key_logs'::regclass,
+    'enrichment_private.worker_progress'::regclass
+  )),
+  true,
+  'row security is on for every table'
+);
+select table_privs_are(
+  'public',
+  granted.name,
+  granted.role,
+  granted.privileges,
+  format('%s on public.%s', granted.role, granted.name)
+)
+from (
+  values
+    ('segments', 'anon', array[]::text[]),
+    ('segments', 'authenticated', '{SELECT,INSERT,UPDATE,DELETE}'),
+    ('segments', 'api_key', '{SELECT}'),
+    ('segments', 'service_role', '{SELECT,INSERT,UPDATE,DELETE}'),
+    ('enrichment_tracking', 'anon', '{}'),
+    ('enrichment_tracking', 'authenticated', '{SELECT,INSERT,UPDATE}'),
+    ('enrichment_tracking', 'api_key', '{SELECT}'),
+    ('enrichment_tracking', 'service_role', '{SELECT,INSERT,UPDATE,DELETE}')
+) as granted (name, role, privileges);
+select is(
+  (
+    select array_agg(attname::text order by attname)
+    from pg_attribute
+    where attrelid = 'public.enrichment_tracking'::regclass and has_column_privilege('api_key', attrelid, attnum, 'update')
+  ),
+  array[
+    'completed_at', 'enrichment_fields', 'failed_records', 'metadata', 'processed_records', 'started_at', 'status',
+    'total_records'
+  ],
+  'api_key updates how far a job is, and not whose it is'
+);
+select is_empty(
+  $$
+    select oid::regclass
+    from pg_class
+    cross join lateral aclexplode(relacl)
+    where relnamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
+      and grantee not in (relowner, 'service_role'::regrole)
+  $$,
+  'nobody but service_role has anything to do with the private tables'
+);
+
+-- Policies.
+select policies_are(
+  'public',
+  'segments',
+  array['segments_select', 'segments_insert', 'segments_update', 'segments_delete', 'segments_select_api_key']
+);
+select policies_are(
+  'public',
+  'enrichment_tracking',
+  array[
+    'enrichment_tracking_select', 'enrichment_tracking_insert', 'enrichment_tracking_update',
+    'enrichment_tracking_select_api_key', 'enrichment_tracking_update_api_key'
+  ]
+);
+select policies_are('api_keys_private', 'api_keys', array[]::text[]);
+select policies_are('api_keys_private', 'api_key_logs', array[]::text[]);
+select policies_are('enrichment_private', 'worker_progress', array[]::text[]);
+
+-- Functions of the API: who may call each.
+select is(
+  (
+    select array_agg(rolname::text order by rolname)
+    from pg_roles
+    where rolname in ('anon', 'authenticated', 'service_role', 'api_key')
+      and has_function_privilege(rolname, format('public.%I', api.name)::regproc, 'execute')
+  ),
+  api.callers,
+  format('who calls %s', api.name)
+)
+from (
+  values
+    ('create_api_key', array['authenticated']),
+    ('list_api_keys', '{authenticated}'),
+    ('revoke_api_key', '{authenticated}'),
+    ('verify_api_key', '{api_key,service_role}'),
+    ('log_api_key_usage', '{service_role}'),
+    ('log_api_key_usage_batch', '{service_role}'),
+    ('has_scope', '{api_key}'),
+    ('get_api_key_account_id', '{api_key}'),
+    ('create_studio_segment', '{authenticated}'),
+    ('delete_studio_segment', '{authenticated}'),
+    ('restore_studio_segment', '{authenticated}'),
+    ('report_enrichment_progress', '{api_key,authenticated,service_role}')
+) as api (name, callers);
+select is_empty(
+  $$
+    select pg_proc.oid::regprocedure
+    from pg_proc
+    cross join lateral aclexplode(coalesce(proacl, acldefault('f', proowner)))
+    where grantee = 0
+      and (pronamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
+           or (pronamespace = 'public'::regnamespace and proname ~ '(api_key|studio_segment|has_scope|enrichment_progress)'))
+  $$,
+  'nothing of ours is executable by PUBLIC'
+);
+select is_empty(
+  $$
+    select oid::regprocedure
+    from pg_proc
+    where (pronamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
+           or (pronamespace = 'public'::regnamespace and proname ~ '(api_key|studio_segment|has_scope|enrichment_progress)'))
+      and not coalesce('search_path=""' = any (proconfig), false)
+  $$,
+  'every function has an empty search path'
+);
+
+select * from finish();
+
+rollback;

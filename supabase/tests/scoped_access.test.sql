@@ -1,0 +1,150 @@
+-- What a request sees that comes with an API key: what its scopes cover, in its own account.
+
+begin;
+
+select plan(21);
+
+create function pg_temp.id(p_name text)
+returns uuid
+language sql
+immutable
+as $$
+  select md5(p_name)::uuid;
+$$;
+
+-- As PostgREST does for a request: the role, and the claims of its token. `reset role` ends it.
+create function pg_temp.act_as(p_role text, p_subject uuid default null)
+returns void
+language sql
+as $$
+  select
+    set_config('role', p_role, true),
+    set_config('request.jwt.claims', json_build_object('role', p_role, 'sub', p_subject)::text, true);
+$$;
+
+grant execute on function pg_temp.id(text), pg_temp.act_as(text, uuid) to public;
+
+-- Ada owns the account of the engines, and Mallory another one.
+insert into auth.users (id) values (pg_temp.id('ada')), (pg_temp.id('mallory'));
+insert into public.accounts (id, name, primary_owner_user_id)
+values
+  (pg_temp.id('engines'), 'Analytical Engines', pg_temp.id('ada')),
+  (pg_temp.id('elsewhere'), 'Elsewhere', pg_temp.id('mallory'));
+insert into public.accounts_memberships (user_id, account_id, account_role)
+values
+  (pg_temp.id('ada'), pg_temp.id('engines'), 'owner'),
+  (pg_temp.id('mallory'), pg_temp.id('elsewhere'), 'owner')
+on conflict (user_id, account_id) do nothing;
+
+insert into public.segments (id, account_id, name, source_type, source_id, created_by)
+values
+  (pg_temp.id('one'), pg_temp.id('engines'), 'one', 'audience', 'a1', pg_temp.id('ada')),
+  (pg_temp.id('two'), pg_temp.id('engines'), 'two', 'audience', 'a1', pg_temp.id('ada')),
+  (pg_temp.id('foreign'), pg_temp.id('elsewhere'), 'foreign', 'audience', 'a1', pg_temp.id('mallory'));
+insert into public.enrichment_tracking (id, account_id, audience_id, enrichment_type, created_by)
+values
+  (pg_temp.id('job'), pg_temp.id('engines'), pg_temp.id('audience'), 'email', pg_temp.id('ada')),
+  (pg_temp.id('foreign job'), pg_temp.id('elsewhere'), pg_temp.id('audience'), 'email', pg_temp.id('mallory'));
+
+-- Keys by name, each with one scope.
+insert into api_keys_private.api_keys (id, account_id, name, key_prefix, key_hash, scopes, created_by)
+select
+  pg_temp.id(name),
+  pg_temp.id('engines'),
+  name,
+  'sk_test',
+  'hash of ' || name,
+  jsonb_build_array(jsonb_build_object('entity_type', entity_type, 'entity_id', entity_id, 'action', action)),
+  pg_temp.id('ada')
+from (
+  values
+    ('reader', 'segment', '*', 'read'),
+    ('reader of one', 'segment', pg_temp.id('one')::text, 'read'),
+    ('worker', 'enrichment', '*', 'write'),
+    ('auditor', '*', '*', 'read'),
+    ('caretaker', '*', pg_temp.id('one')::text, '*'),
+    ('root', '*', '*', '*')
+) as key (name, entity_type, entity_id, action);
+
+-- All segments of the account, and nothing else.
+select pg_temp.act_as('api_key', pg_temp.id('reader'));
+select is(public.get_api_key_account_id(), pg_temp.id('engines'), 'a key knows its account');
+select results_eq(
+  $$ select name from public.segments order by name $$,
+  $$ values ('one'), ('two') $$,
+  'by a scope for every segment it sees the account''s'
+);
+select is_empty($$ select from public.enrichment_tracking $$, 'and no jobs');
+select throws_ok($$ update public.segments set name = 'x' $$, '42501', null, 'it changes no segment');
+select throws_ok($$ select * from public.list_api_keys(pg_temp.id('engines')) $$, '42501', null, 'and lists no keys');
+select throws_ok(
+  $$ select public.report_enrichment_progress(pg_temp.id('job'), 'a', 1, 0) $$,
+  'PT404',
+  null,
+  'and reports no progress'
+);
+
+select pg_temp.act_as('api_key', pg_temp.id('reader of one'));
+select results_eq(
+  $$ select name from public.segments $$,
+  $$ values ('one') $$,
+  'by a scope for one segment it sees that one'
+);
+select ok(public.has_scope('segment', pg_temp.id('one')::text, 'read'), 'it has the scope for that one');
+select ok(not public.has_scope('segment', pg_temp.id('two')::text, 'read'), 'not for another');
+select ok(not public.has_scope('segment', pg_temp.id('one')::text, 'write'), 'and not to write');
+
+-- Writing a job includes reading it, but not giving it away.
+select pg_temp.act_as('api_key', pg_temp.id('worker'));
+select results_eq(
+  $$ select id from public.enrichment_tracking $$,
+  $$ values (pg_temp.id('job')) $$,
+  'who may write jobs may read them'
+);
+select is(
+  (public.report_enrichment_progress(pg_temp.id('job'), 'a', 1, 0)).processed_records,
+  1,
+  'and report on them'
+);
+select lives_ok(
+  $$ update public.enrichment_tracking set status = 'completed' where id = pg_temp.id('job') $$,
+  'and finish them'
+);
+select throws_ok(
+  $$ update public.enrichment_tracking set account_id = pg_temp.id('elsewhere') $$,
+  '42501',
+  null,
+  'but not give them away'
+);
+select throws_ok(
+  $$ select public.report_enrichment_progress(pg_temp.id('foreign job'), 'a', 1, 0) $$,
+  'PT404',
+  null,
+  'nor report on another account''s'
+);
+
+-- Wildcards.
+select pg_temp.act_as('api_key', pg_temp.id('auditor'));
+select ok(
+  public.has_scope('anything', 'at all', 'read') and not public.has_scope('anything', 'at all', 'write'),
+  'any entity of any type, to read'
+);
+select pg_temp.act_as('api_key', pg_temp.id('caretaker'));
+select ok(
+  public.has_scope('segment', pg_temp.id('one')::text, 'paint') and not public.has_scope('segment', 'other', 'paint'),
+  'one id, for anything'
+);
+select pg_temp.act_as('api_key', pg_temp.id('root'));
+select ok(public.has_scope('anything', 'at all', 'paint'), 'everything');
+
+-- A key that is no longer live sees nothing.
+reset role;
+update api_keys_private.api_keys set is_active = false where id = pg_temp.id('root');
+select pg_temp.act_as('api_key', pg_temp.id('root'));
+select is(public.get_api_key_account_id(), null, 'a revoked key has no account');
+select ok(not public.has_scope('segment', '*', 'read'), 'and no scope');
+select is_empty($$ select from public.segments $$, 'and sees no segment');
+
+select * from finish();
+
+rollback;
