@@ -2,7 +2,6 @@
 
 import socket
 import ssl
-from collections.abc import Iterator
 
 import httpx
 
@@ -14,6 +13,24 @@ from audiencelab_sdk.errors import (
 )
 
 _NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+# The first that fits counts.
+_ADVICE: tuple[tuple[type[Exception], str], ...] = (
+    (httpx.PoolTimeout, "all connections were busy, so make fewer calls at a time"),
+    (httpx.ConnectTimeout, "is the URL right, and does a firewall let this machine reach it?"),
+    (
+        httpx.TimeoutException,
+        "it may have been carried out; client.with_options(timeout=...) waits longer",
+    ),
+    (httpx.ProxyError, "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names the proxy"),
+    (
+        socket.gaierror,
+        "the host name is not known here: is the URL right, and the project not paused?",
+    ),
+    (ssl.SSLCertVerificationError, "SSL_CERT_FILE names the certificates that are trusted"),
+    (ssl.SSLError, "it does not speak TLS: should the URL begin with http://?"),
+    (httpx.ConnectError, "is the URL right, and does the server run?"),
+    (Exception, "the connection broke, and the request may have been carried out"),
+)
 
 
 def connection_error(request: httpx.Request, error: httpx.RequestError) -> AudienceLabError:
@@ -35,33 +52,20 @@ def connection_error(request: httpx.Request, error: httpx.RequestError) -> Audie
 
 
 def _advice(error: httpx.RequestError) -> str:
-    if isinstance(error, httpx.PoolTimeout):
-        return "all connections were busy, so make fewer calls at a time"
-    if isinstance(error, httpx.ConnectTimeout):
-        return "is the URL right, and does a firewall let this machine reach it?"
-    if isinstance(error, httpx.TimeoutException):
-        return "it may still be carried out; client.with_options(timeout=...) waits longer"
-    if isinstance(error, httpx.ProxyError):
-        return "the proxy is the one that HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names"
-    if isinstance(error, httpx.ConnectError):
-        return _connect_advice(error)
-    return "the connection broke, and the request may have been carried out"
+    if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error):
+        return "it does not speak HTTP: should the URL begin with https://?"
+    # Only where no connection came about do the causes tell more: a broken one may end in TLS.
+    causes = _causes(error) if isinstance(error, httpx.ConnectError) else [error]
+    return next(
+        advice for kind, advice in _ADVICE if any(isinstance(cause, kind) for cause in causes)
+    )
 
 
-def _connect_advice(error: httpx.ConnectError) -> str:
-    causes = list(_causes(error))
-    if any(isinstance(cause, socket.gaierror) for cause in causes):
-        return "the host name is not known here: is the URL right, and is the project not paused?"
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return "its certificate is not trusted: SSL_CERT_FILE names those that are"
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
-        return "it does not speak TLS there: should the URL begin with http://?"
-    return "is the URL right, and does the server run?"
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """`error`, the one that it was raised from, and so on."""
+def _causes(error: BaseException) -> list[BaseException]:
+    """`error`, the one that it was raised from, and so on; a chain may end in a ring."""
+    causes: list[BaseException] = []
     cause: BaseException | None = error
-    while cause is not None:
-        yield cause
+    while cause is not None and cause not in causes:
+        causes.append(cause)
         cause = cause.__cause__ or cause.__context__
+    return causes

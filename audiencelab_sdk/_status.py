@@ -28,6 +28,15 @@ _CLASSES: dict[int, type[APIStatusError]] = {
     429: RateLimitError,
 }
 _REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
+# What is refused before it gets to PostgREST or PostgreSQL comes without a code and with no hint.
+_ADVICE_WITHOUT_CODE = {
+    401: (
+        "The gateway does not accept the project's key: is it a key of this project, and does no "
+        "proxy on the way remove the header apikey?"
+    ),
+    404: "There is no Supabase API here: does the URL lead to the project's?",
+}
+_TITLE = re.compile(r"<title[^>]*>([^<]+)</title>", re.IGNORECASE)
 _API_KEY = re.compile(r"sk_[A-Za-z0-9]{8,}")
 _LONGEST_TEXT = 200
 
@@ -43,7 +52,7 @@ def status_error(response: httpx.Response) -> APIStatusError:
         code,
         _message(response, body, text),
         _text(body, "details"),
-        _text(body, "hint"),
+        _text(body, "hint") or (None if code else _ADVICE_WITHOUT_CODE.get(status)),
         next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), None),
     )
     if isinstance(error, RateLimitError):
@@ -87,6 +96,8 @@ def _message(response: httpx.Response, body: Mapping[str, Any], text: str) -> st
     # PostgREST says "message"; the gateway before it and Supabase Auth have names of their own.
     if message := _text(body, "message", "msg", "error_description", "error"):
         return message
+    if title := _TITLE.search(text):
+        text = title[1]
     text = " ".join(text.split())
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}…"

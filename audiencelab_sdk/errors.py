@@ -22,11 +22,13 @@ No error holds a key, a token or the body of a request, so each may be logged as
 
 _EXPIRY_ADVICE = "The access token has expired, is damaged, or was signed for another project."
 _SCHEMA_ADVICE = (
-    "The API does not know this function or table: probably the AudienceLab migration was not "
-    "applied to this database, or the API has not reloaded its schema since."
+    "The API does not know this table, column or function: apply the AudienceLab migrations to "
+    "the database (supabase db push) or, where they are, let the API reload its schema "
+    "(notify pgrst, 'reload schema')."
 )
 _ADVICE = {
     "PGRST202": _SCHEMA_ADVICE,
+    "PGRST204": _SCHEMA_ADVICE,
     "PGRST205": _SCHEMA_ADVICE,
     "PGRST301": _EXPIRY_ADVICE,
     "PGRST303": _EXPIRY_ADVICE,

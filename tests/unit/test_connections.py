@@ -3,6 +3,7 @@
 import gc
 import json
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,9 +16,11 @@ import pytest
 
 from audiencelab_sdk import (
     APIConnectionError,
+    APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
     AudienceLab,
+    AudienceLabError,
     UnexpectedResponseError,
 )
 from tests.unit._support import API_KEY, KEY, VALID, close, settle
@@ -85,7 +88,7 @@ def url(server: Server) -> str:
 
 async def failure(client_class: Any, url: str, seconds: float = 5.0) -> Any:
     client = client_class(url, KEY, timeout=seconds, max_retries=0)
-    with pytest.raises((APIConnectionError, UnexpectedResponseError)) as caught:
+    with pytest.raises(AudienceLabError) as caught:
         await settle(client.api_keys.verify(API_KEY))
     await close(client)
     return caught.value
@@ -102,6 +105,22 @@ async def test_slow_answer_is_a_timeout(client_class: Any, server: Server, url: 
     released.set()
     assert type(error) is APITimeoutError
     assert error.request_sent
+    assert "client.with_options(timeout=...) waits longer" in str(error)
+
+
+async def test_answer_that_stalls_half_way_is_a_timeout(
+    client_class: Any, server: Server, url: str
+) -> None:
+    released = threading.Event()
+
+    def stall(handler: Handler) -> None:
+        handler.answer(b'{"valid": tr', Content_Length="1000")
+        released.wait(5)
+
+    server.respond = stall
+    error = await failure(client_class, url, seconds=0.1)
+    released.set()
+    assert type(error) is APITimeoutError
 
 
 async def test_each_client_has_its_own_timeout(client_class: Any, server: Server, url: str) -> None:
@@ -116,9 +135,41 @@ async def test_each_client_has_its_own_timeout(client_class: Any, server: Server
 async def test_nobody_listens(client_class: Any) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
-        error = await failure(client_class, f"http://127.0.0.1:{unused.getsockname()[1]}")
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        error = await failure(client_class, url)
     assert type(error) is APIConnectionError
     assert not error.request_sent
+    assert f"no answer from {url} (ConnectError: " in str(error)
+    assert "is the URL right, and does the server run?" in str(error)
+
+
+async def test_unknown_host(client_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    error = await failure(client_class, "https://project.invalid")
+    assert type(error) is APIConnectionError
+    assert not error.request_sent
+    assert "host name is not known here: is the URL right" in str(error)
+
+
+async def test_https_where_http_is_spoken(client_class: Any, server: Server, url: str) -> None:
+    error = await failure(client_class, url.replace("http:", "https:"))
+    assert type(error) is APIConnectionError
+    assert not error.request_sent
+    assert "should the URL begin with http://?" in str(error)
+
+
+async def test_http_where_https_is_spoken(client_class: Any, server: Server, url: str) -> None:
+    def alert(handler: Handler) -> None:
+        # What a TLS server sends to whom it does not understand.
+        handler.wfile.write(b"\x15\x03\x01\x00\x02\x02\x16")
+        handler.close_connection = True
+
+    server.respond = alert
+    error = await failure(client_class, url)
+    assert type(error) is APIConnectionError
+    assert "should the URL begin with https://?" in str(error)
 
 
 async def test_connection_closed_without_an_answer(
@@ -141,6 +192,68 @@ async def test_connection_closed_amid_the_answer(
     error = await failure(client_class, url)
     assert type(error) is APIConnectionError
     assert error.request_sent
+    assert "may have been carried out" in str(error)
+
+
+async def test_connection_reset_amid_the_answer(
+    client_class: Any, server: Server, url: str
+) -> None:
+    def reset(handler: Handler) -> None:
+        handler.answer(b'{"valid": tr', Content_Length="1000")
+        # With no time to linger, closing sends RST in place of FIN.
+        linger = struct.pack("ii", 1, 0)
+        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        handler.close_connection = True
+
+    server.respond = reset
+    error = await failure(client_class, url)
+    assert type(error) is APIConnectionError
+    assert error.request_sent
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "advice"),
+    [
+        (b"<html><title>Sign in</title></html>", "text/html", "does the URL lead to the project's"),
+        (b"OK", "text/plain", "does the URL lead to the project's"),
+        (b'{"valid": tr', "application/json", "may cut answers off"),
+        (b'[{"valid": true}, {"valid": true}', "application/json", "may cut answers off"),
+        (b'"' + b"x" * 50, "application/json; charset=utf-8", "may cut answers off"),
+    ],
+)
+async def test_success_without_json(
+    client_class: Any, server: Server, url: str, body: bytes, kind: str, advice: str
+) -> None:
+    server.respond = lambda handler: handler.answer(body, Content_Type=kind)
+    error = await failure(client_class, url)
+    assert type(error) is UnexpectedResponseError
+    assert str(error).startswith("POST /rest/v1/rpc/verify_api_key answered 200 with ")
+    assert str(error).endswith(f"({kind}, {len(body)} bytes)")
+    assert advice in str(error)
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'""', b"{}", b"<"])
+async def test_empty_answer_where_a_value_is_needed(
+    client_class: Any, server: Server, url: str, body: bytes
+) -> None:
+    server.respond = lambda handler: handler.answer(body)
+    error = await failure(client_class, url)
+    assert type(error) is UnexpectedResponseError
+    assert "does the URL lead to" in str(error)
+
+
+async def test_redirect_is_not_followed(client_class: Any, server: Server, url: str) -> None:
+    def redirect(handler: Handler) -> None:
+        handler.send_response(301)
+        handler.send_header("Location", f"{url}/elsewhere")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.respond = redirect
+    error = await failure(client_class, url)
+    assert type(error) is APIStatusError
+    assert "the URL is probably wrong (HTTP 301)" in str(error)
+    assert server.connections == 1
 
 
 # On trio, httpx itself leaves its generators open when it cannot decode.
