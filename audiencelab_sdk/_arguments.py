@@ -3,16 +3,20 @@
 No message quotes the value: what was passed by mistake may be a key.
 """
 
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from enum import StrEnum
+from typing import Any, TypeVar, cast
 from uuid import UUID
 
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 
 from audiencelab_sdk._text import is_storable, storable
 from audiencelab_sdk.errors import InvalidArgumentError
 
 T = TypeVar("T")
+E = TypeVar("E", bound=StrEnum)
 
 
 def checked_uuid(name: str, value: Any) -> UUID:
@@ -73,8 +77,53 @@ def checked_int(name: str, value: Any, lowest: int, highest: int) -> int:
     return value
 
 
-def checked_future(name: str, value: Any) -> datetime:
-    """`value`, a moment in the future that says its time zone."""
+def checked_seconds(name: str, value: Any) -> float:
+    """`value`, a length of time."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidArgumentError(f"{name} must be a number of seconds, not {_kind(value)}")
+    if not (math.isfinite(value) and value > 0):
+        raise InvalidArgumentError(f"{name} must be more than 0 seconds and finite, not {value}")
+    return float(value)
+
+
+def checked_member(name: str, value: Any, kind: type[E]) -> E:
+    """`value`, a member of an enumeration or the text of one, as the member."""
+    try:
+        return kind(value)
+    except ValueError:
+        members = ", ".join(kind)
+    raise InvalidArgumentError(f"{name} must be one of {members}")
+
+
+def checked_texts(name: str, value: Any) -> list[str]:
+    """`value`, a sequence of texts, as a list."""
+    items = checked_sequence(name, value)
+    return [checked_text(f"{name}[{index}]", item) for index, item in enumerate(items)]
+
+
+def checked_sequence(name: str, value: Any) -> list[Any]:
+    """`value`, a sequence other than a text, as a list."""
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise InvalidArgumentError(f"{name} must be a sequence, such as a list, not {_kind(value)}")
+    return list(cast("Any", value))
+
+
+def checked_json(name: str, value: Any) -> JsonValue:
+    """`value`, something that JSON has and that PostgreSQL can store."""
+    try:
+        sound = _is_json(value)
+    except RecursionError:
+        sound = False
+    if not sound:
+        raise InvalidArgumentError(
+            f"{name} must be JSON (dict with str keys, list, str, int, finite float, bool, None) "
+            "without NUL or half of a surrogate pair in its texts"
+        )
+    return cast("JsonValue", value)
+
+
+def checked_moment(name: str, value: Any) -> datetime:
+    """`value`, a moment that says its time zone."""
     if not isinstance(value, datetime):
         raise InvalidArgumentError(f"{name} must be a datetime, not {_kind(value)}")
     if value.utcoffset() is None:
@@ -82,9 +131,15 @@ def checked_future(name: str, value: Any) -> datetime:
             f"{name} has no time zone: give one, such as "
             "datetime.now(timezone.utc) + timedelta(days=90)"
         )
-    if value <= datetime.now(UTC):
-        raise InvalidArgumentError(f"{name} must be in the future")
     return value
+
+
+def checked_future(name: str, value: Any) -> datetime:
+    """`value`, a moment in the future that says its time zone."""
+    moment = checked_moment(name, value)
+    if moment <= datetime.now(UTC):
+        raise InvalidArgumentError(f"{name} must be in the future")
+    return moment
 
 
 def checked_items(name: str, value: Any, kind: type[T]) -> list[T]:
@@ -103,3 +158,18 @@ def checked_items(name: str, value: Any, kind: type[T]) -> list[T]:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
+
+
+def _is_json(value: Any) -> bool:
+    if isinstance(value, str):
+        return is_storable(value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, list | tuple):
+        return all(map(_is_json, cast("Sequence[Any]", value)))
+    if isinstance(value, dict):
+        entries: dict[Any, Any] = dict(cast("Any", value))
+        return all(isinstance(key, str) and is_storable(key) for key in entries) and all(
+            map(_is_json, entries.values())
+        )
+    return value is None or isinstance(value, int)

@@ -9,9 +9,11 @@ from pydantic import SecretStr
 
 from audiencelab_sdk._config import Settings, environment, header_secret
 from audiencelab_sdk._resources.api_keys import ApiKeys, AsyncApiKeys
+from audiencelab_sdk._resources.enrichment import AsyncEnrichment, Enrichment
+from audiencelab_sdk._resources.segments import AsyncSegments, Segments
 from audiencelab_sdk._run import AsyncRunner, Runner
 from audiencelab_sdk._supabase import supabase_settings
-from audiencelab_sdk._tokens import api_key_token
+from audiencelab_sdk._tokens import api_key_token, user_of
 from audiencelab_sdk._transport import AsyncPool, Pool, async_postgrest, postgrest
 
 if TYPE_CHECKING:
@@ -39,12 +41,16 @@ class AudienceLab:
 
     Attributes:
         api_keys: The API keys of accounts.
+        segments: The audience segments of accounts.
+        enrichment: The enrichment jobs of accounts.
 
     Raises:
         ConfigurationError: One of them is missing or cannot be used.
     """
 
     api_keys: ApiKeys
+    segments: Segments
+    enrichment: Enrichment
 
     def __init__(
         self,
@@ -208,6 +214,8 @@ class AudienceLab:
         api = postgrest(settings, pool)
         run = Runner(api, settings.max_retries)
         self.api_keys = ApiKeys(run)
+        self.segments = Segments(run, lambda: user_of(settings.token()))
+        self.enrichment = Enrichment(run, lambda: user_of(settings.token()))
 
     def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))
@@ -226,6 +234,8 @@ class AsyncAudienceLab:
     """
 
     api_keys: AsyncApiKeys
+    segments: AsyncSegments
+    enrichment: AsyncEnrichment
 
     def __init__(
         self,
@@ -321,6 +331,8 @@ class AsyncAudienceLab:
         api = async_postgrest(settings, pool)
         run = AsyncRunner(api, settings.max_retries)
         self.api_keys = AsyncApiKeys(run)
+        self.segments = AsyncSegments(run, lambda: user_of(settings.token()))
+        self.enrichment = AsyncEnrichment(run, lambda: user_of(settings.token()))
 
     def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))

@@ -8,6 +8,8 @@
     │   └── APITimeoutError
     ├── UnexpectedResponseError
     ├── UsageLogError
+    ├── EnrichmentFailedError
+    ├── EnrichmentTimeoutError
     └── APIStatusError
         ├── AuthenticationError      401
         ├── PermissionDeniedError    403
@@ -20,6 +22,8 @@
 No error holds a key, a token or the body of a request, so each may be logged as it is.
 """
 
+from audiencelab_sdk.models import EnrichmentJob
+
 _EXPIRY_ADVICE = "The access token has expired, is damaged, or was signed for another project."
 _SCHEMA_ADVICE = (
     "The API does not know this table, column or function: apply the AudienceLab migrations to "
@@ -28,6 +32,7 @@ _SCHEMA_ADVICE = (
 )
 _ADVICE = {
     "PGRST202": _SCHEMA_ADVICE,
+    "PGRST204": _SCHEMA_ADVICE,
     "PGRST204": _SCHEMA_ADVICE,
     "PGRST205": _SCHEMA_ADVICE,
     "PGRST301": _EXPIRY_ADVICE,
@@ -87,6 +92,41 @@ class UsageLogError(AudienceLabError):
 
     def __str__(self) -> str:
         return f"{self.message} (SQLSTATE {self.code})" if self.code else self.message
+
+
+class EnrichmentFailedError(AudienceLabError):
+    """The enrichment job that was waited for has failed.
+
+    Attributes:
+        job: The job; ``job.error`` is what is known of the reason.
+    """
+
+    def __init__(self, job: EnrichmentJob) -> None:
+        super().__init__(job)
+        self.job = job
+
+    def __str__(self) -> str:
+        return f"enrichment job {self.job.id} failed: {self.job.error or 'no reason was given'}"
+
+
+class EnrichmentTimeoutError(AudienceLabError):
+    """The enrichment job had not ended when the time to wait for it was over.
+
+    Attributes:
+        job: The job as it was then.
+        timeout: The time that was waited, in seconds.
+    """
+
+    def __init__(self, job: EnrichmentJob, timeout: float) -> None:
+        super().__init__(job, timeout)
+        self.job = job
+        self.timeout = timeout
+
+    def __str__(self) -> str:
+        return (
+            f"enrichment job {self.job.id} is still {self.job.status} after {self.timeout:g} s: "
+            f"{self.job.processed_records} of {self.job.total_records} records are processed"
+        )
 
 
 class APIStatusError(AudienceLabError):

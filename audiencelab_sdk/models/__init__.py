@@ -1,5 +1,6 @@
 """What the SDK gives and takes: immutable pydantic models, and pages of them."""
 
+from audiencelab_sdk.models._unset import UNSET, Unset
 from audiencelab_sdk.models.api_keys import (
     ApiKey,
     ApiKeyVerification,
@@ -10,16 +11,34 @@ from audiencelab_sdk.models.api_keys import (
     UsageLog,
     ValidApiKey,
 )
+from audiencelab_sdk.models.enrichment import EnrichmentJob, EnrichmentStatus, EnrichmentType
 from audiencelab_sdk.models.page import AsyncPage, Page
+from audiencelab_sdk.models.segments import (
+    CustomColumn,
+    NewSegment,
+    Segment,
+    SegmentFilter,
+    SourceType,
+)
 
 __all__ = [
+    "UNSET",
     "ApiKey",
     "ApiKeyVerification",
     "AsyncPage",
     "CreatedApiKey",
+    "CustomColumn",
+    "EnrichmentJob",
+    "EnrichmentStatus",
+    "EnrichmentType",
     "InvalidApiKey",
+    "NewSegment",
     "Page",
     "Scope",
+    "Segment",
+    "SegmentFilter",
+    "SourceType",
+    "Unset",
     "UsageEvent",
     "UsageLog",
     "ValidApiKey",

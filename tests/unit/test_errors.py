@@ -19,7 +19,9 @@ from audiencelab_sdk.errors import (
     UsageLogError,
 )
 
-CLASSES = [value for value in vars(errors).values() if isinstance(value, type)]
+CLASSES = [
+    value for value in vars(errors).values() if getattr(value, "__module__", "") == errors.__name__
+]
 
 
 def rate_limit() -> RateLimitError:

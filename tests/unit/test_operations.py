@@ -47,7 +47,7 @@ API = SyncPostgrestClient(
 
 def sent(call: Call) -> tuple[str, dict[str, str], Any]:
     """The path, query and body of the request that a call makes."""
-    request = call.build(API).request
+    request: Any = call.build(API).request
     return str(request.path.path), dict(request.params), request.json
 
 

@@ -6,16 +6,36 @@ from types import FunctionType
 
 import pytest
 
-from audiencelab_sdk import AsyncAudienceLab, AsyncPage, AudienceLab, Page
+from audiencelab_sdk import (
+    AsyncAudienceLab,
+    AsyncPage,
+    AsyncProgress,
+    AudienceLab,
+    Page,
+    Progress,
+)
 from audiencelab_sdk._resources.api_keys import ApiKeys, AsyncApiKeys
+from audiencelab_sdk._resources.enrichment import AsyncEnrichment, Enrichment
+from audiencelab_sdk._resources.segments import AsyncSegments, Segments
 
 PAIRS: list[tuple[type, type]] = [
     (AudienceLab, AsyncAudienceLab),
     (ApiKeys, AsyncApiKeys),
+    (Segments, AsyncSegments),
+    (Enrichment, AsyncEnrichment),
     (Page, AsyncPage),
+    (Progress, AsyncProgress),
 ]
 RENAMED = {"close": "aclose"}
-NOT_AWAITED = {"__init__", "from_env", "from_supabase", "as_user", "as_api_key", "with_options"}
+NOT_AWAITED = {
+    "__init__",
+    "from_env",
+    "from_supabase",
+    "as_user",
+    "as_api_key",
+    "with_options",
+    "track",
+}
 
 
 def functions(cls: type) -> dict[str, FunctionType]:
@@ -37,7 +57,7 @@ def pairs() -> list[tuple[str, FunctionType, FunctionType]]:
 
 
 def in_sync_words(text: str) -> str:
-    text = re.sub(r"Async(?=AudienceLab|Client|Page|ApiKeys|Runner)", "", text)
+    text = re.sub(r"Async(?=AudienceLab|Client|Page|ApiKeys|Runner|Progress)", "", text)
     return re.sub(r"Awaitable\[(.*)\]", r"\1", text)
 
 

@@ -1,0 +1,187 @@
+"""The steps of the calls about enrichment jobs."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from pydantic import TypeAdapter
+
+from audiencelab_sdk._arguments import (
+    checked_int,
+    checked_json,
+    checked_member,
+    checked_seconds,
+    checked_text,
+    checked_texts,
+    checked_uuid,
+)
+from audiencelab_sdk._operations._answers import read
+from audiencelab_sdk._operations._paging import Slice
+from audiencelab_sdk._operations._rows import Table, created, creator, equal
+from audiencelab_sdk._steps import Call, Steps
+from audiencelab_sdk._text import storable
+from audiencelab_sdk.errors import (
+    ConflictError,
+    EnrichmentFailedError,
+    EnrichmentTimeoutError,
+)
+from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
+
+PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
+
+_TABLE = Table(
+    "enrichment_tracking",
+    EnrichmentJob,
+    TypeAdapter(list[EnrichmentJob]),
+    absent="there is no such enrichment job: it never was, or it is not yours to see",
+)
+_MOST_RECORDS = 2**31 - 1
+_LONGEST_ERROR = 10_000
+_MOST_TRIES = 10
+
+
+def create(
+    account_id: UUID | str,
+    audience_id: UUID | str,
+    enrichment_type: EnrichmentType | str,
+    *,
+    total_records: int,
+    enrichment_fields: Sequence[str],
+    metadata: Mapping[str, Any] | None,
+    created_by: UUID | str | None,
+    user_id: UUID | None,
+) -> Steps[EnrichmentJob]:
+    row = {
+        "id": str(uuid4()),
+        "account_id": str(checked_uuid("account_id", account_id)),
+        "audience_id": str(checked_uuid("audience_id", audience_id)),
+        "enrichment_type": checked_member("enrichment_type", enrichment_type, EnrichmentType),
+        "total_records": checked_int("total_records", total_records, 0, _MOST_RECORDS),
+        "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
+        "metadata": checked_json("metadata", dict(metadata or {})),
+        "created_by": str(creator(created_by, user_id)),
+    }
+    jobs = yield from _TABLE.insert([row])
+    return jobs[0]
+
+
+def get(job_id: UUID | str) -> Steps[EnrichmentJob]:
+    return _TABLE.get(checked_uuid("job_id", job_id))
+
+
+def list_page(
+    *,
+    account_id: UUID | str | None,
+    audience_id: UUID | str | None,
+    status: EnrichmentStatus | str | None,
+    enrichment_type: EnrichmentType | str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    page_size: int,
+) -> Steps[Slice[EnrichmentJob]]:
+    conditions = created(created_after, created_before)
+    if account_id is not None:
+        conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
+    if audience_id is not None:
+        conditions.append(equal("audience_id", checked_uuid("audience_id", audience_id)))
+    if status is not None:
+        conditions.append(equal("status", checked_member("status", status, EnrichmentStatus)))
+    if enrichment_type is not None:
+        member = checked_member("enrichment_type", enrichment_type, EnrichmentType)
+        conditions.append(equal("enrichment_type", member))
+    return _TABLE.page(conditions, page_size)
+
+
+def report_progress(
+    job_id: UUID | str, worker: str, processed: int, failed: int
+) -> Steps[EnrichmentJob]:
+    arguments: dict[str, Any] = {
+        "p_job_id": str(checked_uuid("job_id", job_id)),
+        "p_worker": checked_text("worker", worker, longest=255),
+        "p_processed": checked_int("processed", processed, 0, _MOST_RECORDS),
+        "p_failed": checked_int("failed", failed, 0, _MOST_RECORDS),
+    }
+    answer = yield Call(
+        lambda api: api.rpc("report_enrichment_progress", arguments), repeatable=True
+    )
+    return read("report_enrichment_progress", EnrichmentJob.model_validate, answer.data)
+
+
+def start(job_id: UUID | str) -> Steps[EnrichmentJob]:
+    return _move(job_id, PENDING, PROCESSING, "started_at")
+
+
+def complete(job_id: UUID | str) -> Steps[EnrichmentJob]:
+    return _move(job_id, PROCESSING, COMPLETED, "completed_at")
+
+
+def fail(job_id: UUID | str, error: str | BaseException) -> Steps[EnrichmentJob]:
+    text = storable(str(error).strip() or type(error).__name__)[:_LONGEST_ERROR]
+    moment = datetime.now(UTC)
+    job = yield from _TABLE.get(checked_uuid("job_id", job_id))
+    for _ in range(_MOST_TRIES):
+        if job.status is FAILED and job.completed_at == moment:
+            return job
+        if job.status.is_final:
+            raise _impossible(job, FAILED)
+        changes = {
+            "status": FAILED,
+            "completed_at": moment.isoformat(),
+            "metadata": {**job.metadata, "error": text},
+        }
+        # The API cannot add a key to a jsonb column. So the whole column is written, but only
+        # over the very row that was read: a worker's report in between means to read it again.
+        unchanged = equal("updated_at", job.updated_at.isoformat())
+        failed = yield from _TABLE.update_if(job.id, changes, [unchanged])
+        if failed:
+            return failed
+        job = yield from _TABLE.get(job.id)
+    raise ConflictError(409, None, "the enrichment job changes too fast to be failed: try again")
+
+
+def wait(
+    job_id: UUID | str,
+    timeout: float,
+    poll_interval: float,
+    on_progress: Callable[[EnrichmentJob], object] | None,
+) -> Steps[EnrichmentJob]:
+    checked_id = checked_uuid("job_id", job_id)
+    interval = checked_seconds("poll_interval", poll_interval)
+    deadline = time.monotonic() + checked_seconds("timeout", timeout)
+    job = yield from _TABLE.get(checked_id)
+    if on_progress:
+        on_progress(job)
+    while not job.status.is_final:
+        left = deadline - time.monotonic()
+        if left <= 0:
+            raise EnrichmentTimeoutError(job, timeout)
+        before = job
+        job = yield from _TABLE.get(checked_id, delay=min(interval, left))
+        if on_progress and job != before:
+            on_progress(job)
+    if job.status is FAILED:
+        raise EnrichmentFailedError(job)
+    return job
+
+
+def _move(
+    job_id: UUID | str, source: EnrichmentStatus, target: EnrichmentStatus, time_column: str
+) -> Steps[EnrichmentJob]:
+    checked_id = checked_uuid("job_id", job_id)
+    moment = datetime.now(UTC)
+    changes = {"status": target, time_column: moment.isoformat()}
+    job = yield from _TABLE.update_if(checked_id, changes, [equal("status", source)])
+    if job is None:
+        job = yield from _TABLE.get(checked_id)
+        # With this very microsecond it is our own doing: the answer was lost, and we came again.
+        if job.status is not target or getattr(job, time_column) != moment:
+            raise _impossible(job, target)
+    return job
+
+
+def _impossible(job: EnrichmentJob, target: EnrichmentStatus) -> ConflictError:
+    return ConflictError(
+        409, None, f"an enrichment job that is {job.status} cannot become {target}"
+    )

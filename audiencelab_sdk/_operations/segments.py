@@ -1,0 +1,190 @@
+"""The steps of the calls about segments."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid4
+
+from pydantic import TypeAdapter
+
+from audiencelab_sdk._arguments import (
+    checked_items,
+    checked_json,
+    checked_member,
+    checked_sequence,
+    checked_text,
+    checked_texts,
+    checked_uuid,
+)
+from audiencelab_sdk._operations._answers import read
+from audiencelab_sdk._operations._paging import Slice
+from audiencelab_sdk._operations._rows import Condition, Table, created, creator, equal
+from audiencelab_sdk._outcome import Outcome
+from audiencelab_sdk._steps import Call, Steps
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    ConflictError,
+    InvalidArgumentError,
+    InvalidRequestError,
+)
+from audiencelab_sdk.models import UNSET, NewSegment, Segment, SourceType
+from audiencelab_sdk.models._stored import StoredObject
+from audiencelab_sdk.models.segments import FilterField
+
+_TABLE = Table(
+    "segments",
+    Segment,
+    TypeAdapter(list[Segment]),
+    absent="there is no such segment: it never was, it is deleted, or it is not yours to see",
+    visible=[("deleted", "is", "false")],
+)
+_SEGMENTS_A_CALL = 100
+
+_read_id = TypeAdapter(UUID).validate_python
+
+
+def create(account_id: UUID | str, given: Mapping[str, Any]) -> Steps[Segment]:
+    arguments = {f"p_{column}": value for column, value in _columns(given).items()}
+    arguments["p_account_id"] = str(checked_uuid("account_id", account_id))
+    answer = yield Call(lambda api: api.rpc("create_studio_segment", arguments), repeatable=False)
+    segment_id = read("create_studio_segment", _read_id, answer.data)
+    try:
+        return (yield from _TABLE.get(segment_id))
+    except AudienceLabError as error:
+        error.add_note(f"The segment was created nevertheless: its id is {segment_id}.")
+        raise
+
+
+def create_many(
+    account_id: UUID | str,
+    segments: Iterable[NewSegment],
+    created_by: UUID | str | None,
+    user_id: UUID | None,
+) -> Steps[list[Outcome[Segment]]]:
+    same = {
+        "account_id": str(checked_uuid("account_id", account_id)),
+        "created_by": str(creator(created_by, user_id)),
+    }
+    rows = [
+        {"id": str(uuid4()), **same, **_columns(dict(segment))}
+        for segment in checked_items("segments", segments, NewSegment)
+    ]
+    outcomes: list[Outcome[Segment]] = []
+    for first in range(0, len(rows), _SEGMENTS_A_CALL):
+        outcomes += yield from _insert(first, rows[first : first + _SEGMENTS_A_CALL])
+    return outcomes
+
+
+def get(segment_id: UUID | str) -> Steps[Segment]:
+    return _TABLE.get(checked_uuid("segment_id", segment_id))
+
+
+def list_page(
+    *,
+    account_id: UUID | str | None,
+    source_type: SourceType | str | None,
+    tags: Sequence[str],
+    name_contains: str | None,
+    created_after: datetime | None,
+    created_before: datetime | None,
+    page_size: int,
+) -> Steps[Slice[Segment]]:
+    conditions = created(created_after, created_before)
+    if account_id is not None:
+        conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
+    if source_type is not None:
+        member = checked_member("source_type", source_type, SourceType)
+        conditions.append(equal("source_type", member))
+    if wanted := checked_texts("tags", tags):
+        conditions.append(("tags", "cs", _array(wanted)))
+    if name_contains is not None:
+        conditions.append(_contains("name", checked_text("name_contains", name_contains)))
+    return _TABLE.page(conditions, page_size)
+
+
+def update(segment_id: UUID | str, given: Mapping[str, Any]) -> Steps[Segment]:
+    changes = {column: value for column, value in given.items() if value is not UNSET}
+    if not changes:
+        raise InvalidArgumentError("there is nothing to update: pass what is to change")
+    return _TABLE.update(checked_uuid("segment_id", segment_id), _columns(changes))
+
+
+def delete(segment_id: UUID | str) -> Steps[None]:
+    arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
+    yield Call(lambda api: api.rpc("delete_studio_segment", arguments), repeatable=True)
+
+
+def restore(segment_id: UUID | str) -> Steps[Segment]:
+    arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
+    answer = yield Call(lambda api: api.rpc("restore_studio_segment", arguments), repeatable=True)
+    return read("restore_studio_segment", Segment.model_validate, answer.data)
+
+
+def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Steps[list[Outcome[Segment]]]:
+    try:
+        segments = yield from _TABLE.insert(rows)
+    except AudienceLabError as error:
+        if len(rows) == 1 or not isinstance(error, InvalidRequestError | ConflictError):
+            return [Outcome(first + index, error=error) for index in range(len(rows))]
+    else:
+        return [Outcome(first + index, segment) for index, segment in enumerate(segments)]
+    # One bad row has all of them refused: the halves tell which.
+    middle = len(rows) // 2
+    outcomes = yield from _insert(first, rows[:middle])
+    outcomes += yield from _insert(first + middle, rows[middle:])
+    return outcomes
+
+
+def _columns(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What the database stores for these arguments."""
+    return {column: _STORED[column](column, value) for column, value in given.items()}
+
+
+def _description(name: str, value: Any) -> str | None:
+    return None if value is None else checked_text(name, value)
+
+
+def _source_type(name: str, value: Any) -> str:
+    return checked_member(name, value, SourceType).value
+
+
+def _objects(name: str, value: Any) -> list[Any]:
+    """The JSON of filters or custom columns."""
+    items: list[Any] = []
+    for index, item in enumerate(checked_sequence(name, value)):
+        if isinstance(item, FilterField):
+            raise InvalidArgumentError(
+                f"{name}[{index}] is only the beginning of a filter: compare it, as in "
+                'SegmentFilter.where("country") == "US"'
+            )
+        stored = item.model_dump() if isinstance(item, StoredObject) else item
+        items.append(checked_json(f"{name}[{index}]", stored))
+    return items
+
+
+_STORED: dict[str, Callable[[str, Any], Any]] = {
+    "name": checked_text,
+    "description": _description,
+    "source_type": _source_type,
+    "source_id": checked_text,
+    "filters": _objects,
+    "enrichment_fields": checked_texts,
+    "custom_columns": _objects,
+    "tags": checked_texts,
+}
+
+
+def _array(texts: Sequence[str]) -> str:
+    """A PostgreSQL array of texts."""
+    quoted = (re.sub(r'["\\]', r"\\\g<0>", text) for text in texts)
+    return "{" + ",".join(f'"{text}"' for text in quoted) + "}"
+
+
+def _contains(column: str, text: str) -> Condition:
+    """The condition that a column contains a text, in upper or lower case.
+
+    By a regular expression: in a pattern for ``ilike`` PostgREST takes every ``*`` for ``%``, so
+    that a ``*`` could not be looked for.
+    """
+    return (column, "imatch", re.sub(r"[.^$*+?()\[\]{}|\\]", r"\\\g<0>", text))

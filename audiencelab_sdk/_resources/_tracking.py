@@ -1,0 +1,232 @@
+"""What a worker counts the records of an enrichment job with: `client.enrichment.track`."""
+
+import logging
+import os
+import socket
+import threading
+import time
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Generic, Self, TypeVar
+from uuid import UUID, uuid4
+
+import anyio
+
+from audiencelab_sdk._arguments import checked_int, checked_text, checked_uuid
+from audiencelab_sdk._operations import enrichment as operations
+from audiencelab_sdk._resources._bar import Observer, shown
+from audiencelab_sdk._run import AsyncRunner, Runner
+from audiencelab_sdk._steps import Steps
+from audiencelab_sdk.errors import (
+    APIConnectionError,
+    AudienceLabError,
+    InvalidArgumentError,
+    RateLimitError,
+    ServerError,
+)
+from audiencelab_sdk.models import EnrichmentJob
+
+logger = logging.getLogger("audiencelab_sdk")
+
+_SECONDS_BETWEEN_REPORTS = 1.0
+_SECONDS_TO_FAIL = 30.0
+_MOST_RECORDS = 2**31 - 1
+# What passes by itself. The next report makes up for one that this befell.
+_TEMPORARY = (APIConnectionError, RateLimitError, ServerError)
+
+R = TypeVar("R", Runner, AsyncRunner)
+
+
+class _Worker(Generic[R]):
+    """What both colours share: the running totals of a worker, and when they are due."""
+
+    def __init__(
+        self,
+        run: R,
+        job: EnrichmentJob | UUID | str,
+        *,
+        worker: str | None,
+        complete: bool,
+        show: bool,
+    ) -> None:
+        self._run: R = run
+        self._job_id = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
+        self._worker = checked_text("worker", worker or _unique_name(), longest=255)
+        self._complete = complete
+        self._show = show
+        self._job = job if isinstance(job, EnrichmentJob) else None
+        self._processed = 0
+        self._failed = 0
+        self._reported_at = 0.0
+        # One worker may have threads of its own.
+        self._lock = threading.Lock()
+        self._display = ExitStack()
+        self._observe: Observer | None = None
+
+    @property
+    def worker(self) -> str:
+        """The worker's name."""
+        return self._worker
+
+    @property
+    def processed(self) -> int:
+        """The number of records that this worker has dealt with, failures included."""
+        return self._processed
+
+    @property
+    def failed(self) -> int:
+        """How many of these failed."""
+        return self._failed
+
+    @property
+    def job(self) -> EnrichmentJob:
+        """The job as the last report found it, with the totals of all workers.
+
+        Raises:
+            InvalidArgumentError: The block was not entered, and only the job's id was given.
+        """
+        if self._job is None:
+            raise InvalidArgumentError("the job is known once the with block is entered")
+        return self._job
+
+    def _count(self, processed: int, failed: int) -> bool:
+        """Add to the totals; whether it is time to report them."""
+        checked_int("processed", processed, 0, _MOST_RECORDS)
+        checked_int("failed", failed, 0, processed)
+        with self._lock:
+            self._processed += processed
+            self._failed += failed
+            due = time.monotonic() >= self._reported_at + _SECONDS_BETWEEN_REPORTS
+            if due:
+                self._reported_at = time.monotonic()
+            return due
+
+    def _report(self) -> Steps[EnrichmentJob]:
+        with self._lock:
+            self._reported_at = time.monotonic()
+            totals = self._processed, self._failed
+        return operations.report_progress(self._job_id, self._worker, *totals)
+
+    def _saw(self, job: EnrichmentJob) -> None:
+        self._job = job
+        if self._observe:
+            self._observe(job)
+
+    def _open_display(self) -> None:
+        self._observe = self._display.enter_context(shown(None, show=self._show))
+
+    def _lost(self, error: AudienceLabError) -> None:
+        logger.warning(
+            "a report on enrichment job %s was lost, the next one makes up for it: %s",
+            self._job_id,
+            error,
+        )
+
+
+class Progress(_Worker[Runner]):
+    """Counts the records that a worker deals with, from :meth:`Enrichment.track`.
+
+    It may be shared between the threads of a worker.
+    """
+
+    def advance(self, processed: int = 1, *, failed: int = 0) -> None:
+        """Count records, and report the totals when the last report is a second ago.
+
+        Args:
+            processed: The number of records dealt with since the last call, failures included.
+            failed: How many of these failed.
+
+        Raises:
+            ConflictError: Somebody else has ended the job: stop working on it.
+        """
+        if self._count(processed, failed):
+            self._try_report()
+
+    def __enter__(self) -> Self:
+        self._open_display()
+        try:
+            self._saw(self._run(self._report()))
+        except BaseException:
+            self._display.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._display:
+            if exc_value is not None:
+                self._fail(exc_value)
+                return
+            self._saw(self._run(self._report()))
+            if self._complete:
+                self._saw(self._run(operations.complete(self._job_id)))
+
+    def _try_report(self) -> None:
+        try:
+            self._saw(self._run(self._report()))
+        except _TEMPORARY as error:
+            self._lost(error)
+
+    def _fail(self, reason: BaseException) -> None:
+        try:
+            self._try_report()
+            self._saw(self._run(operations.fail(self._job_id, reason)))
+        except AudienceLabError as error:
+            reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
+
+
+class AsyncProgress(_Worker[AsyncRunner]):
+    """Like :class:`Progress`, awaited: ``async with``, and ``await progress.advance(5)``."""
+
+    async def advance(self, processed: int = 1, *, failed: int = 0) -> None:
+        """Like :meth:`Progress.advance`, awaited."""
+        if self._count(processed, failed):
+            await self._try_report()
+
+    async def __aenter__(self) -> Self:
+        self._open_display()
+        try:
+            self._saw(await self._run(self._report()))
+        except BaseException:
+            self._display.close()
+            raise
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._display:
+            if exc_value is not None:
+                await self._fail(exc_value)
+                return
+            self._saw(await self._run(self._report()))
+            if self._complete:
+                self._saw(await self._run(operations.complete(self._job_id)))
+
+    async def _try_report(self) -> None:
+        try:
+            self._saw(await self._run(self._report()))
+        except _TEMPORARY as error:
+            self._lost(error)
+
+    async def _fail(self, reason: BaseException) -> None:
+        # A cancelled worker says so too, in what time it has.
+        with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
+            try:
+                await self._try_report()
+                self._saw(await self._run(operations.fail(self._job_id, reason)))
+            except AudienceLabError as error:
+                reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
+        if scope.cancelled_caught:
+            reason.add_note(f"Enrichment job {self._job_id} could not be failed in time.")
+
+
+def _unique_name() -> str:
+    return f"{socket.gethostname()[:64]}-{os.getpid()}-{uuid4().hex[:8]}"

@@ -1,0 +1,185 @@
+"""Audience segments, and the filters and columns that they are made of."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, TypeAlias
+from uuid import UUID
+
+from pydantic import (
+    AliasChoices,
+    AwareDatetime,
+    BeforeValidator,
+    Field,
+    JsonValue,
+    PlainValidator,
+    StrictBool,
+    StringConstraints,
+)
+
+from audiencelab_sdk.models._base import Model
+from audiencelab_sdk.models._stored import StoredObject, as_array, kept
+
+_Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class SourceType(StrEnum):
+    """Where the records of a segment come from."""
+
+    AUDIENCE = "audience"
+    WEBHOOK_UPLOAD = "webhook_upload"
+    CSV_UPLOAD = "csv_upload"
+
+
+class SegmentFilter(StoredObject, frozen=True):
+    """A condition on a field of the records of a segment.
+
+    ``SegmentFilter.where("country") == "US"`` is the same as
+    ``SegmentFilter(field="country", operator="=", value="US")``.
+
+    Attributes:
+        field: The field's name.
+        operator: The comparison, as V3 writes it, such as ``=``.
+        value: What it is compared with: anything that JSON has.
+    """
+
+    field: _Text
+    operator: _Text
+    value: JsonValue = None
+
+    @staticmethod
+    def where(field: str) -> "FilterField":
+        """Begin a filter: compare what this gives by ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``.
+
+        ::
+
+            SegmentFilter.where("country") == "US"
+            SegmentFilter.where("employees") >= 50
+            SegmentFilter.where("title").op("contains", "engineer")
+
+        Args:
+            field: The field's name.
+
+        Returns:
+            What makes a SegmentFilter of a comparison.
+        """
+        return FilterField(field)
+
+
+class FilterField:
+    """A field to compare with a value, from :meth:`SegmentFilter.where`: that makes a filter."""
+
+    __slots__ = ("_field",)
+    __hash__ = None  # type: ignore[assignment] # as of any class whose == compares nothing
+
+    def __init__(self, field: str) -> None:
+        self._field = field
+
+    def op(self, operator: str, value: JsonValue) -> SegmentFilter:
+        """The filter with any operator; it is stored as it is written here."""
+        return SegmentFilter(field=self._field, operator=operator, value=value)
+
+    def __eq__(self, value: JsonValue) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
+        return self.op("=", value)
+
+    def __ne__(self, value: JsonValue) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
+        return self.op("!=", value)
+
+    def __lt__(self, value: JsonValue) -> SegmentFilter:
+        return self.op("<", value)
+
+    def __le__(self, value: JsonValue) -> SegmentFilter:
+        return self.op("<=", value)
+
+    def __gt__(self, value: JsonValue) -> SegmentFilter:
+        return self.op(">", value)
+
+    def __ge__(self, value: JsonValue) -> SegmentFilter:
+        return self.op(">=", value)
+
+    def __repr__(self) -> str:
+        return f"SegmentFilter.where({self._field!r})"
+
+
+class CustomColumn(StoredObject, frozen=True):
+    """A column that a segment's table shows beside the usual ones.
+
+    Attributes:
+        field: The field that it shows.
+        header_name: Its title; V3 stores it as ``headerName``.
+        type: The type of its values, such as ``number``.
+    """
+
+    field: _Text
+    header_name: Annotated[
+        str,
+        Field(
+            validation_alias=AliasChoices("headerName", "header_name"),
+            serialization_alias="headerName",
+        ),
+    ]
+    type: _Text
+
+
+AnyFilter: TypeAlias = Annotated[SegmentFilter | JsonValue, PlainValidator(kept(SegmentFilter))]
+AnyColumn: TypeAlias = Annotated[CustomColumn | JsonValue, PlainValidator(kept(CustomColumn))]
+
+
+class Segment(Model, frozen=True):
+    """A saved audience segment.
+
+    Attributes:
+        id: The segment's id.
+        account_id: The account that it belongs to.
+        name: Its name.
+        description: What it is for; None when nobody said.
+        source_type: Where its records come from.
+        source_id: The id of that audience or upload.
+        filters: The conditions on its records. What an application wrote in another shape than
+            SegmentFilter's is here as the JSON that it is, and `update` writes it back unchanged.
+        enrichment_fields: The fields that were added to its records.
+        custom_columns: The columns that its table shows besides; other shapes as in `filters`.
+        tags: Its tags.
+        created_by: The user who made it.
+        created_at: When it was made.
+        updated_at: When it was last changed.
+        deleted: True once it is deleted: then only the service role sees it, in the database.
+    """
+
+    id: UUID
+    account_id: UUID
+    name: str
+    description: str | None
+    source_type: SourceType
+    source_id: str
+    filters: Annotated[tuple[AnyFilter, ...], BeforeValidator(as_array)]
+    enrichment_fields: tuple[str, ...]
+    custom_columns: Annotated[tuple[AnyColumn, ...], BeforeValidator(as_array)]
+    tags: tuple[str, ...]
+    created_by: UUID
+    created_at: AwareDatetime
+    updated_at: AwareDatetime
+    deleted: StrictBool
+
+
+class NewSegment(Model, frozen=True, extra="forbid"):
+    """A segment to be made, for `create_many`.
+
+    Attributes:
+        name: Its name, not blank.
+        source_type: Where its records come from.
+        source_id: The id of that audience or upload.
+        description: What it is for.
+        filters: The conditions on its records.
+        enrichment_fields: The fields that are added to its records.
+        custom_columns: The columns that its table shows besides the usual ones.
+        tags: Its tags.
+    """
+
+    name: _Text
+    source_type: SourceType
+    source_id: _Text
+    description: str | None = None
+    filters: Sequence[AnyFilter] = ()
+    enrichment_fields: Sequence[str] = ()
+    custom_columns: Sequence[AnyColumn] = ()
+    tags: Sequence[str] = ()
