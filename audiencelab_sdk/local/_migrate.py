@@ -6,6 +6,7 @@ fresh database can take the steps one by one.
 
 import re
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
@@ -16,6 +17,7 @@ from psycopg.pq import TransactionStatus
 from audiencelab_sdk.local._errors import MigrationError
 
 _HERE = Path(__file__).parent
+_SEED = "supabase/seed.sql"  # as the Supabase CLI records it
 _FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>.+)\.sql")
 
 
@@ -125,6 +127,30 @@ def apply_seed(db_url: str, file: Path | None = None) -> None:
     """
     with psycopg.connect(db_url, autocommit=True) as connection:
         _run_file(connection, file or _supabase_folder() / "seed.sql")
+
+
+def apply_seed_once(db_url: str) -> None:
+    """Run the project's seed unless `supabase_migrations.seed_files` lists it.
+
+    What was changed or deleted of the seed's rows since then stays so.
+
+    Args:
+        db_url: The database, as role `postgres`.
+
+    Raises:
+        MigrationError: The file is missing, or holds a statement that PostgreSQL refused.
+    """
+    file = _supabase_folder() / "seed.sql"
+    with psycopg.connect(db_url, autocommit=True) as connection:
+        known = connection.execute(
+            "select from supabase_migrations.seed_files where path = %s", (_SEED,)
+        ).fetchone()
+        if known is None:
+            _run_file(connection, file)
+            connection.execute(
+                "insert into supabase_migrations.seed_files (path, hash) values (%s, %s)",
+                (_SEED, sha256(file.read_bytes()).hexdigest()),
+            )
 
 
 def _supabase_folder() -> Path:

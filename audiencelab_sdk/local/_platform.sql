@@ -104,7 +104,7 @@ begin
 end;
 $realtime$;
 
--- Where the Supabase CLI keeps its record of the migrations.
+-- Where the Supabase CLI keeps its record of the migrations and of the seed.
 create schema if not exists supabase_migrations;
 alter schema supabase_migrations owner to postgres;
 create table if not exists supabase_migrations.schema_migrations (
@@ -113,3 +113,9 @@ create table if not exists supabase_migrations.schema_migrations (
   name text
 );
 alter table supabase_migrations.schema_migrations owner to postgres;
+
+create table if not exists supabase_migrations.seed_files (
+  path text primary key,
+  hash text not null
+);
+alter table supabase_migrations.seed_files owner to postgres;

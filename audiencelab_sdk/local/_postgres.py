@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from audiencelab_sdk.local._errors import (
     LocalStackError,
@@ -37,15 +37,24 @@ class PostgresServer:
         port: The port to listen on; by default any free one.
         durable: Write to disk as carefully as a real server does, which takes longer.
         settings: Further settings, as in postgresql.conf.
+        data_dir: A folder in which the data stays, made if it is not there; durable, then.
 
     Raises:
         PostgresNotFoundError: No PostgreSQL programs are on this machine (from `start`).
-        PostgresStartError: PostgreSQL did not start; its own words are in the text (from `start`).
+        PostgresStartError: PostgreSQL did not start; its own words are in the text. Or the
+            folder is in use, holds something else, or data of another version (from `start`).
     """
 
     def __init__(
-        self, *, port: int = 0, durable: bool = False, settings: Mapping[str, str] | None = None
+        self,
+        *,
+        port: int = 0,
+        durable: bool = False,
+        settings: Mapping[str, str] | None = None,
+        data_dir: Path | None = None,
     ) -> None:
+        durable = durable or data_dir is not None
+        self._data_dir = data_dir
         self._wanted_port = port
         self._settings = _SETTINGS | ({} if durable else _FAST_SETTINGS) | dict(settings or {})
         self._password = secrets.token_urlsafe()
@@ -81,6 +90,7 @@ class PostgresServer:
             "port": self._wanted_port,
             "password": self._password,
             "settings": self._settings,
+            "data_dir": None if self._data_dir is None else str(self._data_dir.absolute()),
         }
         self._supervisor = subprocess.Popen(  # noqa: S603 - our own interpreter and module
             [sys.executable, "-I", "-S", str(Path(__file__).with_name("_supervisor.py"))],
@@ -91,7 +101,8 @@ class PostgresServer:
         )
         _running.add(self)
         try:
-            self._port = _instruct(self._supervisor, order)
+            report = _instruct(self._supervisor, order)
+            self._port, self._password = report["port"], report["password"]
         except BaseException:
             self.stop()
             raise
@@ -165,8 +176,8 @@ def _holds_programs(folder: Path) -> bool:
     return all((folder / name).is_file() for name in ("initdb", "postgres"))
 
 
-def _instruct(supervisor: subprocess.Popen[bytes], order: Mapping[str, object]) -> int:
-    """Send the order and return the port that the supervisor reports."""
+def _instruct(supervisor: subprocess.Popen[bytes], order: Mapping[str, object]) -> dict[str, Any]:
+    """Send the order and return what the supervisor reports."""
     assert supervisor.stdin is not None  # noqa: S101 - a pipe
     assert supervisor.stdout is not None  # noqa: S101 - a pipe
     # One that could not even start reads nothing; the empty answer below tells.
@@ -179,10 +190,10 @@ def _instruct(supervisor: subprocess.Popen[bytes], order: Mapping[str, object]) 
             "The process that looks after PostgreSQL ended before it was ready "
             f"(exit status {supervisor.wait()})."
         )
-    report = json.loads(line)
+    report: dict[str, Any] = json.loads(line)
     if "error" in report:
         raise PostgresStartError(report["error"])
-    return int(report["port"])
+    return report
 
 
 def _close_pipes(process: subprocess.Popen[bytes]) -> None:

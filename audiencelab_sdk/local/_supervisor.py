@@ -1,15 +1,18 @@
 """The process that owns one embedded PostgreSQL server; run by path, standard library only.
 
 `PostgresServer` starts it with two pipes. The first line on its stdin is the order, a JSON object:
-`bin` (the folder of the programs), `port` (0 for a free one), `password` (of the superuser
-`supabase_admin`) and `settings` (name to value). It answers with one line of JSON on its stdout,
-`{"port": 5433}` or `{"error": "..."}`, and then waits for the end of its stdin.
+`bin` (the folder of the programs), `port` (0 for a free one), `password` (of a new cluster's
+superuser `supabase_admin`), `settings` (name to value) and `data_dir` (where the data stays, or
+null). It answers with one line of JSON on its stdout, `{"port": 5433, "password": "..."}` or
+`{"error": "..."}`, and then waits for the end of its stdin.
 
 However the process that holds the other end of that pipe comes to its end, killed outright
-included, the pipe closes: PostgreSQL is stopped and its folder deleted, in this one place.
+included, the pipe closes: PostgreSQL is stopped and its temporary folder deleted, in this one
+place.
 """
 
 import contextlib
+import fcntl
 import json
 import locale
 import os
@@ -42,42 +45,57 @@ class StartError(Exception):
 
 
 class Server:
-    """One PostgreSQL cluster in a temporary folder of its own.
+    """One PostgreSQL cluster, in a temporary folder or in one that stays.
+
+    A folder that stays holds `data`, the cluster, and `password`, the superuser's, which is
+    written last: without it the folder is not taken for a cluster of ours.
 
     Args:
         programs: The folder with `initdb` and `postgres`.
         port: The port to listen on, 0 for a free one.
-        password: The password of the superuser `supabase_admin`.
+        password: The password of the superuser `supabase_admin`, if the cluster is new.
         settings: Further settings, as in postgresql.conf.
+        data_dir: The folder that stays, or None.
     """
 
-    def __init__(self, programs: Path, port: int, password: str, settings: dict[str, str]) -> None:
+    def __init__(
+        self,
+        programs: Path,
+        port: int,
+        password: str,
+        settings: dict[str, str],
+        data_dir: Path | None = None,
+    ) -> None:
+        self.password = password
         self._programs = programs
         self._port = port
-        self._password = password
         self._settings = settings
+        self._data_dir = data_dir
+        self._version = ""
         self._folder: Path | None = None
         self._process: subprocess.Popen[Any] | None = None
-        self._user = user = _unprivileged_user() if os.geteuid() == 0 else None
+        self._user = user = _unprivileged_user(data_dir) if os.geteuid() == 0 else None
         self._identity: dict[str, Any] = (
             {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []} if user else {}
         )
 
     def start(self) -> int:
-        """Create the cluster, start the server and return its port once it accepts connections.
+        """Start the server, on a new cluster if there is none, and return its port when ready.
 
         Raises:
             StartError: The text says why, with the end of PostgreSQL's own output.
         """
         folder = self._make_folder()
         self._programs = self._usable_programs(folder)
-        self._create_cluster(folder)
+        data = self._find_cluster(folder)
         attempt = 1
         while True:
             port = self._port or free_port()
-            if self._launch(folder, port):
+            if self._launch(folder, data, port):
                 return port
             log = _log(folder)
+            if 'lock file "postmaster.pid" already exists' in log:
+                raise StartError(f"{self._data_dir} is in use by another PostgreSQL server.")
             # Between the choice of a free port and its use another program may have taken it.
             taken = not self._port and "Address already in use" in log
             if not taken or attempt == PORT_ATTEMPTS:
@@ -85,7 +103,7 @@ class Server:
             attempt += 1
 
     def stop(self) -> None:
-        """Stop the server and delete its folder; nothing happens when there is none."""
+        """Stop the server and delete its temporary folder, if there is one."""
         if self._process is not None:
             for number, patience in STOP_SIGNALS:
                 if self._process.poll() is not None:
@@ -100,7 +118,8 @@ class Server:
         # TMPDIR may lie where only root can go.
         for place in (tempfile.gettempdir(), "/tmp"):  # noqa: S108 - mkdtemp is safe there
             self._folder = folder = Path(tempfile.mkdtemp(prefix="audiencelab-", dir=place))
-            if self._takes_over(folder):
+            self._give_to_user(folder)
+            if self._reaches(folder):
                 return folder
             folder.rmdir()
             self._folder = None
@@ -109,12 +128,47 @@ class Server:
             f"{tempfile.gettempdir()} nor /tmp. Set TMPDIR to a folder that every user can reach."
         )
 
-    def _takes_over(self, folder: Path) -> bool:
-        """Give the folder to the user who runs PostgreSQL; False if he cannot get there."""
+    def _find_cluster(self, folder: Path) -> Path:
+        """The cluster's folder, made if need be."""
+        place = self._data_dir
+        if place is None:
+            self._create_cluster(folder, folder / "data")
+            return folder / "data"
+        data = place / "data"
+        if _claim(place):
+            self.password = (place / "password").read_text()
+            version = (data / "PG_VERSION").read_text().strip()
+            if version != self._version:
+                raise StartError(
+                    f"{place} holds data of PostgreSQL {version}, but {self._programs} is "
+                    f"PostgreSQL {self._version}. Name another folder, or let "
+                    f"AUDIENCELAB_POSTGRES_BIN name the programs of PostgreSQL {version}."
+                )
+            self._require_reach(data)
+            return data
+        try:
+            self._create_cluster(folder, data)
+            password = place / "password.new"
+            password.touch(mode=0o600)
+            password.write_text(self.password)
+            password.rename(place / "password")
+        except BaseException:
+            shutil.rmtree(data, ignore_errors=True)
+            raise
+        return data
+
+    def _require_reach(self, data: Path) -> None:
+        if self._user is not None and not self._reaches(data):
+            raise StartError(
+                f"PostgreSQL refuses to run as root, and the user {self._user.pw_name!r} cannot "
+                f"write to {data}. Name a folder that every user can reach."
+            )
+
+    def _reaches(self, folder: Path) -> bool:
+        """Whether the user who runs PostgreSQL can write to the folder."""
         if self._user is None:
             return True
         try:
-            self._give_to_user(folder)
             check = self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/"))
         except OSError as error:
             raise StartError(
@@ -139,9 +193,10 @@ class Server:
         found = re.search(r"\(PostgreSQL\) (\d+)", version.stdout)
         if version.returncode or found is None:
             raise StartError(f"{programs / 'postgres'} does not run:\n{_tail(version.stdout)}")
-        if int(found[1]) < OLDEST_VERSION:
+        self._version = found[1]
+        if int(self._version) < OLDEST_VERSION:
             raise StartError(
-                f"{programs} holds PostgreSQL {found[1]}; {OLDEST_VERSION} or later is needed."
+                f"{programs} holds PostgreSQL {self._version}; {OLDEST_VERSION} or later is needed."
             )
         return programs
 
@@ -150,14 +205,17 @@ class Server:
             for path in (tree, *tree.rglob("*")):
                 os.chown(path, self._user.pw_uid, self._user.pw_gid, follow_symlinks=False)
 
-    def _create_cluster(self, folder: Path) -> None:
+    def _create_cluster(self, folder: Path, data: Path) -> None:
+        data.mkdir(mode=0o700)
+        self._give_to_user(data)
+        self._require_reach(data)
         password_file = folder / "password"
         password_file.touch(mode=0o600)
-        password_file.write_text(self._password)
+        password_file.write_text(self.password)
         self._give_to_user(password_file)
         result = self._run(
             self._programs / "initdb",
-            f"--pgdata={folder / 'data'}",
+            f"--pgdata={data}",
             "--username=supabase_admin",
             f"--pwfile={password_file}",
             "--auth=scram-sha-256",
@@ -172,7 +230,7 @@ class Server:
         if result.returncode:
             raise StartError(f"initdb failed:\n{_tail(result.stdout)}")
 
-    def _launch(self, folder: Path, port: int) -> bool:
+    def _launch(self, folder: Path, data: Path, port: int) -> bool:
         settings = self._settings | {
             "listen_addresses": HOST,
             "port": str(port),
@@ -181,7 +239,7 @@ class Server:
         arguments = [part for pair in settings.items() for part in ("-c", "=".join(pair))]
         with (folder / "postgres.log").open("wb") as log:
             self._process = process = subprocess.Popen(  # noqa: S603 - no shell, our own arguments
-                [self._programs / "postgres", "-D", folder / "data", *arguments],
+                [self._programs / "postgres", "-D", data, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -191,7 +249,7 @@ class Server:
             )
         deadline = time.monotonic() + START_TIMEOUT
         while process.poll() is None:
-            if _is_ready(folder / "data" / "postmaster.pid"):
+            if _is_ready(data / "postmaster.pid", process.pid):
                 return True
             if time.monotonic() > deadline:
                 raise StartError(
@@ -228,7 +286,36 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _unprivileged_user() -> pwd.struct_passwd:
+def _claim(place: Path) -> bool:
+    """Take a folder that stays, for as long as this process lives, and say if it has a cluster.
+
+    Raises:
+        StartError: Another stack has it, or it holds something else.
+    """
+    try:
+        place.mkdir(mode=0o711, parents=True, exist_ok=True)
+    except FileExistsError:
+        raise StartError(f"{place} is not a folder.") from None
+    try:
+        # Never closed: the lock ends with the process.
+        fcntl.flock(os.open(place, os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StartError(f"{place} is in use by another stack.") from None
+    if (place / "password").is_file() and (place / "data" / "PG_VERSION").is_file():
+        return True
+    if any(place.iterdir()):
+        raise StartError(
+            f"{place} is not empty, and what it holds is not the data of a stack. "
+            "Name another folder, or a new one."
+        )
+    return False
+
+
+def _unprivileged_user(data_dir: Path | None) -> pwd.struct_passwd:
+    data = data_dir / "data" if data_dir else None
+    if data and data.is_dir() and data.stat().st_uid != 0:
+        with contextlib.suppress(KeyError):
+            return pwd.getpwuid(data.stat().st_uid)
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
@@ -246,13 +333,16 @@ def _utf8_locale() -> str:
     return "C.UTF-8"
 
 
-def _is_ready(pid_file: Path) -> bool:
-    """Whether the server says, on the eighth line of its pid file, that it takes connections."""
+def _is_ready(pid_file: Path, pid: int) -> bool:
+    """Whether the server says, on the eighth line of its pid file, that it takes connections.
+
+    The first line tells whether the file is its own, and not one that a crash has left behind.
+    """
     try:
         lines = pid_file.read_text().splitlines()
     except FileNotFoundError:
         return False
-    return len(lines) > 7 and lines[7].strip() == "ready"
+    return len(lines) > 7 and lines[0] == str(pid) and lines[7].strip() == "ready"
 
 
 def _log(folder: Path) -> str:
@@ -285,8 +375,15 @@ def main() -> None:
     server = None
     try:
         try:
-            server = Server(Path(order["bin"]), order["port"], order["password"], order["settings"])
-            report: dict[str, object] = {"port": server.start()}
+            place = order.get("data_dir")
+            server = Server(
+                Path(order["bin"]),
+                order["port"],
+                order["password"],
+                order["settings"],
+                Path(place) if place else None,
+            )
+            report: dict[str, object] = {"port": server.start(), "password": server.password}
         except (StartError, OSError, subprocess.SubprocessError) as error:
             report = {"error": str(error)}
         # Nobody may be left to read the report; the end of stdin then follows at once.

@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -100,6 +102,15 @@ def serve(postgres: PostgresServer) -> Iterator[Serve]:
 def stack() -> Iterator[LocalStack]:
     with LocalStack() as running:
         yield running
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """An empty folder that every user can reach; pytest's own are closed to others."""
+    made = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp"))
+    made.chmod(0o711)
+    yield made
+    shutil.rmtree(made)
 
 
 @pytest.fixture

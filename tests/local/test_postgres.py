@@ -356,11 +356,11 @@ def test_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory, lacking: Lac
             group=nobody.pw_gid,
             extra_groups=[],
         ) as supervisor:
-            port = _postgres._instruct(
+            report = _postgres._instruct(
                 supervisor,
                 {"bin": str(folder / "bin"), "port": 0, "password": "secret", "settings": {}},
             )
-            url = f"postgresql://supabase_admin:secret@127.0.0.1:{port}/postgres"
+            url = f"postgresql://supabase_admin:secret@127.0.0.1:{report['port']}/postgres"
             with psycopg.connect(url) as connection:
                 row = connection.execute("show data_directory").fetchone()
             assert row is not None
