@@ -17,6 +17,8 @@ from audiencelab_sdk.local._errors import (
     MigrationError,
     PostgresNotFoundError,
     PostgresStartError,
+    PostgrestNotFoundError,
+    PostgrestStartError,
 )
 
 __all__ = [
@@ -25,4 +27,6 @@ __all__ = [
     "MigrationError",
     "PostgresNotFoundError",
     "PostgresStartError",
+    "PostgrestNotFoundError",
+    "PostgrestStartError",
 ]

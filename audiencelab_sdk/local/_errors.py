@@ -5,6 +5,8 @@
     LocalStackError
     ├── PostgresNotFoundError
     ├── PostgresStartError
+    ├── PostgrestNotFoundError
+    ├── PostgrestStartError
     └── MigrationError
 """
 
@@ -19,6 +21,14 @@ class PostgresNotFoundError(LocalStackError):
 
 class PostgresStartError(LocalStackError):
     """PostgreSQL was found, but did not start; the message ends with its own log."""
+
+
+class PostgrestNotFoundError(LocalStackError):
+    """PostgREST was asked for, and its program is not where it should be."""
+
+
+class PostgrestStartError(LocalStackError):
+    """PostgREST was found, but did not start; the message ends with its own output."""
 
 
 class MigrationError(LocalStackError):

@@ -1,9 +1,12 @@
 """The embedded stack as one object."""
 
 import contextlib
+import errno
+import os
 import time
 from dataclasses import dataclass, field
 from datetime import timedelta
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 from uuid import UUID
@@ -13,11 +16,18 @@ import jwt
 import psycopg
 
 from audiencelab_sdk.local._errors import LocalStackError
-from audiencelab_sdk.local._migrate import apply_migrations, apply_platform, apply_seed, as_role
+from audiencelab_sdk.local._migrate import (
+    apply_migrations,
+    apply_platform,
+    apply_seed_once,
+    as_role,
+)
 from audiencelab_sdk.local._postgres import PostgresServer
+from audiencelab_sdk.local._postgrest import PostgrestServer, RestChoice, find_postgrest
 from audiencelab_sdk.local.rest.app import create_app
 from audiencelab_sdk.local.rest.database import Settings
 from audiencelab_sdk.local.rest.gateway import Gateway
+from audiencelab_sdk.local.rest.proxy import create_proxy
 from audiencelab_sdk.local.rest.server import BackgroundServer
 
 # The development values that `supabase start` uses as well, so that one .env serves both.
@@ -39,7 +49,8 @@ class LocalStack:
 
     For a machine without Docker and Supabase: tests, examples, a first look. Use it as a context
     manager, sync or async, or with `start` and `stop`. It listens on 127.0.0.1 only and leaves
-    nothing behind when it, or the Python process, ends. Its data ends with it.
+    nothing behind when it, or the Python process, ends. Its data ends with it, too, unless
+    `data_dir` names a folder to keep it in; new migrations are then applied at the next start.
 
     ::
 
@@ -48,16 +59,31 @@ class LocalStack:
 
     Args:
         port: The port of the REST API; by default any free one.
+        data_dir: The folder that keeps the data, made if it is not there.
+        rest: What answers the requests: `embedded`, the REST application of this package, or
+            `postgrest`, the program that `AUDIENCELAB_POSTGREST_BIN` names or that is on the
+            PATH; by default that program where there is one.
 
     Raises:
         LocalStackError: The stack is running already, or its port is taken (from `start`).
         PostgresNotFoundError: No PostgreSQL programs are on this machine (from `start`).
-        PostgresStartError: PostgreSQL did not start; the text has its log (from `start`).
+        PostgresStartError: PostgreSQL did not start; the text has its log. Or `data_dir` is in
+            use, holds something else, or data of another version of PostgreSQL (from `start`).
+        PostgrestNotFoundError: There is no PostgREST where it was asked for (from `start`).
+        PostgrestStartError: PostgREST did not start; the text has its output (from `start`).
         MigrationError: A migration is missing or was refused (from `start`).
     """
 
-    def __init__(self, *, port: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        port: int = 0,
+        data_dir: str | os.PathLike[str] | None = None,
+        rest: RestChoice | None = None,
+    ) -> None:
         self._port = port
+        self._data_dir = None if data_dir is None else Path(data_dir)
+        self._rest: RestChoice | None = rest
         self._running: _Running | None = None
 
     def __repr__(self) -> str:
@@ -92,24 +118,26 @@ class LocalStack:
         """Start PostgreSQL, apply platform, migrations and seed, and serve the REST API."""
         if self._running is not None:
             raise LocalStackError(f"This stack is running already, at {self._running.url}.")
+        postgrest = find_postgrest(self._rest)
         with contextlib.ExitStack() as resources:
-            postgres = resources.enter_context(PostgresServer())
+            postgres = resources.enter_context(PostgresServer(data_dir=self._data_dir))
             db_url = as_role(postgres.admin_url, "postgres")
             apply_platform(postgres.admin_url)
             apply_migrations(db_url)
-            apply_seed(db_url)
+            apply_seed_once(db_url)
             settings = Settings(
                 db_url=as_role(postgres.admin_url, "authenticator"), jwt_secret=_JWT_SECRET
             )
-            gateway = Gateway(create_app(settings), (self.anon_key, self.service_role_key))
-            server = BackgroundServer(gateway, self._port)
+            if postgrest is None:
+                api = create_app(settings)
+            else:
+                program = resources.enter_context(PostgrestServer(postgrest, settings))
+                api = create_proxy(program.url)
+            server = BackgroundServer(
+                Gateway(api, (self.anon_key, self.service_role_key)), self._port
+            )
             resources.callback(server.stop)
-            try:
-                port = server.start()
-            except OSError as error:
-                raise LocalStackError(f"Port {self._port} cannot be used: {error}") from error
-            except RuntimeError as error:
-                raise LocalStackError(str(error)) from error
+            port = self._serve(server)
             self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
 
     def stop(self) -> None:
@@ -210,6 +238,17 @@ class LocalStack:
     ) -> None:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(self.stop)
+
+    def _serve(self, server: BackgroundServer) -> int:
+        try:
+            return server.start()
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                message = f"Port {self._port} cannot be used: another program listens on it."
+                raise LocalStackError(message) from error
+            raise LocalStackError(f"Port {self._port} cannot be used: {error}") from error
+        except RuntimeError as error:
+            raise LocalStackError(str(error)) from error
 
     def _require_running(self) -> _Running:
         if self._running is None:

@@ -33,7 +33,7 @@ class Gateway:
             return
         path: str = scope["path"]
         if path != _PREFIX and not path.startswith(f"{_PREFIX}/"):
-            await _refusal(404, "no Route matched with those values")(scope, receive, send)
+            await refusal(404, "no Route matched with those values")(scope, receive, send)
             return
         # The application gets a scope of its own: the one that came in is the server's.
         scope = {
@@ -49,16 +49,17 @@ class Gateway:
             return
         key = headers.get("apikey")
         if key is None:
-            await _refusal(401, "No API key found in request")(scope, receive, send)
+            await refusal(401, "No API key found in request")(scope, receive, send)
             return
         if not any(secrets.compare_digest(key.encode(), known) for known in self._keys):
-            await _refusal(401, "Invalid authentication credentials")(scope, receive, send)
+            await refusal(401, "Invalid authentication credentials")(scope, receive, send)
             return
         headers.setdefault("authorization", f"Bearer {key}")
         await self._app(scope, receive, send)
 
 
-def _refusal(status: int, message: str) -> Response:
+def refusal(status: int, message: str) -> Response:
+    """An answer of the gateway's own."""
     return Response(
         json.dumps({"message": message}),
         status_code=status,
