@@ -1,11 +1,15 @@
 """Which tokens are believed, and what is said of the others."""
 
+import hmac
 import json
 import time
 from typing import Any
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
 from audiencelab_sdk.local.rest.errors import ApiError
@@ -119,6 +123,46 @@ def test_a_jwks_knows_its_keys_by_name() -> None:
     wrong_name = jwt.encode({"role": "a"}, SECRET, algorithm="HS256", headers={"kid": "second"})
     with pytest.raises(ApiError, match="No suitable key"):
         reader.identify(f"Bearer {wrong_name}")
+
+
+def public_jwk(private: Any, **more: str) -> dict[str, Any]:
+    kind = RSAAlgorithm if isinstance(private, rsa.RSAPrivateKey) else ECAlgorithm
+    return {**kind.to_jwk(private.public_key(), as_dict=True), **more}
+
+
+RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+EC_KEY = ec.generate_private_key(ec.SECP256R1())
+
+
+@pytest.mark.parametrize(("algorithm", "private"), [("RS256", RSA_KEY), ("ES256", EC_KEY)])
+def test_asymmetric_keys(algorithm: str, private: Any) -> None:
+    shared = json.loads(jwks(shared=SECRET))["keys"]
+    keys = [*shared, public_jwk(RSA_KEY, kid="rsa"), public_jwk(EC_KEY, kid="ec")]
+    reader = TokenReader(json.dumps({"keys": keys}), "anon")
+    for headers in (None, {"kid": "rsa" if private is RSA_KEY else "ec"}):
+        token = jwt.encode({"role": "a"}, private, algorithm=algorithm, headers=headers)
+        assert reader.identify(f"Bearer {token}").role == "a"
+    assert reader.identify(bearer({"role": "b"})).role == "b"
+    header, claims, signature = token.split(".")
+    forged = base64url_encode(b'{"role": "service_role"}').decode()
+    for changed in (f"{header}.{forged}.{signature}", f"{header}.{claims}.{signature[::-1]}"):
+        with pytest.raises(ApiError) as caught:
+            reader.identify(f"Bearer {changed}")
+        assert (caught.value.status, caught.value.code) == (401, "PGRST301")
+
+
+def test_a_public_key_is_no_shared_secret() -> None:
+    reader = TokenReader(json.dumps(public_jwk(RSA_KEY)), "anon")
+    public = RSA_KEY.public_key().public_bytes(
+        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    signed = base64url_encode(b'{"alg":"HS256"}') + b"." + base64url_encode(b'{"role":"a"}')
+    mac = base64url_encode(hmac.digest(public, signed, "sha256"))
+    with pytest.raises(ApiError, match="Wrong or unsupported"):
+        reader.identify(f"Bearer {(signed + b'.' + mac).decode()}")
+    other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    with pytest.raises(ApiError, match="No suitable key"):
+        reader.identify("Bearer " + jwt.encode({"role": "a"}, other, algorithm="RS256"))
 
 
 @pytest.mark.parametrize(
