@@ -1,13 +1,17 @@
 """The value in an HTTP answer whose status is a success."""
 
+from typing import TYPE_CHECKING
+
 import httpx
-from postgrest import APIResponse
 from pydantic_core import from_json
 
 from audiencelab_sdk.errors import UnexpectedResponseError
 
+if TYPE_CHECKING:
+    from postgrest import APIResponse
 
-def read_answer(response: httpx.Response) -> APIResponse:
+
+def read_answer(response: httpx.Response) -> "APIResponse":
     """The value that `response`, which has been read, carries; an empty list for an empty body.
 
     postgrest-py would hand on what it cannot parse as if it were a JSON string.
@@ -15,6 +19,8 @@ def read_answer(response: httpx.Response) -> APIResponse:
     Raises:
         UnexpectedResponseError: The body is no JSON.
     """
+    from postgrest import APIResponse  # noqa: PLC0415 - see _transport
+
     if not response.content:
         return APIResponse.model_construct(data=[])
     try:

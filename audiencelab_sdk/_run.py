@@ -3,11 +3,10 @@
 import random
 import time
 from functools import partial
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 import httpx
-from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
 
 from audiencelab_sdk._body import read_answer
 from audiencelab_sdk._steps import Call, PostgrestClient, Steps
@@ -17,6 +16,9 @@ from audiencelab_sdk.errors import (
     AudienceLabError,
     RateLimitError,
 )
+
+if TYPE_CHECKING:
+    from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
 
 T = TypeVar("T")
 
@@ -29,7 +31,7 @@ _TRANSIENT_STATUSES = (502, 503, 504)
 class Runner:
     """Drives operations to their results over a postgrest-py client."""
 
-    def __init__(self, api: SyncPostgrestClient, max_retries: int) -> None:
+    def __init__(self, api: "SyncPostgrestClient", max_retries: int) -> None:
         self._api = api
         self._max_retries = max_retries
 
@@ -48,7 +50,7 @@ class Runner:
             else:
                 resume = partial(steps.send, answer)
 
-    def _send(self, call: Call) -> APIResponse:
+    def _send(self, call: Call) -> "APIResponse":
         if call.delay:
             time.sleep(call.delay)
         attempt = 0
@@ -66,7 +68,7 @@ class Runner:
 class AsyncRunner:
     """Like :class:`Runner`, awaited, on asyncio and trio alike."""
 
-    def __init__(self, api: AsyncPostgrestClient, max_retries: int) -> None:
+    def __init__(self, api: "AsyncPostgrestClient", max_retries: int) -> None:
         self._api = api
         self._max_retries = max_retries
 
@@ -85,7 +87,7 @@ class AsyncRunner:
             else:
                 resume = partial(steps.send, answer)
 
-    async def _send(self, call: Call) -> APIResponse:
+    async def _send(self, call: Call) -> "APIResponse":
         if call.delay:
             await anyio.sleep(call.delay)
         attempt = 0

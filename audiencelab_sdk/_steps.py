@@ -6,14 +6,16 @@ and returns its result. A driver in ``_run`` does the input and output, in eithe
 
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 import httpx
-from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
+
+if TYPE_CHECKING:
+    from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
 
 T = TypeVar("T")
 
-PostgrestClient: TypeAlias = SyncPostgrestClient | AsyncPostgrestClient
+PostgrestClient: TypeAlias = "SyncPostgrestClient | AsyncPostgrestClient"
 
 
 class Request(Protocol):
@@ -48,4 +50,4 @@ class Call:
     delay: float = 0.0
 
 
-Steps: TypeAlias = Generator[Call, APIResponse, T]
+Steps: TypeAlias = Generator[Call, "APIResponse", T]

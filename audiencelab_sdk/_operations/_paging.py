@@ -2,17 +2,19 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from postgrest.base_request_builder import BaseFilterRequestBuilder
 from pydantic import BaseModel
 
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._steps import Steps
 from audiencelab_sdk.errors import UnexpectedResponseError
 
+if TYPE_CHECKING:
+    from postgrest.base_request_builder import BaseFilterRequestBuilder
+
 T = TypeVar("T")
-Filterable = TypeVar("Filterable", bound=BaseFilterRequestBuilder[Any])
+Filterable = TypeVar("Filterable", bound="BaseFilterRequestBuilder[Any]")
 
 
 @dataclass(frozen=True)
