@@ -2,16 +2,16 @@
 
 from typing import TYPE_CHECKING
 
-import httpx
 from pydantic_core import from_json
 
 from audiencelab_sdk.errors import UnexpectedResponseError
 
 if TYPE_CHECKING:
+    import httpx
     from postgrest import APIResponse
 
 
-def read_answer(response: httpx.Response) -> "APIResponse":
+def read_answer(response: "httpx.Response") -> "APIResponse":
     """The value that `response`, which has been read, carries; an empty list for an empty body.
 
     postgrest-py would hand on what it cannot parse as if it were a JSON string.
@@ -19,7 +19,7 @@ def read_answer(response: httpx.Response) -> "APIResponse":
     Raises:
         UnexpectedResponseError: The body is no JSON.
     """
-    from postgrest import APIResponse  # noqa: PLC0415 - see _transport
+    from postgrest import APIResponse  # noqa: PLC0415 - see _client
 
     if not response.content:
         return APIResponse.model_construct(data=[])

@@ -14,10 +14,13 @@ from audiencelab_sdk._resources.segments import AsyncSegments, Segments
 from audiencelab_sdk._run import AsyncRunner, Runner
 from audiencelab_sdk._supabase import supabase_settings
 from audiencelab_sdk._tokens import api_key_token, user_of
-from audiencelab_sdk._transport import AsyncPool, Pool, async_postgrest, postgrest
 
+# httpx and postgrest-py take longer to import than the SDK itself, so that waits for the first
+# client.
 if TYPE_CHECKING:
     import supabase
+
+    from audiencelab_sdk._transport import AsyncPool, Pool
 
 _FIVE_MINUTES = timedelta(minutes=5)
 
@@ -62,7 +65,7 @@ class AudienceLab:
         max_retries: int = 2,
     ) -> None:
         settings = Settings.checked(url, key, access_token, timeout, max_retries)
-        self._connect(settings, Pool(), owns_pool=True)
+        self._connect(settings)
 
     @classmethod
     def from_env(
@@ -115,7 +118,7 @@ class AudienceLab:
             supabase_client, asynchronous=False, timeout=timeout, max_retries=max_retries
         )
         client = object.__new__(cls)
-        client._connect(settings, Pool(), owns_pool=True)
+        client._connect(settings)
         return client
 
     @property
@@ -207,11 +210,13 @@ class AudienceLab:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def _connect(self, settings: Settings, pool: Pool, *, owns_pool: bool) -> None:
+    def _connect(self, settings: Settings, pool: "Pool | None" = None) -> None:
+        from audiencelab_sdk._transport import Pool, postgrest  # noqa: PLC0415 - see above
+
         self._settings = settings
-        self._pool = pool
-        self._owns_pool = owns_pool
-        api = postgrest(settings, pool)
+        self._owns_pool = pool is None
+        self._pool = Pool() if pool is None else pool
+        api = postgrest(settings, self._pool)
         run = Runner(api, settings.max_retries)
         self.api_keys = ApiKeys(run)
         self.segments = Segments(run, lambda: user_of(settings.token()))
@@ -219,7 +224,7 @@ class AudienceLab:
 
     def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))
-        client._connect(settings, self._pool, owns_pool=False)
+        client._connect(settings, self._pool)
         return client
 
 
@@ -247,7 +252,7 @@ class AsyncAudienceLab:
         max_retries: int = 2,
     ) -> None:
         settings = Settings.checked(url, key, access_token, timeout, max_retries)
-        self._connect(settings, AsyncPool(), owns_pool=True)
+        self._connect(settings)
 
     @classmethod
     def from_env(
@@ -277,7 +282,7 @@ class AsyncAudienceLab:
             supabase_client, asynchronous=True, timeout=timeout, max_retries=max_retries
         )
         client = object.__new__(cls)
-        client._connect(settings, AsyncPool(), owns_pool=True)
+        client._connect(settings)
         return client
 
     @property
@@ -324,11 +329,13 @@ class AsyncAudienceLab:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.url!r})"
 
-    def _connect(self, settings: Settings, pool: AsyncPool, *, owns_pool: bool) -> None:
+    def _connect(self, settings: Settings, pool: "AsyncPool | None" = None) -> None:
+        from audiencelab_sdk._transport import AsyncPool, async_postgrest  # noqa: PLC0415 - see above
+
         self._settings = settings
-        self._pool = pool
-        self._owns_pool = owns_pool
-        api = async_postgrest(settings, pool)
+        self._owns_pool = pool is None
+        self._pool = AsyncPool() if pool is None else pool
+        api = async_postgrest(settings, self._pool)
         run = AsyncRunner(api, settings.max_retries)
         self.api_keys = AsyncApiKeys(run)
         self.segments = AsyncSegments(run, lambda: user_of(settings.token()))
@@ -336,5 +343,5 @@ class AsyncAudienceLab:
 
     def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))
-        client._connect(settings, self._pool, owns_pool=False)
+        client._connect(settings, self._pool)
         return client

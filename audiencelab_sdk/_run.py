@@ -6,7 +6,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
-import httpx
 
 from audiencelab_sdk._body import read_answer
 from audiencelab_sdk._steps import Call, PostgrestClient, Steps
@@ -107,7 +106,9 @@ def _response(call: Call, api: PostgrestClient, attempt: int) -> Any:
 
     Not by postgrest-py's `execute`, which has retries and error classes of its own.
     """
-    headers = httpx.Headers({"X-Retry-Count": str(attempt)} if attempt else None)
+    from httpx import Headers  # noqa: PLC0415 - see _client
+
+    headers = Headers({"X-Retry-Count": str(attempt)} if attempt else None)
     return call.build(api).request.send(headers)
 
 

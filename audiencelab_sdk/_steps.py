@@ -8,9 +8,8 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
-import httpx
-
 if TYPE_CHECKING:
+    import httpx
     from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
 
 T = TypeVar("T")
@@ -21,7 +20,7 @@ PostgrestClient: TypeAlias = "SyncPostgrestClient | AsyncPostgrestClient"
 class Request(Protocol):
     """What postgrest-py's requests, sync and async, have in common."""
 
-    def send(self, additional_headers: httpx.Headers) -> Any:
+    def send(self, additional_headers: "httpx.Headers") -> Any:
         """The HTTP answer; from the asynchronous ones, an awaitable."""
 
 

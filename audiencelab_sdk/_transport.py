@@ -8,20 +8,16 @@ import logging
 import ssl
 import time
 from functools import cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import httpx
+from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 from audiencelab_sdk._config import Settings
 from audiencelab_sdk._failure import connection_error
 from audiencelab_sdk._status import status_error
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import AudienceLabError, ClientClosedError
-
-# postgrest-py takes half of the time that the import of the SDK would take, so it is imported
-# when the first client is made.
-if TYPE_CHECKING:
-    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 logger = logging.getLogger("audiencelab_sdk")
 
@@ -113,10 +109,8 @@ class _Session:
         return self._pool.request(method, url, headers=headers, **options)
 
 
-def postgrest(settings: Settings, pool: Pool) -> "SyncPostgrestClient":
+def postgrest(settings: Settings, pool: Pool) -> SyncPostgrestClient:
     """The postgrest-py client that acts as one identity over `pool`."""
-    from postgrest import SyncPostgrestClient  # noqa: PLC0415 - see above
-
     return SyncPostgrestClient(
         f"{settings.url}/rest/v1",
         headers=_headers(settings),
@@ -125,10 +119,8 @@ def postgrest(settings: Settings, pool: Pool) -> "SyncPostgrestClient":
     )
 
 
-def async_postgrest(settings: Settings, pool: AsyncPool) -> "AsyncPostgrestClient":
+def async_postgrest(settings: Settings, pool: AsyncPool) -> AsyncPostgrestClient:
     """Like :func:`postgrest`, for the asynchronous client."""
-    from postgrest import AsyncPostgrestClient  # noqa: PLC0415 - see above
-
     return AsyncPostgrestClient(
         f"{settings.url}/rest/v1",
         headers=_headers(settings),

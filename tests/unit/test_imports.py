@@ -64,7 +64,7 @@ def test_local_meets_the_client_over_http_only() -> None:
 
 def test_what_takes_long_is_imported_when_it_is_used() -> None:
     local = {"starlette", "psycopg", "uvicorn", "audiencelab_sdk.local"}
-    heavy = {"supabase", "postgrest", "jwt", *local}
+    heavy = {"supabase", "postgrest", "httpx", "jwt", *local}
     code = f"import sys, audiencelab_sdk; sys.exit(str(sorted({heavy} & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
