@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import anyio.from_thread
+import anyio.to_thread
 import pytest
 from anyio.from_thread import start_blocking_portal
 
@@ -12,10 +15,12 @@ from audiencelab_sdk.local import LocalStack
 from tests.e2e._project import Project, Tenant
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Callable, Iterator
     from uuid import UUID
 
     from anyio.from_thread import BlockingPortal
+
+    from audiencelab_sdk import EnrichmentJob
 
 
 @pytest.fixture
@@ -37,52 +42,91 @@ def tenant(project: Project) -> Tenant:
     return project.add_tenant()
 
 
+def method(client: AudienceLab | AsyncAudienceLab, name: str) -> Callable[..., Any]:
+    """A method by its name, such as ``segments.create``; without a dot, one of `api_keys`."""
+    resource, _, function = name.rpartition(".")
+    found: Callable[..., Any] = getattr(getattr(client, resource or "api_keys"), function)
+    return found
+
+
 class SyncClient:
-    """`api_keys` of the synchronous client."""
+    """The synchronous client, its methods called by their names."""
 
     def __init__(self, client: AudienceLab) -> None:
-        self._client = client
+        self.client = client
 
     def call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
-        return getattr(self._client.api_keys, name)(*arguments, **options)
+        return method(self.client, name)(*arguments, **options)
 
     def walk(self, account_id: UUID, **options: Any) -> list[Any]:
-        return list(self._client.api_keys.list(account_id, **options))
+        return self.walk_all("api_keys.list", account_id, **options)
+
+    def walk_all(self, name: str, /, *arguments: Any, **options: Any) -> list[Any]:
+        return list(method(self.client, name)(*arguments, **options))
+
+    def next_page(self, page: Any) -> Any:
+        return page.next()
+
+    def track(
+        self, job: Any, body: Callable[[Callable[..., None]], None], **options: Any
+    ) -> EnrichmentJob:
+        """Run `body` with what counts records, inside of `track`; the job as it was left."""
+        with self.client.enrichment.track(job, **options) as progress:
+            body(progress.advance)
+        return progress.job
 
     def as_user(self, token: str) -> SyncClient:
-        return SyncClient(self._client.as_user(token))
+        return SyncClient(self.client.as_user(token))
 
     def as_api_key(self, key_id: UUID, jwt_secret: str) -> SyncClient:
-        return SyncClient(self._client.as_api_key(key_id, jwt_secret=jwt_secret))
+        return SyncClient(self.client.as_api_key(key_id, jwt_secret=jwt_secret))
 
 
 class AsyncClient:
     """The same of the asynchronous one, each call run to its end in an event loop."""
 
     def __init__(self, client: AsyncAudienceLab, portal: BlockingPortal) -> None:
-        self._client = client
+        self.client = client
         self._portal = portal
 
     def call(self, name: str, /, *arguments: Any, **options: Any) -> Any:
-        function: Callable[..., Awaitable[Any]] = getattr(self._client.api_keys, name)
-
         async def run() -> Any:
-            return await function(*arguments, **options)
+            return await method(self.client, name)(*arguments, **options)
 
         return self._portal.call(run)
 
     def walk(self, account_id: UUID, **options: Any) -> list[Any]:
+        return self.walk_all("api_keys.list", account_id, **options)
+
+    def walk_all(self, name: str, /, *arguments: Any, **options: Any) -> list[Any]:
         async def run() -> list[Any]:
-            page = await self._client.api_keys.list(account_id, **options)
-            return [key async for key in page]
+            page = await method(self.client, name)(*arguments, **options)
+            return [item async for item in page]
+
+        return self._portal.call(run)
+
+    def next_page(self, page: Any) -> Any:
+        return self._portal.call(page.next)
+
+    def track(
+        self, job: Any, body: Callable[[Callable[..., None]], None], **options: Any
+    ) -> EnrichmentJob:
+        async def run() -> EnrichmentJob:
+            async with self.client.enrichment.track(job, **options) as progress:
+
+                def advance(*arguments: Any, **counts: Any) -> None:
+                    anyio.from_thread.run(partial(progress.advance, *arguments, **counts))
+
+                await anyio.to_thread.run_sync(body, advance)
+            return progress.job
 
         return self._portal.call(run)
 
     def as_user(self, token: str) -> AsyncClient:
-        return AsyncClient(self._client.as_user(token), self._portal)
+        return AsyncClient(self.client.as_user(token), self._portal)
 
     def as_api_key(self, key_id: UUID, jwt_secret: str) -> AsyncClient:
-        return AsyncClient(self._client.as_api_key(key_id, jwt_secret=jwt_secret), self._portal)
+        return AsyncClient(self.client.as_api_key(key_id, jwt_secret=jwt_secret), self._portal)
 
 
 Client = SyncClient | AsyncClient

@@ -22,6 +22,7 @@ from audiencelab_sdk import (
     InvalidRequestError,
     PermissionDeniedError,
     Scope,
+    UsageEvent,
     UsageLogError,
 )
 from audiencelab_sdk._operations._key_format import checksum
@@ -382,3 +383,23 @@ async def test_two_hundred_tasks_share_a_client(project: Project) -> None:
             names[tenant.account_id] = {key.name async for key in page}
     for offset, tenant in enumerate(tenants):
         assert names[tenant.account_id] == {f"key {n}" for n in range(offset, 200, 4)}
+
+
+def test_usage_is_logged_in_batches(
+    backend: Client, member: Client, created: CreatedApiKey, project: Project
+) -> None:
+    event = UsageEvent(api_key_id=created.id, endpoint="/\x00\ud800", method="GET", user_agent="")
+    unknown = event.model_copy(update={"api_key_id": uuid4()})
+    dated = event.model_copy(update={"timestamp": datetime(2025, 1, 2, tzinfo=UTC)})
+    outcomes = backend.call("log_usage_batch", [*[event] * 1100, unknown, dated])
+    assert [outcome.index for outcome in outcomes if not outcome] == [1100]
+    assert outcomes[1100].error.code == "23503"
+    assert outcomes[1101].value.timestamp == datetime(2025, 1, 2, tzinfo=UTC)
+    rows = project.sql(
+        "select id, endpoint, user_agent from api_keys_private.api_key_logs where api_key_id = %s",
+        created.id,
+    )
+    assert {row["id"] for row in rows} == {o.value.log_id for o in outcomes if o}
+    assert {(row["endpoint"], row["user_agent"]) for row in rows} == {("/\ufffd\ufffd", None)}
+    (refused,) = member.call("log_usage_batch", [event])
+    assert isinstance(refused.error, PermissionDeniedError)

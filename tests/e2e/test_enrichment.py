@@ -1,0 +1,314 @@
+"""Enrichment jobs, through the SDK, over HTTP, in PostgreSQL."""
+
+from __future__ import annotations
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from audiencelab_sdk import (
+    ConflictError,
+    EnrichmentFailedError,
+    EnrichmentJob,
+    EnrichmentStatus,
+    EnrichmentTimeoutError,
+    EnrichmentType,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    Scope,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.e2e._project import Project, Tenant
+    from tests.e2e.conftest import Client
+
+    Advance = Callable[..., None]
+
+PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
+
+
+def create(client: Client, tenant: Tenant, **options: Any) -> EnrichmentJob:
+    job = client.call("enrichment.create", tenant.account_id, uuid4(), "email", **options)
+    assert isinstance(job, EnrichmentJob)
+    return job
+
+
+@pytest.fixture
+def job(member: Client, tenant: Tenant) -> EnrichmentJob:
+    return create(member, tenant, total_records=100, metadata={"source": "test"})
+
+
+def test_create_and_get(member: Client, tenant: Tenant) -> None:
+    job = create(
+        member, tenant, total_records=7, enrichment_fields=["work_email"], metadata={"a": [1, None]}
+    )
+    assert job == member.call("enrichment.get", job.id)
+    assert (job.account_id, job.created_by) == (tenant.account_id, tenant.user_id)
+    assert job.enrichment_type is EnrichmentType.EMAIL
+    assert (job.status, job.total_records, job.processed_records) == (PENDING, 7, 0)
+    assert (job.enrichment_fields, job.metadata) == (("work_email",), {"a": [1, None]})
+    assert job.started_at is job.completed_at is job.error is None
+
+
+def test_the_service_role_says_who_makes_a_job(backend: Client, tenant: Tenant) -> None:
+    with pytest.raises(InvalidArgumentError, match="created_by"):
+        create(backend, tenant)
+    assert create(backend, tenant, created_by=tenant.user_id).created_by == tenant.user_id
+
+
+def test_strangers_see_and_change_nothing(
+    stranger: Client, member: Client, tenant: Tenant, job: EnrichmentJob
+) -> None:
+    with pytest.raises(PermissionDeniedError):
+        create(stranger, tenant)
+    assert stranger.walk_all("enrichment.list") == []
+    for name, arguments, options in (
+        ("get", (), {}),
+        ("start", (), {}),
+        ("complete", (), {}),
+        ("fail", ("x",), {}),
+        ("wait", (), {}),
+        ("report_progress", (), {"worker": "w", "processed": 1}),
+    ):
+        with pytest.raises(NotFoundError, match="enrichment job"):
+            stranger.call(f"enrichment.{name}", job.id, *arguments, **options)
+    assert member.call("enrichment.get", job.id) == job
+
+
+def test_the_life_of_a_job(member: Client, job: EnrichmentJob) -> None:
+    started = member.call("enrichment.start", job.id)
+    assert started.status is PROCESSING
+    assert abs((started.started_at - datetime.now(UTC)).total_seconds()) < 60
+    reported = member.call(
+        "enrichment.report_progress", job.id, worker="w", processed=100, failed=3
+    )
+    assert (reported.processed_records, reported.failed_records) == (100, 3)
+    completed = member.call("enrichment.complete", job.id)
+    assert completed.status is COMPLETED
+    assert completed.completed_at >= started.started_at
+    assert completed.metadata == {"source": "test"}
+    assert member.call("enrichment.wait", job.id) == completed
+
+
+def reach(client: Client, job: EnrichmentJob, status: EnrichmentStatus) -> EnrichmentJob:
+    if status in {PROCESSING, COMPLETED}:
+        client.call("enrichment.start", job.id)
+    if status is COMPLETED:
+        client.call("enrichment.complete", job.id)
+    if status is FAILED:
+        client.call("enrichment.fail", job.id, "first reason")
+    reached = client.call("enrichment.get", job.id)
+    assert isinstance(reached, EnrichmentJob)
+    return reached
+
+
+@pytest.mark.parametrize(
+    ("status", "move"),
+    [
+        (PROCESSING, "start"),
+        (COMPLETED, "start"),
+        (FAILED, "start"),
+        (PENDING, "complete"),
+        (COMPLETED, "complete"),
+        (FAILED, "complete"),
+        (COMPLETED, "fail"),
+        (FAILED, "fail"),
+        (COMPLETED, "report_progress"),
+        (FAILED, "report_progress"),
+    ],
+)
+def test_impossible_transitions_are_conflicts_and_change_nothing(
+    member: Client, job: EnrichmentJob, status: EnrichmentStatus, move: str
+) -> None:
+    before = reach(member, job, status)
+    arguments = ["second reason"] if move == "fail" else []
+    options = {"worker": "w", "processed": 1} if move == "report_progress" else {}
+    with pytest.raises(ConflictError, match=status):
+        member.call(f"enrichment.{move}", job.id, *arguments, **options)
+    assert member.call("enrichment.get", job.id) == before
+
+
+def test_of_many_who_start_a_job_one_succeeds(member: Client, job: EnrichmentJob) -> None:
+    def start(_: int) -> bool:
+        try:
+            member.call("enrichment.start", job.id)
+        except ConflictError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(start, range(16))) == 1
+
+
+def test_fail_keeps_the_metadata_that_others_write(
+    member: Client, job: EnrichmentJob, project: Project
+) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            project.sql(
+                "update public.enrichment_tracking"
+                " set metadata = metadata || jsonb_build_object(%s::text, 1) where id = %s",
+                f"key{number}",
+                job.id,
+            )
+            time.sleep(0.02)
+
+    with ThreadPoolExecutor(1) as threads:
+        writing = threads.submit(write)
+        try:
+            failed = member.call("enrichment.fail", job.id, ValueError("no budget"))
+        finally:
+            stop.set()
+        writing.result()
+    assert (failed.status, failed.error) == (FAILED, "no budget")
+    metadata = member.call("enrichment.get", job.id).metadata
+    written = sorted(int(key[3:]) for key in metadata if key.startswith("key"))
+    assert written == list(range(1, len(written) + 1))
+    assert (metadata["source"], metadata["error"]) == ("test", "no budget")
+
+
+def test_wait_sees_the_changes(member: Client, job: EnrichmentJob) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def work(advance: Advance) -> None:
+        time.sleep(0.3)
+        advance(7)
+
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(
+            member.call,
+            "enrichment.wait",
+            job.id,
+            timeout=30,
+            poll_interval=0.02,
+            on_progress=lambda job: seen.append((job.status, job.processed_records)),
+        )
+        while not seen:
+            time.sleep(0.01)
+        completed = member.track(job, work)
+        assert waiting.result() == completed
+    assert seen[0] == ("pending", 0)
+    assert ("processing", 0) in seen
+    assert seen[-1] == ("completed", 7)
+    assert len(seen) == len(set(seen))
+
+
+def test_wait_ends(member: Client, job: EnrichmentJob) -> None:
+    calls: list[EnrichmentJob] = []
+    started = time.monotonic()
+    with pytest.raises(EnrichmentTimeoutError, match="still pending") as late:
+        member.call(
+            "enrichment.wait", job.id, timeout=0.5, poll_interval=0.1, on_progress=calls.append
+        )
+    assert 0.5 <= time.monotonic() - started < 5
+    assert late.value.job == job
+    assert calls == [job]
+    member.call("enrichment.fail", job.id, "no budget")
+    with pytest.raises(EnrichmentFailedError, match="no budget") as failed:
+        member.call("enrichment.wait", job.id)
+    assert failed.value.job.status is FAILED
+
+
+def test_track_counts_and_completes(member: Client, job: EnrichmentJob) -> None:
+    def work(advance: Advance) -> None:
+        for _ in range(33):
+            advance()
+        advance(2, failed=1)
+
+    job = member.track(job, work, worker="w1")
+    assert (job.status, job.processed_records, job.failed_records) == (COMPLETED, 35, 1)
+    assert job == member.call("enrichment.get", job.id)
+
+
+def test_track_fails_the_job_with_the_exceptions_text(member: Client, job: EnrichmentJob) -> None:
+    def work(advance: Advance) -> None:
+        advance(7)
+        raise ValueError("the vendor is down")
+
+    with pytest.raises(ValueError, match="the vendor is down"):
+        member.track(job.id, work)
+    job = member.call("enrichment.get", job.id)
+    assert (job.status, job.error) == (FAILED, "the vendor is down")
+    assert job.processed_records == 7
+    assert job.metadata["source"] == "test"
+
+
+def test_two_workers_share_a_job(member: Client, job: EnrichmentJob) -> None:
+    def work(advance: Advance) -> None:
+        for _ in range(25):
+            advance(2)
+
+    with ThreadPoolExecutor(2) as threads:
+        list(
+            threads.map(
+                lambda worker: member.track(job, work, worker=worker, complete=False), ["a", "b"]
+            )
+        )
+    job = member.call("enrichment.complete", job.id)
+    assert (job.status, job.processed_records) == (COMPLETED, 100)
+
+
+def test_a_worker_stops_when_the_job_was_ended(member: Client, job: EnrichmentJob) -> None:
+    def work(advance: Advance) -> None:
+        member_thread.submit(member.call, "enrichment.fail", job.id, "stopped").result()
+        time.sleep(1.1)
+        advance()
+        pytest.fail("it went on")
+
+    with (
+        ThreadPoolExecutor(1) as member_thread,
+        pytest.raises(ConflictError, match="already failed") as caught,
+    ):
+        member.track(job, work)
+    assert "could not be failed" in caught.value.__notes__[0]
+    assert member.call("enrichment.get", job.id).error == "stopped"
+
+
+def test_an_ended_job_is_not_tracked(member: Client, job: EnrichmentJob) -> None:
+    reach(member, job, COMPLETED)
+    with pytest.raises(ConflictError, match="already completed"):
+        member.track(job, lambda _: pytest.fail("it was entered"))
+
+
+def test_an_api_key_works_on_jobs(
+    member: Client, backend: Client, tenant: Tenant, project: Project, job: EnrichmentJob
+) -> None:
+    scope = Scope(entity_type="enrichment", entity_id="*", action="write")
+    key = member.call("create", tenant.account_id, "worker", scopes=[scope])
+    as_key = backend.as_api_key(key.id, project.jwt_secret)
+    done = as_key.track(job, lambda advance: advance(5))
+    assert (done.status, done.processed_records) == (COMPLETED, 5)
+    other = create(member, tenant)
+    assert as_key.call("enrichment.fail", other.id, "no").error == "no"
+
+
+def test_filters_of_the_list(member: Client, tenant: Tenant) -> None:
+    jobs = [
+        member.call("enrichment.create", tenant.account_id, uuid4(), kind)
+        for kind in ("email", "phone", "email")
+    ]
+    member.call("enrichment.start", jobs[2].id)
+
+    def found(**filters: Any) -> list[int]:
+        listed = member.walk_all("enrichment.list", account_id=tenant.account_id, **filters)
+        return [[job.id for job in jobs].index(each.id) for each in listed]
+
+    assert found() == found(page_size=1) == [2, 1, 0]
+    assert found(status="pending") == [1, 0]
+    assert found(status=PROCESSING) == [2]
+    assert found(enrichment_type="email") == [2, 0]
+    assert found(audience_id=jobs[1].audience_id) == [1]
+    assert found(created_after=jobs[0].created_at) == [2, 1]
+    assert found(created_before=jobs[2].created_at, enrichment_type="email") == [0]

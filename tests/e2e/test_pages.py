@@ -1,0 +1,96 @@
+"""Pages of tables: no row twice, none missing, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID, uuid4
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.e2e._project import Project, Tenant
+    from tests.e2e.conftest import Client
+
+START = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
+
+
+def insert(project: Project, tenant: Tenant, moments: Sequence[datetime]) -> list[UUID]:
+    rows = project.sql(
+        "insert into public.segments"
+        " (account_id, name, source_type, source_id, created_by, created_at)"
+        " select %s, 'n', 'audience', 'a', %s, moment from unnest(%s::timestamptz[]) as moment"
+        " returning id",
+        tenant.account_id,
+        tenant.user_id,
+        list(moments),
+    )
+    return [row["id"] for row in rows]
+
+
+# Few moments, so that many rows share one: then only the id tells where a page ends.
+moments = st.integers(0, 3).map(lambda microseconds: START + timedelta(microseconds=microseconds))
+
+
+@settings(
+    max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    before=st.lists(moments, max_size=30),
+    meanwhile=st.lists(st.lists(moments, max_size=5), max_size=6),
+    page_size=st.integers(1, 8),
+)
+def test_rows_that_are_there_all_the_while_come_once(
+    backend: Client,
+    project: Project,
+    before: list[datetime],
+    meanwhile: list[list[datetime]],
+    page_size: int,
+) -> None:
+    tenant = project.add_tenant()
+    member = backend.as_user(project.access_token(tenant.user_id))
+    steady = insert(project, tenant, before)
+    inserts = iter(meanwhile)
+    page = member.call("segments.list", account_id=tenant.account_id, page_size=page_size)
+    walked = []
+    while page is not None:
+        walked += page.items
+        insert(project, tenant, next(inserts, []))
+        page = member.next_page(page)
+    ids = [segment.id for segment in walked]
+    assert len(ids) == len(set(ids))
+    assert set(steady) <= set(ids)
+    keys = [(segment.created_at, segment.id.int) for segment in walked]
+    assert keys == sorted(keys, reverse=True)
+
+
+@pytest.mark.parametrize("page_size", [1000, 999])
+def test_past_a_thousand_rows(
+    member: Client, project: Project, tenant: Tenant, page_size: int
+) -> None:
+    ids = insert(project, tenant, [START] * 1500 + [START + timedelta(days=1)] * 700)
+    segments = member.walk_all("segments.list", account_id=tenant.account_id, page_size=page_size)
+    assert len(segments) == 2200
+    assert {segment.id for segment in segments} == set(ids)
+
+
+def test_a_page_begins_in_the_index(project: Project, tenant: Tenant) -> None:
+    """The conditions that are sent make PostgreSQL begin to read where the page begins."""
+    plan = "\n".join(
+        row["QUERY PLAN"]
+        for row in project.sql(
+            "explain select * from public.segments where account_id = %s"
+            " and created_at <= %s and (created_at < %s or id < %s) and not deleted"
+            " order by created_at desc, id desc limit 100",
+            tenant.account_id,
+            START,
+            START,
+            uuid4(),
+        )
+    )
+    assert "Index Cond: ((account_id = " in plan
+    assert "created_at <= " in plan.split("Index Cond", 1)[1].split("\n", 1)[0]
