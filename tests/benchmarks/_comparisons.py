@@ -150,7 +150,7 @@ def busy_member_against_member(world: World) -> Comparison:
         f"first page of {PAGE}, as a member of {MEMBERSHIPS} accounts",
         "the same as a member of 1",
         medians,
-        at_most=3,
+        at_most=5,
     )
 
 

@@ -62,7 +62,7 @@ from generate_series(1, %(keys)s) as number
 """
 
 
-@dataclass
+@dataclass(frozen=True)
 class World:
     """Accounts, members and keys, and connections as any of them.
 
@@ -76,12 +76,12 @@ class World:
 
     db: Database
     rows: int
-    counted: Tenant = field(default_factory=Tenant)
-    large: Tenant = field(default_factory=Tenant)
-    busy: UUID = field(default_factory=uuid4)
-    key: str = field(default="", repr=False)
-    key_id: UUID = field(default_factory=uuid4)
-    many_scopes_id: UUID = field(default_factory=uuid4)
+    counted: Tenant
+    large: Tenant
+    busy: UUID
+    key: str = field(repr=False)
+    key_id: UUID
+    many_scopes_id: UUID
 
     @property
     def authenticator_url(self) -> str:
@@ -130,21 +130,50 @@ def _run(
 def fill(server: PostgresServer, rows: int) -> World:
     """A migrated database with so many segments, and all that is measured in it."""
     db = make_database(server, "benchmark")
-    world = World(db, rows, counted=db.add_tenant(), large=db.add_tenant())
-    others = [uuid4() for _ in range(2 * MEMBERSHIPS)]
-    owner = db.add_user(uuid4())
-    db.add_user(world.busy)
-    with psycopg.connect(db.admin_url, autocommit=True) as connection:
-        _add_accounts(connection, world, others, owner)
-        # References are right by construction; checking them would take most of the time.
-        connection.execute("set session_replication_role = replica")
+    counted, large = db.add_tenant(), db.add_tenant()
+    others = _add_accounts(db, counted.user_id)
+    busy = db.add_user(uuid4())
+    for account_id in (counted.account_id, *others[: MEMBERSHIPS - 1]):
+        db.add_member(account_id, busy)
+    _add_rows(db, rows, counted, large, others)
+
+    scope = {"entity_type": "segment", "entity_id": "*", "action": "read"}
+    key = db.create_key(counted, [scope])
+    # The last one is what is asked for, so that all of them are looked at.
+    vain = [{**scope, "entity_id": str(uuid4()), "action": "write"} for _ in range(SCOPES - 1)]
+    many_scopes = db.create_key(counted, [*vain, scope])
+    with psycopg.connect(migrate.as_role(db.admin_url, "postgres"), autocommit=True) as owner:
+        owner.execute(Path(__file__).with_name("other_ways.sql").read_bytes())
+        owner.execute(
+            _BCRYPT_KEY, {"id": key["id"], "account_id": counted.account_id, "key": key["key"]}
+        )
+    db.admin("vacuum analyze")
+    db.admin("checkpoint")
+    return World(db, rows, counted, large, busy, key["key"], key["id"], many_scopes["id"])
+
+
+def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
+    """The accounts that the other segments belong to."""
+    rows = db.admin(
+        "insert into public.accounts (name, primary_owner_user_id)"
+        " select 'Another', %s from generate_series(1, %s) returning id",
+        owner,
+        2 * MEMBERSHIPS,
+    )
+    return [row["id"] for row in rows]
+
+
+def _add_rows(db: Database, rows: int, counted: Tenant, large: Tenant, others: list[UUID]) -> None:
+    # References are right by construction; checking them would take most of the time.
+    unchecked = "-c session_replication_role=replica"
+    with psycopg.connect(db.admin_url, autocommit=True, options=unchecked) as connection:
         connection.execute(
             _SEGMENTS,
             {
-                "user_id": owner,
-                "counted": world.counted.account_id,
+                "user_id": counted.user_id,
+                "counted": counted.account_id,
                 "counted_rows": COUNTED,
-                "large": world.large.account_id,
+                "large": large.account_id,
                 "large_rows": LARGE,
                 "others": others,
                 "other_accounts": len(others),
@@ -152,36 +181,5 @@ def fill(server: PostgresServer, rows: int) -> World:
             },
         )
         connection.execute(
-            _KEYS, {"account_id": world.counted.account_id, "user_id": owner, "keys": KEYS}
+            _KEYS, {"account_id": counted.account_id, "user_id": counted.user_id, "keys": KEYS}
         )
-        connection.execute("reset session_replication_role")
-        scope = {"entity_type": "segment", "entity_id": "*", "action": "read"}
-        one = db.create_key(world.counted, [scope])
-        # The last one is what is asked for, so that all of them are looked at.
-        many = [{**scope, "entity_id": str(uuid4()), "action": "write"} for _ in range(SCOPES - 1)]
-        world.many_scopes_id = db.create_key(world.counted, [*many, scope])["id"]
-        world.key, world.key_id = one["key"], one["id"]
-    with world.connect() as connection:
-        connection.execute(Path(__file__).with_name("other_ways.sql").read_bytes())
-        connection.execute(
-            _BCRYPT_KEY,
-            {"id": world.key_id, "account_id": world.counted.account_id, "key": world.key},
-        )
-    db.admin("vacuum analyze")
-    db.admin("checkpoint")
-    return world
-
-
-def _add_accounts(
-    connection: psycopg.Connection[Any], world: World, others: list[UUID], owner: UUID
-) -> None:
-    connection.execute(
-        "insert into public.accounts (id, name, primary_owner_user_id)"
-        " select id, 'Another', %s from unnest(%s::uuid[]) as id",
-        [owner, others],
-    )
-    connection.execute(
-        "insert into public.accounts_memberships (account_id, user_id, account_role)"
-        " select id, %s, 'member' from unnest(%s::uuid[]) as id",
-        [world.busy, [world.counted.account_id, *others[: MEMBERSHIPS - 1]]],
-    )
