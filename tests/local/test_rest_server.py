@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -22,6 +23,10 @@ from hypothesis import strategies as st
 
 from audiencelab_sdk.local import LocalStack
 from audiencelab_sdk.local._migrate import as_role
+from audiencelab_sdk.local._postgres import PostgresServer
+from audiencelab_sdk.local.rest.app import create_app
+from audiencelab_sdk.local.rest.database import Settings
+from audiencelab_sdk.local.rest.server import BackgroundServer
 
 SECRET = "conformance-secret-that-is-at-least-32-bytes"
 SQL = """
@@ -52,6 +57,10 @@ def terminate_connections(api: Any) -> None:
             "select pg_terminate_backend(pid, 5000) from pg_stat_activity "
             "where usename = 'authenticator' and datname = current_database()"
         )
+
+
+def postmaster(folder: Path) -> int:
+    return int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
 
 
 def wait_for_sleeper(api: Any) -> None:
@@ -120,6 +129,68 @@ def test_a_client_that_goes_away_leaves_no_connection_behind(api: Any) -> None:
             api.request("POST", "/rpc/slow", json={"p_seconds": 0.5}, timeout=0.05)
     assert api.request("POST", "/rpc/add", json={"a": 1}, timeout=10).json() == 11
     assert len(connections(api)) <= 11  # the pool's ten and the listener's one
+
+
+def test_the_statement_of_a_client_that_goes_away_is_cancelled(api: Any) -> None:
+    with pytest.raises(httpx.ReadTimeout):
+        api.request("POST", "/rpc/slow", json={"p_seconds": 7}, timeout=0.3)
+    query = "select count(*) from pg_stat_activity where wait_event = 'PgSleep'"
+    deadline = time.monotonic() + 3
+    with psycopg.connect(api.admin_url, autocommit=True) as connection:
+        while connection.execute(query).fetchone() != (0,):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert api.request("POST", "/rpc/add", json={"a": 1}).json() == 11
+
+
+def test_a_body_that_breaks_off(api: Any, caplog: pytest.LogCaptureFixture) -> None:
+    address = (api.client.base_url.host, api.client.base_url.port)
+    with socket.create_connection(address) as connection:
+        connection.sendall(
+            b"POST /rpc/add HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n" + b'{"a": 1'
+        )
+        time.sleep(0.1)
+    time.sleep(0.3)
+    assert api.request("POST", "/rpc/add", json={"a": 1}).json() == 11
+    assert caplog.text == ""
+
+
+def test_a_lost_connection_is_answered_and_not_logged_twice(
+    api: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        under_way = pool.submit(api.request, "POST", "/rpc/slow", json={"p_seconds": 5})
+        wait_for_sleeper(api)
+        terminate_connections(api)
+        assert under_way.result(10).status_code == 503
+    assert "error ignored" not in caplog.text
+
+
+def test_postgres_ends_and_comes_back(folder: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    server = PostgresServer(port=port, data_dir=folder)
+    with server:
+        with psycopg.connect(server.admin_url) as connection:
+            connection.execute(
+                "create role anon; create table note as select 1 as n; grant select on note to anon"
+            )
+        settings = Settings(db_url=server.admin_url, jwt_secret=SECRET)
+        rest = BackgroundServer(create_app(settings))
+        url = f"http://127.0.0.1:{rest.start()}/note"
+        try:
+            assert httpx.get(url).json() == [{"n": 1}]
+            os.kill(postmaster(folder), signal.SIGKILL)
+            down = httpx.get(url, timeout=20)
+            assert down.status_code in {503, 504}
+            server.stop()
+            server.start()
+            deadline = time.monotonic() + 20
+            while httpx.get(url, timeout=20).json() != [{"n": 1}]:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        finally:
+            rest.stop()
 
 
 def test_a_new_table_is_found_at_once(api: Any) -> None:

@@ -7,12 +7,13 @@ import psycopg
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from audiencelab_sdk.local.rest import answers
 from audiencelab_sdk.local.rest.database import Database, Row, Settings
+from audiencelab_sdk.local.rest.disconnect import answer_nobody, respond_unless_gone
 from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError, from_database
 from audiencelab_sdk.local.rest.query import Call, Filter, Query, Window
 from audiencelab_sdk.local.rest.render import Output, Renderer, Statement
@@ -62,7 +63,7 @@ def create_app(settings: Settings) -> Starlette:
                 expose_headers=["Content-Range", "Location", "Preference-Applied"],
             )
         ],
-        exception_handlers={405: _unsupported_method},
+        exception_handlers={405: _unsupported_method, ClientDisconnect: answer_nobody},
         lifespan=lifespan,
     )
 
@@ -87,18 +88,21 @@ class _RestApi:
                 identity = self._tokens.identify(request.headers.get("authorization"))
                 anonymous = identity.anonymous
                 asked = await read_request(request, identity, self._settings)
-                try:
-                    return await handler(asked)
-                except NotInCatalogError:
-                    if not await self._database.reload_if_old():
-                        raise
-                    return await handler(asked)
+                return await respond_unless_gone(request, self._handle(handler, asked))
             except ApiError as error:
                 return answers.error_response(error)
             except psycopg.Error as error:
                 return answers.error_response(from_database(error, anonymous=anonymous))
 
         return respond
+
+    async def _handle(self, handler: Handler, asked: Asked) -> Response:
+        try:
+            return await handler(asked)
+        except NotInCatalogError:
+            if not await self._database.reload_if_old():
+                raise
+            return await handler(asked)
 
     async def table(self, asked: Asked) -> Response:
         """`/<table>`: read, insert, update, upsert or delete rows."""

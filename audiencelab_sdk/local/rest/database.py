@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import select
+import threading
 import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from audiencelab_sdk.local.rest.render import Statement
 from audiencelab_sdk.local.rest.schema import Catalog
 
 logger = logging.getLogger("audiencelab_sdk.local.rest")
+_psycopg_logger = logging.getLogger("psycopg")
 
 _RELOAD_INTERVAL = 1.0  # seconds between two reloads that unknown names ask for
 _RECONNECT_DELAY = 0.5
@@ -88,6 +90,15 @@ class Database:
         self._loaded_at = 0.0
         self._reloading = asyncio.Lock()
         self._listener: asyncio.Task[None] | None = None
+        self._thread = threading.get_ident()
+
+    def _is_news(self, record: logging.LogRecord) -> bool:
+        """Whether a line of psycopg's log is not about an error that a request is answered with.
+
+        The filter is for this server's thread only; the rest of the program may use psycopg, too.
+        """
+        ours = record.thread == self._thread
+        return not (ours and record.getMessage().startswith("error ignored terminating"))
 
     @property
     def catalog(self) -> Catalog:
@@ -96,6 +107,8 @@ class Database:
 
     async def open(self) -> None:
         """Connect, read the catalog, and listen for `notify pgrst`."""
+        self._thread = threading.get_ident()
+        _psycopg_logger.addFilter(self._is_news)
         await self._pool.open(wait=True)
         await self.reload()
         self._listener = asyncio.create_task(self._listen())
@@ -106,6 +119,7 @@ class Database:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
         await self._pool.close()
+        _psycopg_logger.removeFilter(self._is_news)
 
     async def reload(self) -> None:
         """Read the catalog again."""

@@ -7,10 +7,11 @@ from contextlib import asynccontextmanager
 import httpx
 from starlette.applications import Starlette
 from starlette.background import BackgroundTask
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
+from audiencelab_sdk.local.rest.disconnect import answer_nobody, respond_unless_gone
 from audiencelab_sdk.local.rest.gateway import refusal
 
 logger = logging.getLogger("audiencelab_sdk.local.rest")
@@ -50,13 +51,15 @@ def create_proxy(upstream: str) -> Starlette:
             yield
 
     async def forward(request: Request) -> Response:
-        has_body = {"content-length", "transfer-encoding"} & set(request.headers.keys())
+        return await respond_unless_gone(request, ask(request, await request.body()))
+
+    async def ask(request: Request, content: bytes) -> Response:
         query = b"?" + request.scope["query_string"] if request.scope["query_string"] else b""
         question = httpx.Request(
             request.method,
             httpx.URL(upstream).copy_with(raw_path=request.scope["raw_path"] + query),
             headers=_end_to_end(request.headers.raw),
-            content=request.stream() if has_body else None,
+            content=content or None,
         )
         try:
             answer = await client.send(question, stream=True)
@@ -71,7 +74,11 @@ def create_proxy(upstream: str) -> Starlette:
         response.raw_headers = _end_to_end(answer.headers.raw)
         return response
 
-    return Starlette(routes=[Route("/{path:path}", forward, methods=_METHODS)], lifespan=lifespan)
+    return Starlette(
+        routes=[Route("/{path:path}", forward, methods=_METHODS)],
+        exception_handlers={ClientDisconnect: answer_nobody},
+        lifespan=lifespan,
+    )
 
 
 def _end_to_end(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
