@@ -55,7 +55,7 @@ def test_create_and_get(member: Client, tenant: Tenant) -> None:
     assert job.enrichment_type is EnrichmentType.EMAIL
     assert (job.status, job.total_records, job.processed_records) == (PENDING, 7, 0)
     assert (job.enrichment_fields, job.metadata) == (("work_email",), {"a": [1, None]})
-    assert job.started_at is job.completed_at is job.error is None
+    assert (job.started_at, job.completed_at, job.error) == (None, None, None)
 
 
 def test_the_service_role_says_who_makes_a_job(backend: Client, tenant: Tenant) -> None:

@@ -13,15 +13,44 @@ import pytest
 if TYPE_CHECKING:
     from tests.e2e._project import Project
 
-QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUICKSTART = EXAMPLES / "quickstart.py"
+STORIES = {
+    "segments.py": [
+        "saved 'US engineers' with 2 filters",
+        "saved 120 more at once",
+        "walked 120 of them",
+        "changed: US engineers, Who builds things",
+        "deleted; restored: US engineers",
+    ],
+    "enrichment_worker.py": [
+        "is pending",
+        "is completed: 400 records are processed",
+        "8 of them failed",
+    ],
+    "async_backend.py": ["90 of 100 requests had a valid key", "90 were logged at once"],
+}
 
 
-def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+def environment_of(project: Project) -> dict[str, str]:
+    tenant = project.add_tenant()
+    return {
+        "SUPABASE_URL": project.url,
+        "SUPABASE_KEY": project.service_role_key,
+        "SUPABASE_JWT_SECRET": project.jwt_secret,
+        "AUDIENCELAB_USER_ID": str(tenant.user_id),
+        "AUDIENCELAB_ACCOUNT_ID": str(tenant.account_id),
+    }
+
+
+def run(
+    environment: dict[str, str], example: Path = QUICKSTART
+) -> subprocess.CompletedProcess[str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")
     }
     return subprocess.run(
-        [sys.executable, "-X", "dev", "-W", "error", str(QUICKSTART)],
+        [sys.executable, "-X", "dev", "-W", "error", str(example)],
         env=inherited | environment,
         capture_output=True,
         text=True,
@@ -32,18 +61,13 @@ def run(environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.parametrize("named", [True, False])
 def test_the_quickstart_tells_its_story(project: Project, named: bool) -> None:
-    tenant = project.add_tenant()
-    environment = {
-        "SUPABASE_URL": project.url,
-        "SUPABASE_KEY": project.service_role_key,
-        "SUPABASE_JWT_SECRET": project.jwt_secret,
-        "AUDIENCELAB_USER_ID": str(tenant.user_id),
-        "AUDIENCELAB_ACCOUNT_ID": str(tenant.account_id),
-    }
+    environment = environment_of(project)
     result = run(environment if named else {})
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
-    account_id = tenant.account_id if named else "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
+    account_id = (
+        environment["AUDIENCELAB_ACCOUNT_ID"] if named else "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa"
+    )
     for part in (
         "1. Ada creates a key",
         "49 characters",
@@ -60,11 +84,25 @@ def test_the_quickstart_tells_its_story(project: Project, named: bool) -> None:
     assert (project.url in result.stdout) is named
 
 
-def test_the_quickstart_names_what_is_missing(project: Project) -> None:
-    result = run({"SUPABASE_URL": project.url, "SUPABASE_KEY": "x"})
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("example", STORIES)
+def test_the_examples_tell_their_stories(project: Project, example: str, named: bool) -> None:
+    result = run(environment_of(project) if named else {}, EXAMPLES / example)
+    assert result.returncode == 0, result.stderr
+    assert "Warning" not in result.stderr
+    for part in STORIES[example]:
+        assert part in result.stdout
+
+
+@pytest.mark.parametrize("example", ["quickstart.py", *STORIES])
+def test_the_examples_name_what_is_missing(project: Project, example: str) -> None:
+    result = run({"SUPABASE_URL": project.url, "SUPABASE_KEY": "x"}, EXAMPLES / example)
     assert result.returncode == 1
     assert result.stderr == "SUPABASE_URL is set; set SUPABASE_JWT_SECRET as well.\n"
 
 
-def test_the_quickstart_is_short() -> None:
+def test_the_examples_are_short() -> None:
     assert len(QUICKSTART.read_text().splitlines()) < 100
+    for example in STORIES:
+        assert len((EXAMPLES / example).read_text().splitlines()) < 80
+    assert {"quickstart.py", *STORIES} == {path.name for path in EXAMPLES.glob("*.py")}
