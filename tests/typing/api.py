@@ -8,17 +8,31 @@ import supabase
 from pydantic import SecretStr
 
 from audiencelab_sdk import (
+    UNSET,
     ApiKey,
     APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
     AsyncPage,
+    AsyncProgress,
     AudienceLab,
     CreatedApiKey,
+    CustomColumn,
+    EnrichmentFailedError,
+    EnrichmentJob,
+    EnrichmentStatus,
+    EnrichmentType,
     InvalidApiKey,
+    NewSegment,
+    Outcome,
     Page,
+    Progress,
     RateLimitError,
     Scope,
+    Segment,
+    SegmentFilter,
+    SourceType,
+    UsageEvent,
     UsageLog,
     UsageLogError,
     ValidApiKey,
@@ -64,6 +78,55 @@ def sync_client(account: UUID) -> None:
     assert_type(as_key.api_keys.account_id(), UUID | None)
 
 
+def segments_and_jobs(client: AudienceLab, account: UUID, log: UsageEvent) -> None:
+    assert_type(client.api_keys.log_usage_batch([log]), list[Outcome[UsageLog]])
+    assert_type(SegmentFilter.where("country") == "US", SegmentFilter)
+    assert_type(SegmentFilter.where("age") >= 30, SegmentFilter)
+    segment = client.segments.create(
+        account,
+        "name",
+        source_type="audience",
+        source_id="a",
+        filters=[SegmentFilter.where("country") != "US", {"and": [1]}],
+        custom_columns=[CustomColumn(field="a", header_name="A", type="number")],
+        tags=["a"],
+    )
+    assert_type(segment, Segment)
+    assert_type(segment.source_type, SourceType)
+    assert_type(segment.tags, tuple[str, ...])
+    client.segments.update(segment.id, description=None, filters=segment.filters)
+    client.segments.update(segment.id, name=UNSET, custom_columns=segment.custom_columns)
+    for each in segment.filters:
+        if isinstance(each, SegmentFilter):
+            assert_type(each.field, str)
+    assert_type(client.segments.list(tags=["a"]), Page[Segment])
+    assert_type(client.segments.restore(segment.id), Segment)
+    new = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a", tags=["a"])
+    for outcome in client.segments.create_many(account, [new]):
+        assert_type(outcome, Outcome[Segment])
+        assert_type(outcome.unwrap(), Segment)
+
+    job = client.enrichment.create(account, account, EnrichmentType.EMAIL, metadata={"a": 1})
+    assert_type(job, EnrichmentJob)
+    assert_type(job.status, EnrichmentStatus)
+    assert_type(job.error, str | None)
+    assert_type(client.enrichment.list(status="pending"), Page[EnrichmentJob])
+    assert_type(client.enrichment.wait(job.id, on_progress=print), EnrichmentJob)
+    with client.enrichment.track(job) as progress:
+        assert_type(progress, Progress)
+        progress.advance(5, failed=1)
+
+
+async def async_segments_and_jobs(client: AsyncAudienceLab, segment: UUID) -> None:
+    assert_type(await client.segments.get(segment), Segment)
+    async for each in await client.segments.list():
+        assert_type(each, Segment)
+    assert_type(await client.enrichment.start(segment), EnrichmentJob)
+    async with client.enrichment.track(segment) as progress:
+        assert_type(progress, AsyncProgress)
+        await progress.advance()
+
+
 async def async_client(account: UUID) -> None:
     async with AsyncAudienceLab("https://a.supabase.co", "key") as client:
         assert_type(client, AsyncAudienceLab)
@@ -92,3 +155,7 @@ def errors(error: APIStatusError, limit: RateLimitError, late: APITimeoutError) 
     assert_type(limit.retry_after, float | None)
     assert_type(late.request_sent, bool)
     assert_type(UsageLogError("why").code, str | None)
+
+
+def failure(error: EnrichmentFailedError) -> None:
+    assert_type(error.job, EnrichmentJob)

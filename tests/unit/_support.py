@@ -33,6 +33,40 @@ LISTED: dict[str, Any] = {
 }
 VALID: dict[str, Any] = {"valid": True, "api_key_id": KEY_ID, "account_id": ACCOUNT, "error": None}
 
+SEGMENT: dict[str, Any] = {
+    "id": KEY_ID,
+    "account_id": ACCOUNT,
+    "name": "engineers",
+    "description": None,
+    "source_type": "audience",
+    "source_id": "a-1",
+    "filters": [{"field": "country", "operator": "=", "value": "US"}, {"and": []}],
+    "enrichment_fields": ["email"],
+    "custom_columns": [{"field": "s", "headerName": "S", "type": "number", "width": 3}],
+    "tags": [],
+    "created_by": ACCOUNT,
+    "created_at": "2025-01-02T03:04:05.678901Z",
+    "updated_at": "2025-01-02T03:04:05.678901Z",
+    "deleted": False,
+}
+JOB: dict[str, Any] = {
+    "id": KEY_ID,
+    "account_id": ACCOUNT,
+    "audience_id": ACCOUNT,
+    "enrichment_type": "email",
+    "status": "pending",
+    "total_records": 10,
+    "processed_records": 3,
+    "failed_records": 1,
+    "enrichment_fields": [],
+    "metadata": {"a": 1},
+    "started_at": None,
+    "completed_at": None,
+    "created_by": ACCOUNT,
+    "created_at": "2025-01-02T03:04:05.678901+00:00",
+    "updated_at": "2025-01-02T03:04:05.678901+00:00",
+}
+
 
 async def settle(value: Any) -> Any:
     """The result of a call to either client, awaited where it has to be."""

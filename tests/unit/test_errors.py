@@ -12,12 +12,16 @@ from audiencelab_sdk.errors import (
     APITimeoutError,
     AudienceLabError,
     ConfigurationError,
+    EnrichmentFailedError,
+    EnrichmentTimeoutError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     UsageLogError,
 )
+from audiencelab_sdk.models import EnrichmentJob
+from tests.unit._support import JOB
 
 CLASSES = [
     value for value in vars(errors).values() if getattr(value, "__module__", "") == errors.__name__
@@ -36,6 +40,8 @@ EXAMPLES = [
     APITimeoutError("late", request_sent=False),
     UsageLogError("no such key", "23503"),
     PermissionDeniedError(403, "42501", "permission denied", "details", "ask", "r-2"),
+    EnrichmentFailedError(EnrichmentJob.model_validate(JOB)),
+    EnrichmentTimeoutError(EnrichmentJob.model_validate(JOB), 2.5),
     rate_limit(),
 ]
 

@@ -7,13 +7,19 @@ from pydantic import ValidationError
 from audiencelab_sdk import (
     ApiKey,
     CreatedApiKey,
+    CustomColumn,
+    EnrichmentJob,
     InvalidApiKey,
+    NewSegment,
     Scope,
+    Segment,
+    SegmentFilter,
+    SourceType,
     UsageEvent,
     UsageLog,
     ValidApiKey,
 )
-from tests.unit._support import CREATED, KEY_ID, LISTED, VALID
+from tests.unit._support import CREATED, JOB, KEY_ID, LISTED, SEGMENT, VALID
 
 EXAMPLES = [
     Scope(entity_type="segment", entity_id="*", action="read"),
@@ -21,6 +27,12 @@ EXAMPLES = [
     CreatedApiKey.model_validate(CREATED),
     ValidApiKey.model_validate(VALID),
     InvalidApiKey(error="Invalid API key"),
+    UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/", method="GET"),
+    SegmentFilter(field="country", operator="=", value="US"),
+    CustomColumn(field="score", header_name="Score", type="number"),
+    Segment.model_validate(SEGMENT),
+    NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a"),
+    EnrichmentJob.model_validate(JOB),
     UsageLog.model_validate({"log_id": KEY_ID, "timestamp": LISTED["created_at"]}),
 ]
 

@@ -1,0 +1,282 @@
+"""What the calls about segments and enrichment jobs send, and what they make of the answers."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+from uuid import UUID
+
+import pytest
+from postgrest import APIResponse
+
+from audiencelab_sdk import (
+    APIConnectionError,
+    AudienceLabError,
+    ConflictError,
+    CustomColumn,
+    EnrichmentJob,
+    EnrichmentTimeoutError,
+    InvalidArgumentError,
+    NewSegment,
+    NotFoundError,
+    PermissionDeniedError,
+    Segment,
+    SegmentFilter,
+    SourceType,
+    UnexpectedResponseError,
+)
+from audiencelab_sdk._operations import enrichment, segments
+from audiencelab_sdk._steps import Steps
+from tests.unit._support import ACCOUNT, JOB, KEY_ID, SEGMENT
+from tests.unit.test_operations import sent
+
+USER = UUID("33333333-3333-4333-8333-333333333333")
+LISTING: dict[str, Any] = {
+    "account_id": None,
+    "source_type": None,
+    "tags": (),
+    "name_contains": None,
+    "created_after": None,
+    "created_before": None,
+    "page_size": 100,
+}
+NEW = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a")
+
+
+def listed(changes: dict[str, Any]) -> Steps[Any]:
+    return segments.list_page(**(LISTING | changes))
+
+
+def drive(steps: Steps[Any], *answers: Any) -> tuple[list[Any], Any]:
+    """The requests made, and the result, when each is answered in turn: by data or an error."""
+    requests = [next(steps)]
+    for answer in answers:
+        data = answer(sent(requests[-1])[2]) if callable(answer) else answer
+        try:
+            if isinstance(data, Exception):
+                requests.append(steps.throw(data))
+            else:
+                requests.append(steps.send(APIResponse.model_construct(data=data)))
+        except StopIteration as stop:
+            return [sent(request) for request in requests], stop.value
+    raise AssertionError("more requests than answers")
+
+
+def as_rows(body: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [SEGMENT | row for row in body]
+
+
+def test_conditions_of_a_list() -> None:
+    moment = datetime(2025, 1, 2, tzinfo=UTC)
+    steps = listed(
+        {
+            "account_id": ACCOUNT,
+            "source_type": "audience",
+            "tags": ["a", 'b"\\,{}'],
+            "name_contains": "100% [a]*",
+            "created_before": moment,
+        }
+    )
+    path, query, _ = sent(next(steps))
+    assert path == "/rest/v1/segments"
+    assert query == {
+        "select": "*",
+        "created_at": "lt.2025-01-02T00:00:00+00:00",
+        "account_id": f"eq.{ACCOUNT}",
+        "source_type": "eq.audience",
+        "tags": 'cs.{"a","b\\"\\\\,{}"}',
+        "name": r"imatch.100% \[a\]\*",
+        "deleted": "is.false",
+        "order": "created_at.desc,id.desc",
+        "limit": "100",
+    }
+
+
+def test_a_row_that_is_not_there_is_named() -> None:
+    steps = segments.get(KEY_ID)
+    next(steps)
+    with pytest.raises(NotFoundError, match="no such segment"):
+        steps.throw(NotFoundError(406, "PGRST116", "Cannot coerce the result"))
+
+
+def test_a_missing_table_is_something_else() -> None:
+    steps = segments.get(KEY_ID)
+    next(steps)
+    with pytest.raises(NotFoundError, match="no table"):
+        steps.throw(NotFoundError(404, "PGRST205", "no table"))
+
+
+def test_update_sends_what_was_passed() -> None:
+    column = CustomColumn(field="s", header_name="S", type="number")
+    steps = segments.update(KEY_ID, {"description": None, "custom_columns": [column]})
+    path, query, body = sent(next(steps))
+    assert (path, query) == ("/rest/v1/segments", {"id": f"eq.{KEY_ID}", "deleted": "is.false"})
+    assert body == {
+        "description": None,
+        "custom_columns": [{"field": "s", "headerName": "S", "type": "number"}],
+    }
+
+
+def test_a_segment_that_cannot_be_read_after_it_was_made_is_named() -> None:
+    steps = segments.create(ACCOUNT, {"name": "n", "source_type": "audience", "source_id": "a"})
+    next(steps)
+    steps.send(APIResponse.model_construct(data=KEY_ID))
+    with pytest.raises(APIConnectionError) as caught:
+        steps.throw(APIConnectionError("reset"))
+    assert caught.value.__notes__ == [f"The segment was created nevertheless: its id is {KEY_ID}."]
+
+
+def test_what_a_lost_request_inserted_is_read() -> None:
+    steps = segments.create_many(ACCOUNT, [NEW, NEW], None, USER)
+    written: list[dict[str, Any]] = []
+
+    def none_new(body: Any) -> list[Any]:
+        written.extend(as_rows(body))
+        return [written[1]]
+
+    requests, outcomes = drive(steps, none_new, lambda _: [written[0]])
+    (path, query, _), (_, again, _) = requests
+    assert path == "/rest/v1/segments"
+    assert query["on_conflict"] == "id"
+    assert again["id"] == f"in.({written[0]['id']})"
+    assert [str(outcome.value.id) for outcome in outcomes] == [row["id"] for row in written]
+
+
+@pytest.mark.parametrize("error", [APIConnectionError("reset"), PermissionDeniedError(403, "", "")])
+def test_a_chunk_that_fails_is_the_outcome_of_its_items_only(error: AudienceLabError) -> None:
+    steps = segments.create_many(ACCOUNT, [NEW] * 101, None, USER)
+    _, outcomes = drive(steps, error, as_rows)
+    assert [outcome.error for outcome in outcomes] == [error] * 100 + [None]
+    assert [outcome.index for outcome in outcomes] == list(range(101))
+
+
+def test_rows_that_the_server_does_not_show_are_not_believed() -> None:
+    _, (outcome,) = drive(segments.create_many(ACCOUNT, [NEW], None, USER), [], [])
+    assert isinstance(outcome.error, UnexpectedResponseError)
+
+
+def create(**changes: Any) -> Steps[Any]:
+    given = {"name": "n", "source_type": "audience", "source_id": "a"}
+    return segments.create(ACCOUNT, given | changes)
+
+
+def job(**changes: Any) -> Steps[EnrichmentJob]:
+    given: dict[str, Any] = {
+        "total_records": 0,
+        "enrichment_fields": (),
+        "metadata": None,
+        "created_by": None,
+        "user_id": USER,
+    }
+    return enrichment.create(ACCOUNT, KEY_ID, "email", **(given | changes))
+
+
+REFUSED: list[tuple[Callable[[], Any], str]] = [
+    (lambda: create(name=" "), "name is empty or blank"),
+    (lambda: create(name=None), "name must be a str"),
+    (lambda: create(source_type="excel"), "one of audience, webhook_upload, csv_upload"),
+    (lambda: create(source_id=""), "source_id is empty"),
+    (lambda: create(description="\x00"), "description contains NUL"),
+    (lambda: create(tags="vip"), "tags must be a sequence"),
+    (lambda: create(tags=["a", 1]), r"tags\[1\] must be a str"),
+    (lambda: create(filters=SegmentFilter.where("a") == 1), "filters must be a sequence"),
+    (lambda: create(filters=[SegmentFilter.where("a")]), "only the beginning of a filter"),
+    (lambda: create(filters=[{"a": float("nan")}]), r"filters\[0\] must be JSON"),
+    (lambda: create(filters=[{"a": "\ud800"}]), r"filters\[0\] must be JSON"),
+    (lambda: create(filters=[{1: "a"}]), r"filters\[0\] must be JSON"),
+    (lambda: create(custom_columns=[{"a": UUID(int=1)}]), "must be JSON"),
+    (lambda: segments.update(KEY_ID, {}), "nothing to update"),
+    (lambda: segments.get("x"), "segment_id must be a UUID"),
+    (lambda: segments.create_many(ACCOUNT, [{}], None, USER), "sequence of NewSegment"),  # type: ignore[list-item]
+    (lambda: segments.create_many(ACCOUNT, [], None, None), "created_by is missing"),
+    (lambda: listed({"created_after": datetime(2025, 1, 1)}), "time zone"),  # noqa: DTZ001 - it is the point
+    (lambda: listed({"tags": "a"}), "tags must be a sequence"),
+    (lambda: listed({"page_size": 0}), "page_size"),
+    (lambda: job(total_records=-1), "total_records must be from 0"),
+    (lambda: job(metadata={"a": object()}), "metadata must be JSON"),
+    (lambda: job(user_id=None), "created_by is missing"),
+    (lambda: enrichment.report_progress(KEY_ID, "", 1, 0), "worker is empty"),
+    (lambda: enrichment.report_progress(KEY_ID, "w", -1, 0), "processed must be from 0"),
+    (lambda: enrichment.wait(KEY_ID, 0, 1, None), "timeout must be more than 0"),
+    (lambda: enrichment.wait(KEY_ID, 1, float("inf"), None), "poll_interval must be"),
+    (lambda: enrichment.wait(KEY_ID, True, 1, None), "timeout must be a number"),
+]
+
+
+@pytest.mark.parametrize(("operation", "message"), REFUSED)
+def test_bad_arguments_are_refused_before_any_request(
+    operation: Callable[[], Any], message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        next(operation())
+
+
+def test_a_transition_whose_answer_was_lost_is_known_as_ours() -> None:
+    steps = enrichment.complete(KEY_ID)
+    body = sent(next(steps))[2]
+    steps.send(APIResponse.model_construct(data=[]))
+    with pytest.raises(StopIteration) as stop:
+        steps.send(APIResponse.model_construct(data=JOB | body))
+    assert stop.value.value.status == "completed"
+
+
+def test_the_same_state_by_somebody_else_is_a_conflict() -> None:
+    steps = enrichment.complete(KEY_ID)
+    body = sent(next(steps))[2] | {"completed_at": "2025-01-02T03:04:05+00:00"}
+    steps.send(APIResponse.model_construct(data=[]))
+    with pytest.raises(ConflictError, match="that is completed cannot become completed"):
+        steps.send(APIResponse.model_construct(data=JOB | body))
+
+
+def test_fail_writes_over_nothing_but_what_it_read() -> None:
+    meanwhile = JOB | {"updated_at": "2025-01-02T03:04:06.000001+00:00", "metadata": {"b": 2}}
+    steps = enrichment.fail(KEY_ID, RuntimeError())
+    requests, failed = drive(steps, JOB, [], meanwhile, lambda body: [meanwhile | body])
+    guards = [query["updated_at"] for path, query, body in requests if body]
+    assert guards == [
+        "eq.2025-01-02T03:04:05.678901+00:00",
+        "eq.2025-01-02T03:04:06.000001+00:00",
+    ]
+    assert failed.metadata == {"b": 2, "error": "RuntimeError"}
+
+
+def test_fail_gives_up_on_a_job_that_never_holds_still() -> None:
+    steps = enrichment.fail(KEY_ID, "x")
+    with pytest.raises(ConflictError, match="try again"):
+        drive(steps, JOB, *[[], JOB] * 50)
+
+
+def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([100.0, 100.5, 102.0, 110.0])
+    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    steps = enrichment.wait(KEY_ID, 10, 3, None)
+    calls = [next(steps)]
+    calls += [steps.send(APIResponse.model_construct(data=JOB)) for _ in range(2)]
+    assert [call.delay for call in calls] == [0, 3, 3]
+    with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
+        steps.send(APIResponse.model_construct(data=JOB))
+
+
+def test_models_keep_what_they_do_not_know() -> None:
+    odd = JOB | {"metadata": [1], "progress_note": "new column"}
+    read = EnrichmentJob.model_validate(odd)
+    assert read.metadata == {"value": [1]}
+    assert read.model_extra == {"progress_note": "new column"}
+    assert Segment.model_validate(SEGMENT).model_dump(mode="json") == SEGMENT
+
+
+@pytest.mark.parametrize(
+    ("made", "operator"),
+    [
+        (SegmentFilter.where("a") == 1, "="),
+        (SegmentFilter.where("a") != 1, "!="),
+        (SegmentFilter.where("a") < 1, "<"),
+        (SegmentFilter.where("a") <= 1, "<="),
+        (SegmentFilter.where("a") > 1, ">"),
+        (SegmentFilter.where("a") >= 1, ">="),
+        (SegmentFilter.where("a").op("near", 1), "near"),
+    ],
+)
+def test_filters_of_comparisons(made: SegmentFilter, operator: str) -> None:
+    assert made == SegmentFilter(field="a", operator=operator, value=1)
+    assert made.model_dump() == {"field": "a", "operator": operator, "value": 1}
