@@ -115,16 +115,23 @@ def claims(actor: Actor) -> str:
 
 
 def call(
-    connection: psycopg.Connection[Any], statement: str, *parameters: object
+    connection: psycopg.Connection[Any],
+    statement: str,
+    *parameters: object,
+    prepared: bool = True,
 ) -> Callable[[], list[Any]]:
-    """A statement that was prepared once, to be run and read to its end."""
-    return partial(_run, connection, statement.encode(), parameters)
+    """A statement, to be run and read to its end; prepared by the first run, or planned by each."""
+    return partial(_run, connection, statement.encode(), parameters, prepared=prepared)
 
 
 def _run(
-    connection: psycopg.Connection[Any], statement: bytes, parameters: Sequence[object]
+    connection: psycopg.Connection[Any],
+    statement: bytes,
+    parameters: Sequence[object],
+    *,
+    prepared: bool,
 ) -> list[Any]:
-    return connection.execute(statement, parameters, prepare=True).fetchall()
+    return connection.execute(statement, parameters, prepare=prepared).fetchall()
 
 
 def fill(server: PostgresServer, rows: int) -> World:
