@@ -18,7 +18,7 @@ class Page(Generic[T]):
     __slots__ = ("_fetch_next", "items")
 
     def __init__(self, items: list[T], fetch_next: "Callable[[], Page[T]]") -> None:
-        self.items = items
+        self.items: list[T] = items
         self._fetch_next = fetch_next
 
     def next(self) -> "Page[T] | None":
@@ -50,7 +50,7 @@ class AsyncPage(Generic[T]):
     __slots__ = ("_fetch_next", "items")
 
     def __init__(self, items: list[T], fetch_next: "Callable[[], Awaitable[AsyncPage[T]]]") -> None:
-        self.items = items
+        self.items: list[T] = items
         self._fetch_next = fetch_next
 
     async def next(self) -> "AsyncPage[T] | None":

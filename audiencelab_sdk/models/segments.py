@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 from uuid import UUID
 
 from pydantic import (
@@ -69,7 +69,8 @@ class FilterField:
     """A field to compare with a value, from :meth:`SegmentFilter.where`: that makes a filter."""
 
     __slots__ = ("_field",)
-    __hash__ = None  # type: ignore[assignment] # as of any class whose == compares nothing
+    # Its == compares nothing, so no two of them are equal, and no hash can be right.
+    __hash__: ClassVar[None]  # type: ignore[assignment] # object's is a method
 
     def __init__(self, field: str) -> None:
         self._field = field
