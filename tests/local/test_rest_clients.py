@@ -1,34 +1,44 @@
-"""What the Postgrest client library commonly does, on the embedded stack."""
+"""What supabase-py and its client of PostgREST commonly do, on the embedded stack."""
 
 from collections.abc import Iterator
 from typing import Any
 from unittest.mock import ANY
 
+import httpx
 import pytest
+import supabase
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 from postgrest.exceptions import APIError
 from postgrest.types import CountMethod
+from supabase.lib.client_options import AsyncClientOptions, SyncClientOptions
 
 from audiencelab_sdk.local import LocalStack
 
+Client = SyncPostgrestClient | supabase.Client
 
-@pytest.fixture
-def client(stack: LocalStack) -> Iterator[SyncPostgrestClient]:
+
+@pytest.fixture(params=["postgrest", "supabase"])
+def client(request: pytest.FixtureRequest, stack: LocalStack) -> Iterator[Client]:
     key = stack.service_role_key
+    if request.param == "supabase":
+        with httpx.Client() as http:
+            options = SyncClientOptions(httpx_client=http)
+            yield supabase.create_client(stack.url, key, options)
+        return
     headers = {"apikey": key, "Authorization": f"Bearer {key}"}
     with SyncPostgrestClient(f"{stack.url}/rest/v1", headers=headers) as client:
         yield client
 
 
 @pytest.fixture
-def accounts(stack: LocalStack, client: SyncPostgrestClient) -> list[dict[str, Any]]:
+def accounts(stack: LocalStack, client: Client) -> list[dict[str, Any]]:
     owner = str(stack.create_user())
     rows = [{"name": f"Account {n}", "primary_owner_user_id": owner} for n in range(5)]
     inserted = client.table("accounts").insert(rows).execute()
     return [dict(row) for row in inserted.data if isinstance(row, dict)]
 
 
-def test_read(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> None:
+def test_read(client: Client, accounts: list[dict[str, Any]]) -> None:
     ids = [account["id"] for account in accounts]
     answer = (
         client.table("accounts")
@@ -42,7 +52,7 @@ def test_read(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> No
     assert answer.count == 5
 
 
-def test_filters(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> None:
+def test_filters(client: Client, accounts: list[dict[str, Any]]) -> None:
     owner = accounts[0]["primary_owner_user_id"]
 
     def names(query: Any) -> list[str]:
@@ -62,7 +72,7 @@ def test_filters(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) ->
     assert names(rows().filter("name", "match", "[02]$")) == list("02")
 
 
-def test_single(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> None:
+def test_single(client: Client, accounts: list[dict[str, Any]]) -> None:
     table = client.table("accounts")
     first = accounts[0]
     assert table.select("name").eq("id", first["id"]).single().execute().data == {
@@ -74,7 +84,7 @@ def test_single(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> 
     assert caught.value.code == "PGRST116"
 
 
-def test_write(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> None:
+def test_write(client: Client, accounts: list[dict[str, Any]]) -> None:
     first = accounts[0]
     table = client.table("accounts")
     updated = table.update({"slug": first["id"]}).eq("id", first["id"]).execute()
@@ -88,7 +98,7 @@ def test_write(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> N
     assert table.select("id").eq("id", first["id"]).execute().data == []
 
 
-def test_csv_and_head(client: SyncPostgrestClient, accounts: list[dict[str, Any]]) -> None:
+def test_csv_and_head(client: Client, accounts: list[dict[str, Any]]) -> None:
     table = client.table("accounts")
     csv = table.select("name").eq("id", accounts[0]["id"]).csv().execute()
     assert csv.data == 'name\n"Account 0"'
@@ -98,7 +108,7 @@ def test_csv_and_head(client: SyncPostgrestClient, accounts: list[dict[str, Any]
     assert head.count == 1
 
 
-def test_functions(client: SyncPostgrestClient) -> None:
+def test_functions(client: Client) -> None:
     posted = client.rpc("verify_api_key", {"p_api_key": "sk_none"}).execute()
     assert posted.data == {
         "valid": False,
@@ -117,3 +127,24 @@ async def test_async(stack: LocalStack) -> None:
     async with AsyncPostgrestClient(f"{stack.url}/rest/v1", headers=headers) as client:
         answer = await client.table("roles").select("name").order("hierarchy_level").execute()
     assert answer.data == [{"name": "owner"}, {"name": "member"}]
+
+
+async def test_async_supabase(stack: LocalStack) -> None:
+    async with httpx.AsyncClient() as http:
+        client = await supabase.acreate_client(
+            stack.url, stack.anon_key, AsyncClientOptions(httpx_client=http)
+        )
+        user = stack.create_user()
+        account = stack.create_account("Supabase", owner=user)
+        client.postgrest.auth(stack.access_token(user))
+        made = await client.rpc(
+            "create_studio_segment",
+            {
+                "p_account_id": str(account),
+                "p_name": "Visitors",
+                "p_source_type": "audience",
+                "p_source_id": "1",
+            },
+        ).execute()
+        found = await client.table("segments").select("id, created_by").execute()
+    assert found.data == [{"id": made.data, "created_by": str(user)}]
