@@ -7,7 +7,7 @@ select plan(41);
 select has_role('api_key', 'requests with an API key have a role');
 select is_member_of('api_key', 'authenticator', 'that the REST API can take');
 select results_eq(
-  $$ select rolcanlogin, rolbypassrls, rolsuper, rolinherit from pg_roles where rolname = 'api_key' $$,
+  $$ select rolcanlogin, rolbypassrls, rolsuper, rolcreaterole from pg_roles where rolname = 'api_key' $$,
   $$ values (false, false, false, false) $$,
   'and that can do nothing by itself'
 );
