@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 # The CLI reports its use and looks for newer versions of itself, unless it is told not to. The
 # embedded server has no certificate.
-_CLI_SETTINGS = {
+CLI_SETTINGS = {
     "DO_NOT_TRACK": "1",
     "SUPABASE_NO_UPDATE_NOTIFIER": "1",
     "SUPABASE_TELEMETRY_DISABLED": "1",
@@ -57,7 +57,7 @@ class SupabaseProject:
         return run(
             [str(self._program), *arguments, "--yes"],
             folder=self._folder,
-            environment={"HOME": str(self._folder), **_CLI_SETTINGS},
+            environment={"HOME": str(self._folder), **CLI_SETTINGS},
         )
 
 
