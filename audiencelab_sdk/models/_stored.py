@@ -27,6 +27,8 @@ def kept(kind: type[M]) -> Callable[[Any], M | JsonValue]:
     Anything may have been written there: what `kind` would not write back as it was stays as it
     is.
     """
+    # Pages have thousands of these: asking the fields is several times as fast as a dump.
+    names = {field.serialization_alias or name: name for name, field in kind.model_fields.items()}
 
     def read(item: Any) -> M | JsonValue:
         if isinstance(item, kind):
@@ -35,7 +37,10 @@ def kept(kind: type[M]) -> Callable[[Any], M | JsonValue]:
             known = kind.model_validate(item)
         except ValidationError:
             return cast("JsonValue", item)
-        return known if known.model_dump() == item else cast("JsonValue", item)
+        same = len(names) + len(known.model_extra or ()) == len(item) and all(
+            key in item and getattr(known, name) == item[key] for key, name in names.items()
+        )
+        return known if same else cast("JsonValue", item)
 
     return read
 
