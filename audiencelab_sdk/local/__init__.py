@@ -2,15 +2,15 @@
 
 try:
     from audiencelab_sdk.local._stack import LocalStack
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     # Only what the extra installs: a module of ours that is missing is another matter.
-    package = (error.name or "").partition(".")[0]
-    if package not in {"psycopg", "psycopg_pool", "starlette", "uvicorn"}:
+    _package = (_error.name or "").partition(".")[0]
+    if _package not in {"psycopg", "psycopg_pool", "starlette", "uvicorn"}:
         raise
     raise ImportError(
-        f"audiencelab_sdk.local needs the package {package}: pip install 'audiencelab-sdk[local]'",
-        name=error.name,
-    ) from error
+        f"audiencelab_sdk.local needs the package {_package}: pip install 'audiencelab-sdk[local]'",
+        name=_error.name,
+    ) from _error
 
 from audiencelab_sdk.local._errors import (
     LocalStackError,

@@ -19,7 +19,7 @@ from audiencelab_sdk.local.rest.introspect import load_catalog
 from audiencelab_sdk.local.rest.render import Statement
 from audiencelab_sdk.local.rest.schema import Catalog
 
-logger = logging.getLogger("audiencelab_sdk.local.rest")
+logger: logging.Logger = logging.getLogger("audiencelab_sdk.local.rest")
 _psycopg_logger = logging.getLogger("psycopg")
 
 _RELOAD_INTERVAL = 1.0  # seconds between two reloads that unknown names ask for

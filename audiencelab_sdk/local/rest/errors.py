@@ -37,7 +37,7 @@ class ApiError(Exception):
         self.message = message
         self.details = details
         self.hint = hint
-        self.headers = dict(headers or {})
+        self.headers: dict[str, str] = dict(headers or {})
 
     @property
     def body(self) -> bytes:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from audiencelab_sdk.local.rest.disconnect import answer_nobody, respond_unless_gone
 from audiencelab_sdk.local.rest.gateway import refusal
 
-logger = logging.getLogger("audiencelab_sdk.local.rest")
+logger: logging.Logger = logging.getLogger("audiencelab_sdk.local.rest")
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 # About one connection and not about the message (RFC 9110), or written anew on the next one.

@@ -57,7 +57,7 @@ class Renderer:
     def __init__(self, catalog: Catalog, query: Query, output: Output) -> None:
         self.query = query
         self.output = output
-        self.parameters = Parameters()
+        self.parameters: Parameters = Parameters()
         self._catalog = catalog
 
     def read(self, table: Table) -> Statement:

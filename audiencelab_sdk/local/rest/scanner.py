@@ -24,7 +24,7 @@ class Scanner:
 
     def __init__(self, what: str, text: str) -> None:
         self.text = text
-        self.position = 0
+        self.position: int = 0
         self._what = what
         self._depth = 0
 
