@@ -16,16 +16,20 @@ from audiencelab_sdk._arguments import (
     checked_text,
     checked_texts,
     checked_uuid,
+    made_storable,
 )
 from audiencelab_sdk._operations._answers import read
 from audiencelab_sdk._operations._paging import Slice
 from audiencelab_sdk._operations._rows import Table, created, creator, equal
 from audiencelab_sdk._steps import Call, Steps
-from audiencelab_sdk._text import storable
 from audiencelab_sdk.errors import (
+    APIConnectionError,
+    AudienceLabError,
     ConflictError,
     EnrichmentFailedError,
     EnrichmentTimeoutError,
+    RateLimitError,
+    ServerError,
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
 
@@ -37,6 +41,8 @@ _TABLE = Table(
     TypeAdapter(list[EnrichmentJob]),
     absent="there is no such enrichment job: it never was, or it is not yours to see",
 )
+# What passes by itself, so that a long wait or a long work need not end for it.
+TEMPORARY = (APIConnectionError, RateLimitError, ServerError)
 _MOST_RECORDS = 2**31 - 1
 _LONGEST_ERROR = 10_000
 _MOST_TRIES = 10
@@ -118,7 +124,10 @@ def complete(job_id: UUID | str) -> Steps[EnrichmentJob]:
 
 
 def fail(job_id: UUID | str, error: str | BaseException) -> Steps[EnrichmentJob]:
-    text = storable(str(error).strip() or type(error).__name__)[:_LONGEST_ERROR]
+    reason = (
+        str(error).strip() or type(error).__name__ if isinstance(error, BaseException) else error
+    )
+    text = made_storable("error", reason)[:_LONGEST_ERROR]
     moment = datetime.now(UTC)
     job = yield from _TABLE.get(checked_uuid("job_id", job_id))
     for _ in range(_MOST_TRIES):
@@ -153,12 +162,18 @@ def wait(
     job = yield from _TABLE.get(checked_id)
     if on_progress:
         on_progress(job)
+    trouble: AudienceLabError | None = None
     while not job.status.is_final:
         left = deadline - time.monotonic()
         if left <= 0:
-            raise EnrichmentTimeoutError(job, timeout)
+            raise EnrichmentTimeoutError(job, timeout) from trouble
         before = job
-        job = yield from _TABLE.get(checked_id, delay=min(interval, left))
+        try:
+            job = yield from _TABLE.get(checked_id, delay=min(interval, left))
+        except TEMPORARY as error:
+            trouble = error
+        else:
+            trouble = None
         if on_progress and job != before:
             on_progress(job)
     if job.status is FAILED:

@@ -17,13 +17,7 @@ from audiencelab_sdk._operations import enrichment as operations
 from audiencelab_sdk._resources._bar import Observer, shown
 from audiencelab_sdk._run import AsyncRunner, Runner
 from audiencelab_sdk._steps import Steps
-from audiencelab_sdk.errors import (
-    APIConnectionError,
-    AudienceLabError,
-    InvalidArgumentError,
-    RateLimitError,
-    ServerError,
-)
+from audiencelab_sdk.errors import AudienceLabError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
 logger = logging.getLogger("audiencelab_sdk")
@@ -31,8 +25,6 @@ logger = logging.getLogger("audiencelab_sdk")
 _SECONDS_BETWEEN_REPORTS = 1.0
 _SECONDS_TO_FAIL = 30.0
 _MOST_RECORDS = 2**31 - 1
-# What passes by itself. The next report makes up for one that this befell.
-_TEMPORARY = (APIConnectionError, RateLimitError, ServerError)
 
 R = TypeVar("R", Runner, AsyncRunner)
 
@@ -168,7 +160,7 @@ class Progress(_Worker[Runner]):
     def _try_report(self) -> None:
         try:
             self._saw(self._run(self._report()))
-        except _TEMPORARY as error:
+        except operations.TEMPORARY as error:
             self._lost(error)
 
     def _fail(self, reason: BaseException) -> None:
@@ -213,7 +205,7 @@ class AsyncProgress(_Worker[AsyncRunner]):
     async def _try_report(self) -> None:
         try:
             self._saw(await self._run(self._report()))
-        except _TEMPORARY as error:
+        except operations.TEMPORARY as error:
             self._lost(error)
 
     async def _fail(self, reason: BaseException) -> None:

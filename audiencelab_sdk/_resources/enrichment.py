@@ -218,6 +218,8 @@ class Enrichment(UserResource):
     ) -> EnrichmentJob:
         """Wait until a job is completed, by reading it again and again.
 
+        Once the job was read, an outage of the server does not end the wait before its time.
+
         Args:
             job_id: The job's id.
             timeout: Seconds to wait at most, not counting the time that the last request takes.
@@ -231,7 +233,8 @@ class Enrichment(UserResource):
 
         Raises:
             EnrichmentFailedError: The job has failed.
-            EnrichmentTimeoutError: It had not ended when the time was over.
+            EnrichmentTimeoutError: It had not ended, as far as is known, when the time was over;
+                its cause is the error of the last look, if that failed.
             NotFoundError: There is none, or the caller may not see it.
             ConfigurationError: `show` needs rich, which is not installed.
         """

@@ -311,4 +311,5 @@ def test_filters_of_the_list(member: Client, tenant: Tenant) -> None:
     assert found(enrichment_type="email") == [2, 0]
     assert found(audience_id=jobs[1].audience_id) == [1]
     assert found(created_after=jobs[0].created_at) == [2, 1]
+    assert found(created_after=jobs[0].created_at, page_size=1) == [2, 1]
     assert found(created_before=jobs[2].created_at, enrichment_type="email") == [0]

@@ -197,6 +197,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: job(user_id=None), "created_by is missing"),
     (lambda: enrichment.report_progress(KEY_ID, "", 1, 0), "worker is empty"),
     (lambda: enrichment.report_progress(KEY_ID, "w", -1, 0), "processed must be from 0"),
+    (lambda: enrichment.fail(KEY_ID, ""), "error is empty"),
+    (lambda: enrichment.fail(KEY_ID, None), "error must be a str"),  # type: ignore[arg-type]
     (lambda: enrichment.wait(KEY_ID, 0, 1, None), "timeout must be more than 0"),
     (lambda: enrichment.wait(KEY_ID, 1, float("inf"), None), "poll_interval must be"),
     (lambda: enrichment.wait(KEY_ID, True, 1, None), "timeout must be a number"),
@@ -255,6 +257,31 @@ def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatc
     assert [call.delay for call in calls] == [0, 3, 3]
     with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
         steps.send(APIResponse.model_construct(data=JOB))
+
+
+def test_an_outage_does_not_end_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 2.0, 3.0])
+    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    done = JOB | {"status": "completed"}
+    outage = APIConnectionError("reset")
+    requests, waited = drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, outage, outage, done)
+    assert len(requests) == 4
+    assert waited.status == "completed"
+
+
+def test_a_wait_that_ends_in_an_outage_tells_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0, 10.0])
+    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    outage = APIConnectionError("reset")
+    with pytest.raises(EnrichmentTimeoutError) as caught:
+        drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, outage)
+    assert caught.value.__cause__ is outage
+
+
+@pytest.mark.parametrize("error", [PermissionDeniedError(403, "", ""), NotFoundError(404, "", "")])
+def test_a_refusal_ends_a_wait(error: AudienceLabError) -> None:
+    with pytest.raises(type(error)):
+        drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, error)
 
 
 def test_models_keep_what_they_do_not_know() -> None:
