@@ -8,11 +8,15 @@ import sys
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, get_args
 
 import httpx
 
-from audiencelab_sdk.local._errors import PostgrestNotFoundError, PostgrestStartError
+from audiencelab_sdk.local._errors import (
+    LocalStackError,
+    PostgrestNotFoundError,
+    PostgrestStartError,
+)
 from audiencelab_sdk.local._supervisor import free_port
 from audiencelab_sdk.local.rest.database import Settings
 
@@ -29,8 +33,11 @@ def find_postgrest(choice: RestChoice | None) -> Path | None:
         choice: Which of the two is wanted; None for the program where there is one.
 
     Raises:
+        LocalStackError: The choice is none of these.
         PostgrestNotFoundError: There is none, or `AUDIENCELAB_POSTGREST_BIN` names no program.
     """
+    if choice not in {None, *get_args(RestChoice)}:
+        raise LocalStackError(f"rest is 'embedded' or 'postgrest', and not {choice!r}.")
     if choice == "embedded":
         return None
     named = os.environ.get("AUDIENCELAB_POSTGREST_BIN")

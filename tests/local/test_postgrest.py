@@ -7,11 +7,17 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, cast
 
 import httpx
 import pytest
 
-from audiencelab_sdk.local import LocalStack, PostgrestNotFoundError, PostgrestStartError
+from audiencelab_sdk.local import (
+    LocalStack,
+    LocalStackError,
+    PostgrestNotFoundError,
+    PostgrestStartError,
+)
 from audiencelab_sdk.local._postgrest import find_postgrest
 
 STAND_IN = Path(__file__).with_name("postgrest_stand_in.py")
@@ -131,6 +137,8 @@ def test_embedded_where_there_is_none_or_when_asked_for(
     monkeypatch.setenv("PATH", str(program.parent))
     assert find_postgrest(None) == program
     assert find_postgrest("embedded") is None
+    with pytest.raises(LocalStackError, match="'embedded' or 'postgrest', and not 'kong'"):
+        LocalStack(rest=cast("Any", "kong")).start()
     monkeypatch.setenv("AUDIENCELAB_POSTGREST_BIN", str(program.with_name("other")))
     with pytest.raises(PostgrestNotFoundError, match="is not a program"):
         find_postgrest(None)

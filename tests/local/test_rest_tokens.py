@@ -126,8 +126,9 @@ def test_a_jwks_knows_its_keys_by_name() -> None:
 
 
 def public_jwk(private: Any, **more: str) -> dict[str, Any]:
-    kind = RSAAlgorithm if isinstance(private, rsa.RSAPrivateKey) else ECAlgorithm
-    return {**kind.to_jwk(private.public_key(), as_dict=True), **more}
+    if isinstance(private, rsa.RSAPrivateKey):
+        return {**RSAAlgorithm.to_jwk(private.public_key(), as_dict=True), **more}
+    return {**ECAlgorithm.to_jwk(private.public_key(), as_dict=True), **more}
 
 
 RSA_KEY = rsa.generate_private_key(public_exponent=65537, key_size=2048)

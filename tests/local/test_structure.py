@@ -1,6 +1,7 @@
 """Who may import whom: the embedded stack stands alone, and its REST layers stay apart."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -43,9 +44,7 @@ def test_sql_knows_no_http(name: str) -> None:
     assert not {module for module in found if module.endswith((".headers", ".app", ".answers"))}
 
 
-def test_the_supervisor_needs_the_standard_library_only() -> None:
-    assert not {
-        name
-        for name in imports(LOCAL / "_supervisor.py")
-        if name.split(".")[0] in {"audiencelab_sdk", "psycopg", "anyio"}
-    }
+@pytest.mark.parametrize("name", ["_supervisor", "_keeper"])
+def test_what_runs_by_path_needs_the_standard_library_only(name: str) -> None:
+    modules = {module.split(".")[0] for module in imports(LOCAL / f"{name}.py")}
+    assert modules <= sys.stdlib_module_names
