@@ -125,7 +125,7 @@ def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Steps[list[Outcome
     try:
         segments = yield from _TABLE.insert(rows)
     except AudienceLabError as error:
-        if len(rows) == 1 or not isinstance(error, InvalidRequestError | ConflictError):
+        if len(rows) == 1 or not _is_about_a_row(error):
             return [Outcome(first + index, error=error) for index in range(len(rows))]
     else:
         return [Outcome(first + index, segment) for index, segment in enumerate(segments)]
@@ -136,13 +136,20 @@ def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Steps[list[Outcome
     return outcomes
 
 
+def _is_about_a_row(error: AudienceLabError) -> bool:
+    """Whether the values of some row are what the database refused, by its SQLSTATE."""
+    if not isinstance(error, InvalidRequestError | ConflictError):
+        return False
+    return (error.code or "")[:2] in {"22", "23", "P0"}
+
+
 def _columns(given: Mapping[str, Any]) -> dict[str, Any]:
     """What the database stores for these arguments."""
     return {column: _STORED[column](column, value) for column, value in given.items()}
 
 
 def _description(name: str, value: Any) -> str | None:
-    return None if value is None else checked_text(name, value)
+    return value if value is None or value == "" else checked_text(name, value)
 
 
 def _source_type(name: str, value: Any) -> str:

@@ -116,6 +116,7 @@ def test_update_changes_what_is_passed_and_no_more(member: Client, tenant: Tenan
     cleared = member.call("segments.update", segment.id, description=None, tags=[], filters=())
     assert (cleared.description, cleared.tags, cleared.filters) == (None, (), ())
     assert cleared.name == "new"
+    assert member.call("segments.update", segment.id, description="").description == ""
 
 
 def test_delete_and_restore(member: Client, backend: Client, tenant: Tenant) -> None:

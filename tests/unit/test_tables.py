@@ -17,6 +17,7 @@ from audiencelab_sdk import (
     EnrichmentJob,
     EnrichmentTimeoutError,
     InvalidArgumentError,
+    InvalidRequestError,
     NewSegment,
     NotFoundError,
     PermissionDeniedError,
@@ -142,7 +143,27 @@ def test_what_a_lost_request_inserted_is_read() -> None:
     assert [str(outcome.value.id) for outcome in outcomes] == [row["id"] for row in written]
 
 
-@pytest.mark.parametrize("error", [APIConnectionError("reset"), PermissionDeniedError(403, "", "")])
+def test_a_refused_row_is_found_by_halves() -> None:
+    def refuse_the_last(body: list[dict[str, Any]]) -> Any:
+        bad = any(row["name"] == "bad" for row in body)
+        return InvalidRequestError(400, "23514", "check") if bad else as_rows(body)
+
+    batch = [*[NEW] * 6, NEW.model_copy(update={"name": "bad"}), NEW]
+    steps = segments.create_many(ACCOUNT, batch, None, USER)
+    requests, outcomes = drive(steps, *[refuse_the_last] * 7)
+    assert [len(body) for _, _, body in requests] == [8, 4, 4, 2, 2, 1, 1]
+    assert [bool(outcome) for outcome in outcomes] == [*[True] * 6, False, True]
+    assert [outcome.index for outcome in outcomes] == list(range(8))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        APIConnectionError("reset"),
+        PermissionDeniedError(403, "", ""),
+        InvalidRequestError(400, "PGRST204", "no such column"),
+    ],
+)
 def test_a_chunk_that_fails_is_the_outcome_of_its_items_only(error: AudienceLabError) -> None:
     steps = segments.create_many(ACCOUNT, [NEW] * 101, None, USER)
     _, outcomes = drive(steps, error, as_rows)
