@@ -526,6 +526,39 @@ def test_other_schemas_are_closed(api: Any) -> None:
     assert (answer.status_code, answer.json()["code"]) == (406, "PGRST106")
 
 
-def test_other_content_types(api: Any) -> None:
-    answer = api.request("POST", "/doc", content="a=b", headers={"Content-Type": "text/csv"})
+def post(api: Any, path: str, content_type: str, content: str) -> Any:
+    headers = {"Content-Type": content_type, "Prefer": "return=representation"}
+    return api.request("POST", path, content=content.encode(), headers=headers)
+
+
+def test_a_csv_body(api: Any) -> None:
+    text = 'id,label\r\n901,"one, ""quoted"""\r\n902,NULL\r\n'
+    answer = post(api, "/part", "text/csv; charset=utf-8", text)
+    assert answer.status_code == 201
+    assert [(row["id"], row["label"]) for row in answer.json()] == [
+        (901, 'one, "quoted"'),
+        (902, None),
+    ]
+    assert post(api, "/part", "text/csv", "id,label\n").json() == []
+
+
+def test_a_form_body(api: Any) -> None:
+    form = "application/x-www-form-urlencoded"
+    assert post(api, "/rpc/add", form, "a=2&b=3").json() == 5
+    assert post(api, "/part", form, "id=903&label=a%26b+%C3%A9").json()[0]["label"] == "a&b é"
+
+
+@pytest.mark.parametrize(
+    ("content_type", "content", "message"),
+    [
+        ("text/csv", "", "Empty or invalid CSV"),
+        ("text/csv", 'id\n"1', "Empty or invalid CSV"),
+        ("text/csv", "id,label\n1\n", "All lines must have same number of fields"),
+        ("application/x-www-form-urlencoded", "label=%ff", "Empty or invalid form"),
+        ("image/png", "id\n1", "Content-Type not acceptable: image/png"),
+    ],
+)
+def test_bodies_that_are_refused(api: Any, content_type: str, content: str, message: str) -> None:
+    answer = post(api, "/part", content_type, content)
     assert (answer.status_code, answer.json()["code"]) == (400, "PGRST102")
+    assert answer.json()["message"] == message

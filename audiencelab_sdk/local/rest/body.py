@@ -1,7 +1,10 @@
 """From a request's body to its keys; the values inside are PostgreSQL's to read."""
 
+import csv
+import io
 import json
 from typing import Any, NoReturn, cast
+from urllib.parse import parse_qsl
 
 from audiencelab_sdk.local.rest.errors import ApiError
 from audiencelab_sdk.local.rest.query import JsonBody
@@ -15,17 +18,21 @@ _JSON_TYPES = {
 
 
 def parse_body(body: bytes, content_type: str, *, if_empty: str = "") -> JsonBody:
-    """Check a JSON body and find the keys of its object, or of the objects in its array.
+    """Check a body and find the keys of its object, or of the objects in its array.
 
     Args:
-        body: The body.
+        body: The body: JSON, CSV with a line of names, or a form.
         content_type: The header of that name; JSON when it is empty.
         if_empty: What an empty body stands for.
 
     Raises:
-        ApiError: The body is not JSON, or of another type (PGRST102).
+        ApiError: The body is not what the header says, or of another type (PGRST102).
     """
     media_type = content_type.partition(";")[0].strip().lower()
+    if media_type == "text/csv":
+        return _csv(body)
+    if media_type == "application/x-www-form-urlencoded":
+        return _form(body)
     if media_type not in _JSON_TYPES:
         raise ApiError(400, "PGRST102", f"Content-Type not acceptable: {media_type}")
     try:
@@ -41,6 +48,33 @@ def parse_body(body: bytes, content_type: str, *, if_empty: str = "") -> JsonBod
     if isinstance(document, list):
         return _array(text, document)  # pyright: ignore[reportUnknownArgumentType] - JSON
     return JsonBody(text, _keys(document))
+
+
+def _csv(body: bytes) -> JsonBody:
+    """Rows of texts, which PostgreSQL reads as the columns' types; the text NULL is null."""
+    try:
+        lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
+    except (ValueError, csv.Error) as error:
+        raise ApiError(400, "PGRST102", "Empty or invalid CSV") from error
+    names, *rows = [line for line in lines if line] or [[]]
+    if not names:
+        raise ApiError(400, "PGRST102", "Empty or invalid CSV")
+    if any(len(row) != len(names) for row in rows):
+        raise ApiError(400, "PGRST102", "All lines must have same number of fields")
+    items = [
+        {name: None if value == "NULL" else value for name, value in zip(names, row, strict=True)}
+        for row in rows
+    ]
+    return _array(json.dumps(items), items)
+
+
+def _form(body: bytes) -> JsonBody:
+    try:
+        pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict")
+    except ValueError as error:
+        raise ApiError(400, "PGRST102", "Empty or invalid form") from error
+    values = dict(pairs)
+    return JsonBody(json.dumps(values), _keys(values))
 
 
 def _array(text: str, items: list[Any]) -> JsonBody:
