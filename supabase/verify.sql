@@ -16,7 +16,7 @@ as $verification$
   ),
   our_relations as (
     select class.oid, class.oid::regclass::text as name, class.relkind, class.relrowsecurity, class.relforcerowsecurity,
-      class.reloptions, class.relowner, class.relacl
+      class.relreplident, class.reloptions, class.relowner, class.relacl
     from pg_class as class
     join pg_namespace as namespace on namespace.oid = class.relnamespace
     where class.relkind in ('r', 'p', 'v', 'm', 'f')
@@ -39,10 +39,56 @@ as $verification$
     cross join lateral unnest(array[
       case when role.rolcanlogin then 'can log in' else 'cannot log in' end,
       case when role.rolbypassrls or role.rolsuper then 'is above row security' else 'is under row security' end,
+      case when role.rolcreaterole or role.rolcreatedb or role.rolreplication then 'can make roles or databases, or replicate' end,
       case when pg_has_role('authenticator', role.oid, 'member') then 'is granted to authenticator' end,
       case when has_schema_privilege(role.oid, 'public', 'usage') then 'may use schema public' end
     ]) as fact
     where role.rolname = 'api_key'
+
+    union all
+    select 'role', 'api_key',
+      case when granted.member = api_key.oid
+        then 'is a member of ' || pg_get_userbyid(granted.roleid)
+        else 'has the member ' || pg_get_userbyid(granted.member)
+      end
+    from pg_roles as api_key
+    join pg_auth_members as granted on api_key.oid in (granted.member, granted.roleid)
+    join pg_roles as member on member.oid = granted.member
+    where api_key.rolname = 'api_key'
+      -- Who makes a role becomes its administrator.
+      and not (member.rolsuper or member.rolcreaterole or member.rolname = 'authenticator')
+
+    union all
+    -- Nobody who comes in through the API may own what row security and grants do not hold him to.
+    select 'owner', owned.name, 'belongs to ' || owned.owner
+    from (
+      select name, pg_get_userbyid(relowner) from our_relations
+      union all
+      select name, pg_get_userbyid(proowner) from our_functions
+      union all
+      select 'schema ' || nspname, pg_get_userbyid(nspowner) from our_schemas
+    ) as owned (name, owner)
+    where owned.owner in ('anon', 'authenticated', 'service_role', 'authenticator', 'api_key')
+
+    union all
+    select 'view', name, 'as ' || btrim(regexp_replace(regexp_replace(pg_get_viewdef(oid), '\mapi_keys\.', '', 'g'), '\s+', ' ', 'g'))
+    from our_relations
+    where relkind = 'v'
+
+    union all
+    select 'rule', format('%s on %s', rule.rulename, our_relations.name), pg_get_ruledef(rule.oid)
+    from our_relations
+    join pg_rewrite as rule on rule.ev_class = our_relations.oid and rule.rulename <> '_RETURN'
+
+    union all
+    select 'view', reader.oid::regclass::text, 'reads ' || our_relations.name
+    from our_relations
+    join pg_depend as dependency
+      on dependency.refclassid = 'pg_class'::regclass and dependency.refobjid = our_relations.oid
+      and dependency.classid = 'pg_rewrite'::regclass
+    join pg_rewrite as rule on rule.oid = dependency.objid
+    join pg_class as reader on reader.oid = rule.ev_class and reader.relnamespace not in (select oid from our_schemas)
+    where our_relations.name not like 'public.%'
 
     union all
     select 'table', name, fact
@@ -51,8 +97,10 @@ as $verification$
       array[
         case relkind when 'r' then 'table' when 'v' then 'view' else 'another kind of relation' end,
         case when relrowsecurity then 'row security on' when relkind = 'r' then 'row security off' end,
-        case when relforcerowsecurity then 'row security forced' end
-      ] || reloptions
+        case when relforcerowsecurity then 'row security forced' end,
+        case when 'security_invoker=true' = any (reloptions) then 'with the rights of who asks' end,
+        case when relreplident not in ('d', 'f') then 'cannot be updated while it is published' end
+      ]
     ) as fact
 
     union all
@@ -131,14 +179,23 @@ as $verification$
         'language ' || language.lanname,
         case our_functions.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
         case when our_functions.prosecdef then 'security definer' else 'security invoker' end,
-        'body ' || md5(our_functions.prosrc)
+        case when our_functions.proisstrict then 'null on null input' end,
+        -- A paste from Windows brings carriage returns.
+        'body ' || md5(replace(our_functions.prosrc, E'\r', ''))
       ] || our_functions.proconfig
     ) as fact
 
     union all
-    select 'publication', 'supabase_realtime of ' || published.relid::regclass, 'published'
-    from pg_publication
+    select 'publication', 'supabase_realtime of ' || published.relid::regclass, fact
+    from pg_publication as publication
     cross join lateral pg_get_publication_tables(pubname::text) as published
+    left join pg_publication_rel as entry on entry.prpubid = publication.oid and entry.prrelid = published.relid
+    cross join lateral unnest(array[
+      'published',
+      case when entry.prqual is not null then 'only some rows' end,
+      case when entry.prattrs is not null then 'only some columns' end,
+      case when not (publication.pubinsert and publication.pubupdate and publication.pubdelete) then 'only some changes' end
+    ]) as fact
     where pubname = 'supabase_realtime' and published.relid in (select oid from our_relations)
 
     union all
@@ -384,7 +441,7 @@ as $verification$
       ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body 47e649c26447a450de3e51624d90641b',
+        'body 2a81e6a53db3b5dd9938c06b58df9550',
         'language sql',
         'returns boolean',
         'search_path=""',
@@ -393,7 +450,7 @@ as $verification$
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body 4ae3ecd920ee2068b591c83ce562ebe3',
+        'body feae632517ed9f5e49b7c6fc09a8a272',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=""',
@@ -402,7 +459,7 @@ as $verification$
       ]),
       ('function', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
         'arguments p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]',
-        'body 52f5894bd4febfe278f75e273dfb0ba9',
+        'body aeaa07a27edd5c3f2d050f0bce95fc91',
         'language plpgsql',
         'returns uuid',
         'search_path=""',
@@ -465,7 +522,7 @@ as $verification$
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
-        'body 5e0a063f2b37c41d19decb18d36d2ecd',
+        'body d12d70f5a93f77c616179e2414ed7139',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=""',
@@ -598,7 +655,7 @@ as $verification$
         'for delete',
         'permissive',
         'to authenticated',
-        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+        'using ((account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))'
       ]),
       ('policy', 'segments_insert on public.segments', array[
         'for insert',
@@ -622,7 +679,7 @@ as $verification$
         'for update',
         'permissive',
         'to authenticated',
-        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))',
+        'using ((account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
         'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
       ]),
       ('privileges', 'api_keys_private.api_key_logs', array[
@@ -747,8 +804,9 @@ as $verification$
         'table'
       ]),
       ('table', 'api_keys_private.live_api_keys', array[
-        'security_invoker=true',
-        'view'
+        'cannot be updated while it is published',
+        'view',
+        'with the rights of who asks'
       ]),
       ('table', 'enrichment_private.worker_progress', array[
         'row security on',
@@ -792,6 +850,9 @@ as $verification$
         'api_key_id uuid',
         'error text',
         'valid boolean'
+      ]),
+      ('view', 'api_keys_private.live_api_keys', array[
+        'as SELECT id, account_id, key_prefix, key_hash, scopes FROM api_keys_private.api_keys WHERE (is_active AND ((expires_at IS NULL) OR (expires_at > now())));'
       ])
   )
   select

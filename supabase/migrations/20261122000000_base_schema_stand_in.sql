@@ -1,16 +1,27 @@
 -- A stand-in for V3's base schema: the accounts, roles and memberships that the later migrations build on, for local
--- stacks and tests. Where public.accounts exists, as on every real project, this does nothing at all.
+-- stacks and tests. Where public.accounts exists, as on every real project, or anything else in schema public, this does
+-- nothing at all.
 
 begin;
 
 set local search_path = '';
-set local lock_timeout = '10s';
+set local lock_timeout = '3s';
 set local statement_timeout = '60s';
 
 do $stand_in$
 begin
   if to_regclass('public.accounts') is not null then
     raise notice 'public.accounts exists: V3''s base schema is in place, the stand-in is not needed';
+    return;
+  end if;
+  -- A project of somebody else's, to which this was pushed by mistake, is left as it is.
+  if exists (
+    select from pg_class
+    where relnamespace = 'public'::regnamespace
+      and relkind in ('r', 'p', 'v', 'm')
+      and not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = pg_class.oid and deptype = 'e')
+  ) then
+    raise notice 'schema public is in use, and not by V3: the stand-in is only for empty projects';
     return;
   end if;
 

@@ -6,8 +6,8 @@
 begin;
 
 set local search_path = '';
--- Fails rather than queues the application's requests behind it when a table is in use for long.
-set local lock_timeout = '10s';
+-- While it waits for a lock, the application's requests wait behind it: so not for long. If it gives up, run it again.
+set local lock_timeout = '3s';
 set local statement_timeout = '10min';
 -- "does not exist, skipping" is no news.
 set local client_min_messages = warning;
@@ -47,25 +47,36 @@ begin
         ('role authenticated', 'this has to be a Supabase database'),
         ('role service_role', 'this has to be a Supabase database'),
         ('role authenticator', 'this has to be a Supabase database'),
-        ('extensions.gen_random_bytes(integer)', 'run: create extension pgcrypto with schema extensions'),
-        ('extensions.crypt(text, text)', 'run: create extension pgcrypto with schema extensions'),
+        ('extensions.gen_random_bytes(integer)', 'run: create extension pgcrypto with schema extensions, or if it is elsewhere: alter extension pgcrypto set schema extensions'),
+        ('extensions.crypt(text, text)', 'run: create extension pgcrypto with schema extensions, or if it is elsewhere: alter extension pgcrypto set schema extensions'),
         ('publication supabase_realtime', 'run: create publication supabase_realtime')
     ) as needed (thing, remedy)
     union all
-    select allowed.thing, format('run this as postgres, not as %s', current_user), allowed.is_met
+    select allowed.thing, format('run this as a role that has it, such as postgres; you are %s', current_user), allowed.is_met
     from (
       values
         (
-          'the right to create role api_key',
+          'the right to create role api_key and to grant it',
           exists (
-            select from pg_roles
-            where rolname = 'api_key' or (rolname = current_user and (rolcreaterole or rolsuper))
+            select from pg_roles as caller
+            left join pg_roles as api_key on api_key.rolname = 'api_key'
+            where caller.rolname = current_user
+              and (
+                caller.rolsuper
+                or pg_has_role('authenticator', api_key.oid, 'member')
+                or pg_has_role(api_key.oid, 'member with admin option')
+                or (caller.rolcreaterole and (api_key.oid is null or current_setting('server_version_num')::integer < 160000))
+              )
           )
         ),
         ('the right to create schemas', has_database_privilege(current_database(), 'create')),
         (
-          'the right to create in schema public',
-          not exists (select from pg_namespace where nspname = 'public' and not has_schema_privilege(oid, 'create'))
+          'the right to create in schema public and to grant its use',
+          not exists (
+            select from pg_namespace
+            where nspname = 'public'
+              and not (has_schema_privilege(oid, 'create') and has_schema_privilege(oid, 'usage with grant option'))
+          )
         ),
         (
           'the right to use the schemas auth and extensions',
@@ -75,20 +86,60 @@ begin
           )
         ),
         (
-          'ownership of publication supabase_realtime',
+          'the right to reference public.accounts and auth.users',
+          not exists (
+            select from pg_class as class
+            join pg_namespace as namespace on namespace.oid = class.relnamespace
+            where (namespace.nspname, class.relname) in (('public', 'accounts'), ('auth', 'users'))
+              and not has_table_privilege(class.oid, 'references')
+          )
+        ),
+        (
+          'the right to add tables to publication supabase_realtime',
           not exists (
             select from pg_publication
-            where pubname = 'supabase_realtime' and not pg_has_role(pubowner, 'usage')
+            where pubname = 'supabase_realtime' and not puballtables and not pg_has_role(pubowner, 'usage')
           )
         )
     ) as allowed (thing, is_met)
     union all
+    select format('the ownership of %s', object.name), format('run this as %s', pg_get_userbyid(object.owner)), false
+    from (
+      select format('%I.%I', namespace.nspname, class.relname), class.relowner
+      from pg_class as class
+      join pg_namespace as namespace on namespace.oid = class.relnamespace
+      where class.relkind in ('r', 'v')
+        and ((namespace.nspname = 'public' and class.relname in ('enrichment_tracking', 'segments'))
+             or (namespace.nspname = 'api_keys_private' and class.relname in ('api_keys', 'api_key_logs', 'live_api_keys')))
+      union all
+      select format('schema %I', nspname), nspowner
+      from pg_namespace
+      where nspname = 'api_keys_private'
+      union all
+      select format('function public.%I', function.proname), function.proowner
+      from pg_proc as function
+      join pg_namespace as namespace on namespace.oid = function.pronamespace
+      where namespace.nspname = 'public'
+        and function.proname in (
+          'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage', 'has_scope',
+          'get_api_key_account_id', 'create_studio_segment'
+        )
+    ) as object (name, owner)
+    where not pg_has_role(object.owner, 'usage')
+    union all
     -- One that could log in, or that row security does not hold, is not for us to repair in silence.
     select
-      'a role api_key without login, bypassrls and superuser',
-      'as an administrator, run: alter role api_key nologin nobypassrls nosuperuser',
+      'a role api_key that is only a role',
+      'as an administrator, run: alter role api_key nologin nobypassrls nosuperuser nocreaterole nocreatedb noreplication,'
+      ' and revoke from it every role that it is a member of',
       not exists (
-        select from pg_roles where rolname = 'api_key' and (rolcanlogin or rolbypassrls or rolsuper)
+        select from pg_roles as api_key
+        where api_key.rolname = 'api_key'
+          and (
+            api_key.rolcanlogin or api_key.rolbypassrls or api_key.rolsuper or api_key.rolcreaterole
+            or api_key.rolcreatedb or api_key.rolreplication
+            or exists (select from pg_auth_members where member = api_key.oid)
+          )
       )
   )
   select string_agg(format(E'\n- %s: %s', missing.things, missing.remedy), '' order by missing.remedy)
@@ -139,16 +190,7 @@ create table if not exists public.enrichment_tracking (
   completed_at timestamptz,
   created_by uuid not null,
   created_at timestamptz not null default now(),
-  updated_at timestamptz not null default now(),
-  constraint enrichment_tracking_pkey primary key (id),
-  constraint enrichment_tracking_account_id_fkey
-    foreign key (account_id) references public.accounts (id) on delete cascade,
-  constraint enrichment_tracking_created_by_fkey
-    foreign key (created_by) references auth.users (id) on delete cascade,
-  constraint enrichment_tracking_enrichment_type_check
-    check (enrichment_type in ('email', 'phone', 'company', 'social', 'custom')),
-  constraint enrichment_tracking_status_check
-    check (status in ('pending', 'processing', 'completed', 'failed'))
+  updated_at timestamptz not null default now()
 );
 
 create table if not exists public.segments (
@@ -165,14 +207,7 @@ create table if not exists public.segments (
   created_by uuid not null,
   created_at timestamptz not null default now(),
   updated_at timestamptz not null default now(),
-  deleted boolean not null default false,
-  constraint segments_pkey primary key (id),
-  constraint segments_account_id_fkey
-    foreign key (account_id) references public.accounts (id) on delete cascade,
-  constraint segments_created_by_fkey
-    foreign key (created_by) references auth.users (id) on delete cascade,
-  constraint segments_source_type_check
-    check (source_type in ('audience', 'webhook_upload', 'csv_upload'))
+  deleted boolean not null default false
 );
 
 create table if not exists api_keys_private.api_keys (
@@ -186,8 +221,7 @@ create table if not exists api_keys_private.api_keys (
   created_at timestamptz not null default now(),
   last_used_at timestamptz,
   created_by uuid not null,
-  is_active boolean not null default true,
-  constraint api_keys_pkey primary key (id)
+  is_active boolean not null default true
 );
 
 create table if not exists api_keys_private.api_key_logs (
@@ -198,141 +232,191 @@ create table if not exists api_keys_private.api_key_logs (
   status_code integer,
   ip_address text,
   user_agent text,
-  timestamp timestamptz not null default now(),
-  constraint api_key_logs_pkey primary key (id),
-  constraint api_key_logs_api_key_id_fkey
-    foreign key (api_key_id) references api_keys_private.api_keys (id) on delete cascade
+  timestamp timestamptz not null default now()
 );
 
--- An account's keys go with it. Older databases hold keys of accounts that are gone: their rows are kept, so the
--- constraint cannot be validated, and they are switched off instead.
+-- Constraints, indexes and triggers, each as the catalogs spell it, so that what an earlier script left can be compared:
+-- what is not exactly one of these goes, with a warning that names it, and what is missing is made.
+do $shape$
+declare
+  v_step record;
+begin
+  create temporary table our_shape (relation regclass, kind text, name text, definition text) on commit drop;
+  insert into pg_temp.our_shape (relation, kind, name, definition)
+  values
+    ('public.enrichment_tracking', 'constraint', 'enrichment_tracking_pkey', 'PRIMARY KEY (id)'),
+    ('public.enrichment_tracking', 'constraint', 'enrichment_tracking_account_id_fkey',
+      'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'),
+    ('public.enrichment_tracking', 'constraint', 'enrichment_tracking_created_by_fkey',
+      'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'),
+    ('public.enrichment_tracking', 'constraint', 'enrichment_tracking_enrichment_type_check',
+      'CHECK ((enrichment_type = ANY (ARRAY[''email''::text, ''phone''::text, ''company''::text, ''social''::text, ''custom''::text])))'),
+    ('public.enrichment_tracking', 'constraint', 'enrichment_tracking_status_check',
+      'CHECK ((status = ANY (ARRAY[''pending''::text, ''processing''::text, ''completed''::text, ''failed''::text])))'),
+    ('public.segments', 'constraint', 'segments_pkey', 'PRIMARY KEY (id)'),
+    ('public.segments', 'constraint', 'segments_account_id_fkey',
+      'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'),
+    ('public.segments', 'constraint', 'segments_created_by_fkey',
+      'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'),
+    ('public.segments', 'constraint', 'segments_source_type_check',
+      'CHECK ((source_type = ANY (ARRAY[''audience''::text, ''webhook_upload''::text, ''csv_upload''::text])))'),
+    ('api_keys_private.api_keys', 'constraint', 'api_keys_pkey', 'PRIMARY KEY (id)'),
+    -- Older databases hold keys of accounts that are gone. Their rows are kept, so it cannot be validated.
+    ('api_keys_private.api_keys', 'constraint', 'api_keys_account_id_fkey',
+      'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID'),
+    ('api_keys_private.api_key_logs', 'constraint', 'api_key_logs_pkey', 'PRIMARY KEY (id)'),
+    ('api_keys_private.api_key_logs', 'constraint', 'api_key_logs_api_key_id_fkey',
+      'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'),
+
+    -- Newest first within an account, by (created_at, id), is how every list is read; id makes the order total.
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_account_id_created_at_id_idx',
+      'USING btree (account_id, created_at DESC, id DESC)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_account_id_status_created_at_idx',
+      'USING btree (account_id, status, created_at DESC)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_audience_id_created_at_idx',
+      'USING btree (audience_id, created_at DESC)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_created_by_idx', 'USING btree (created_by)'),
+    -- Over all accounts creation time has a block range index: a B-tree would tempt the planner to walk everybody's rows
+    -- for a member's page.
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_created_at_idx', 'USING brin (created_at)'),
+    -- For the workers, who look for jobs to do in all accounts.
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_unfinished_idx',
+      'USING btree (status, created_at) WHERE (status = ANY (ARRAY[''pending''::text, ''processing''::text]))'),
+    ('public.segments', 'index', 'segments_account_id_created_at_id_idx',
+      'USING btree (account_id, created_at DESC, id DESC)'),
+    ('public.segments', 'index', 'segments_account_id_source_type_created_at_idx',
+      'USING btree (account_id, source_type, created_at DESC)'),
+    ('public.segments', 'index', 'segments_created_by_idx', 'USING btree (created_by)'),
+    ('public.segments', 'index', 'segments_created_at_idx', 'USING brin (created_at)'),
+    -- Only for cleaning up: deleted rows are few, and nobody else looks for them.
+    ('public.segments', 'index', 'segments_deleted_idx', 'USING btree (updated_at) WHERE deleted'),
+    ('api_keys_private.api_keys', 'unique index', 'api_keys_key_hash_key', 'USING btree (key_hash)'),
+    ('api_keys_private.api_keys', 'index', 'api_keys_account_id_created_at_id_idx',
+      'USING btree (account_id, created_at DESC, id DESC)'),
+    -- Keys from before SHA-256, until each has been verified once.
+    ('api_keys_private.api_keys', 'index', 'api_keys_key_prefix_idx',
+      'USING btree (key_prefix) WHERE (key_hash ~~ ''$2a$%''::text)'),
+    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_api_key_id_timestamp_idx',
+      'USING btree (api_key_id, "timestamp" DESC)'),
+    -- The log grows in time's order, so a block range index is enough to cut off its old end.
+    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_timestamp_idx', 'USING brin ("timestamp")'),
+
+    ('public.enrichment_tracking', 'trigger', 'set_timestamps_enrichment_tracking',
+      'BEFORE UPDATE ON public.enrichment_tracking FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()'),
+    ('public.segments', 'trigger', 'set_timestamps_segments',
+      'BEFORE UPDATE ON public.segments FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()');
+
+  create temporary view found_shape as
+  select conrelid::regclass as relation, 'constraint' as kind, conname::text as name, pg_get_constraintdef(oid) as definition
+  from pg_constraint
+  where contype in ('c', 'f', 'p', 'u', 'x')
+  union all
+  select
+    index.indrelid::regclass,
+    case when index.indisunique then 'unique index' else 'index' end,
+    class.relname::text,
+    case when index.indisvalid then substring(pg_get_indexdef(class.oid) from ' (USING .*)$') else 'invalid' end
+  from pg_index as index
+  join pg_class as class on class.oid = index.indexrelid
+  where not exists (select from pg_constraint as held where held.conindid = index.indexrelid and held.contype in ('p', 'u', 'x'))
+  union all
+  select
+    tgrelid::regclass,
+    'trigger',
+    tgname::text,
+    case when tgenabled = 'O' then substring(pg_get_triggerdef(oid) from ' ((BEFORE|AFTER|INSTEAD OF) .*)$') else 'disabled' end
+  from pg_trigger
+  where not tgisinternal;
+
+  for v_step in
+    select found.*
+    from pg_temp.found_shape as found
+    where found.relation in (select our_shape.relation from pg_temp.our_shape)
+      and not exists (
+        select from pg_temp.our_shape as ours
+        where (ours.relation, ours.kind, ours.name, ours.definition)
+          = (found.relation, found.kind, found.name, found.definition)
+      )
+    -- Foreign keys and the like before the keys that they rest on.
+    order by found.definition like 'PRIMARY KEY%'
+  loop
+    raise warning '% % on % gives way: %', v_step.kind, v_step.name, v_step.relation, v_step.definition;
+    execute case v_step.kind
+      when 'constraint' then format('alter table %s drop constraint %I', v_step.relation, v_step.name)
+      when 'trigger' then format('drop trigger %I on %s', v_step.name, v_step.relation)
+      else format(
+        'drop index %I.%I',
+        (select nspname from pg_namespace join pg_class on relnamespace = pg_namespace.oid where pg_class.oid = v_step.relation),
+        v_step.name
+      )
+    end;
+  end loop;
+
+  for v_step in
+    select ours.*
+    from pg_temp.our_shape as ours
+    where not exists (
+      select from pg_temp.found_shape as found
+      where (found.relation, found.kind, found.name) = (ours.relation, ours.kind, ours.name)
+    )
+    -- Keys first: what refers to a table needs its key.
+    order by ours.definition not like 'PRIMARY KEY%', ours.kind
+  loop
+    execute case v_step.kind
+      when 'constraint' then format('alter table %s add constraint %I %s', v_step.relation, v_step.name, v_step.definition)
+      when 'trigger' then format('create trigger %I %s', v_step.name, v_step.definition)
+      else format('create %s %I on %s %s', v_step.kind, v_step.name, v_step.relation, v_step.definition)
+    end;
+  end loop;
+  drop view pg_temp.found_shape;
+  drop table pg_temp.our_shape;
+end;
+$shape$;
+
+-- After the constraint, which keeps accounts from being deleted meanwhile.
 update api_keys_private.api_keys as api_key
 set is_active = false
 where api_key.is_active
   and not exists (select from public.accounts as account where account.id = api_key.account_id);
-alter table api_keys_private.api_keys
-  drop constraint if exists api_keys_account_id_fkey,
-  add constraint api_keys_account_id_fkey
-    foreign key (account_id) references public.accounts (id) on delete cascade not valid;
 
--- Policies, triggers, indexes and constraints of earlier scripts give way to ours. Policies above all: they add up, so a
--- forgotten one is a hole. Only those of the next migration stay, so that this one alone can be run again.
-do $leftovers$
+-- Logical replication refuses updates of a table whose replica identity is an index that has gone.
+do $replica_identity$
 declare
-  v_statement text;
+  v_table regclass;
 begin
-  for v_statement in
-    with ours (relation) as (
-      values
-        ('public.enrichment_tracking'::regclass),
-        ('public.segments'::regclass),
-        ('api_keys_private.api_keys'::regclass),
-        ('api_keys_private.api_key_logs'::regclass)
-    ),
-    constraints (name) as (
-      values
-        ('enrichment_tracking_account_id_fkey'),
-        ('enrichment_tracking_created_by_fkey'),
-        ('enrichment_tracking_enrichment_type_check'),
-        ('enrichment_tracking_status_check'),
-        ('segments_account_id_fkey'),
-        ('segments_created_by_fkey'),
-        ('segments_source_type_check'),
-        ('api_keys_account_id_fkey'),
-        ('api_key_logs_api_key_id_fkey')
-    ),
-    indexes (name) as (
-      values
-        ('enrichment_tracking_account_id_created_at_id_idx'),
-        ('enrichment_tracking_account_id_status_created_at_idx'),
-        ('enrichment_tracking_audience_id_created_at_idx'),
-        ('enrichment_tracking_created_by_idx'),
-        ('enrichment_tracking_created_at_idx'),
-        ('enrichment_tracking_unfinished_idx'),
-        ('segments_account_id_created_at_id_idx'),
-        ('segments_account_id_source_type_created_at_idx'),
-        ('segments_created_by_idx'),
-        ('segments_created_at_idx'),
-        ('segments_deleted_idx'),
-        ('api_keys_key_hash_key'),
-        ('api_keys_account_id_created_at_id_idx'),
-        ('api_keys_key_prefix_idx'),
-        ('api_key_logs_api_key_id_timestamp_idx'),
-        ('api_key_logs_timestamp_idx')
-    )
-    select format('alter table %s drop constraint %I', ours.relation, held.conname)
-    from ours join pg_constraint as held on held.conrelid = ours.relation and held.contype in ('c', 'f', 'u', 'x')
-    where held.conname not in (select constraints.name from constraints)
-    union all
-    select format('drop policy %I on %s', policy.polname, ours.relation)
-    from ours join pg_policy as policy on policy.polrelid = ours.relation
-    where policy.polname not in (
-      'segments_select_api_key', 'enrichment_tracking_select_api_key', 'enrichment_tracking_update_api_key'
-    )
-    union all
-    select format('drop trigger %I on %s', trigger.tgname, ours.relation)
-    from ours join pg_trigger as trigger on trigger.tgrelid = ours.relation and not trigger.tgisinternal
-    union all
-    select format('drop index %s', index.indexrelid::regclass)
-    from ours
-    join pg_index as index on index.indrelid = ours.relation
-    join pg_class as class on class.oid = index.indexrelid
-    where class.relname not in (select indexes.name from indexes)
-      and not exists (select from pg_constraint as held where held.conindid = index.indexrelid)
+  for v_table in
+    select oid
+    from pg_class
+    where oid in ('public.enrichment_tracking'::regclass, 'public.segments'::regclass) and relreplident in ('i', 'n')
   loop
-    execute v_statement;
+    execute format('alter table %s replica identity default', v_table);
   end loop;
 end;
-$leftovers$;
+$replica_identity$;
 
--- Newest first within an account, by (created_at, id), is how every list is read; id makes the order total. Creation time
--- over all accounts has a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
-create index if not exists enrichment_tracking_account_id_created_at_id_idx
-  on public.enrichment_tracking (account_id, created_at desc, id desc);
-create index if not exists enrichment_tracking_account_id_status_created_at_idx
-  on public.enrichment_tracking (account_id, status, created_at desc);
-create index if not exists enrichment_tracking_audience_id_created_at_idx
-  on public.enrichment_tracking (audience_id, created_at desc);
-create index if not exists enrichment_tracking_created_by_idx
-  on public.enrichment_tracking (created_by);
-create index if not exists enrichment_tracking_created_at_idx
-  on public.enrichment_tracking using brin (created_at);
--- For the workers, who look for jobs to do in all accounts.
-create index if not exists enrichment_tracking_unfinished_idx
-  on public.enrichment_tracking (status, created_at) where status in ('pending', 'processing');
-
-create index if not exists segments_account_id_created_at_id_idx
-  on public.segments (account_id, created_at desc, id desc);
-create index if not exists segments_account_id_source_type_created_at_idx
-  on public.segments (account_id, source_type, created_at desc);
-create index if not exists segments_created_by_idx
-  on public.segments (created_by);
-create index if not exists segments_created_at_idx
-  on public.segments using brin (created_at);
--- Only for cleaning up: deleted rows are few, and nobody else looks for them.
-create index if not exists segments_deleted_idx
-  on public.segments (updated_at) where deleted;
-
-create unique index if not exists api_keys_key_hash_key
-  on api_keys_private.api_keys (key_hash);
-create index if not exists api_keys_account_id_created_at_id_idx
-  on api_keys_private.api_keys (account_id, created_at desc, id desc);
--- Keys from before SHA-256, until each has been verified once.
-create index if not exists api_keys_key_prefix_idx
-  on api_keys_private.api_keys (key_prefix) where key_hash like '$2a$%';
-
-create index if not exists api_key_logs_api_key_id_timestamp_idx
-  on api_keys_private.api_key_logs (api_key_id, timestamp desc);
--- The log grows in time's order, so a block range index is enough to cut off its old end.
-create index if not exists api_key_logs_timestamp_idx
-  on api_keys_private.api_key_logs using brin (timestamp);
-
-create trigger set_timestamps_enrichment_tracking
-  before update on public.enrichment_tracking
-  for each row execute function public.trigger_set_timestamps();
-create trigger set_timestamps_segments
-  before update on public.segments
-  for each row execute function public.trigger_set_timestamps();
+-- Whatever policies the tables carry, ours replace them: policies add up, and a forgotten one is a hole. Only those of the
+-- next migration stay, so that this one alone can be run again.
+do $policies$
+declare
+  v_policy record;
+begin
+  for v_policy in
+    select polname as name, polrelid::regclass as relation
+    from pg_policy
+    where polrelid in (
+        'public.enrichment_tracking'::regclass,
+        'public.segments'::regclass,
+        'api_keys_private.api_keys'::regclass,
+        'api_keys_private.api_key_logs'::regclass
+      )
+      and polname not in (
+        'segments_select_api_key', 'enrichment_tracking_select_api_key', 'enrichment_tracking_update_api_key'
+      )
+  loop
+    execute format('drop policy %I on %s', v_policy.name, v_policy.relation);
+  end loop;
+end;
+$policies$;
 
 -- The only definition of a key that works.
 create or replace view api_keys_private.live_api_keys
@@ -525,7 +609,7 @@ begin
 end;
 $types$;
 
--- `create or replace` cannot change a result, and an overload would make a call by name ambiguous.
+-- `create or replace` can change neither a result nor a default, and an overload would make a call by name ambiguous.
 do $functions$
 declare
   v_function regprocedure;
@@ -535,18 +619,23 @@ begin
     from pg_proc as function
     join (
       values
-        ('create_api_key', 'public.create_api_key_response', 'p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone'),
-        ('list_api_keys', 'TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone, created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)', 'p_account_id uuid'),
+        ('create_api_key', 'public.create_api_key_response',
+          'p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone'),
+        ('list_api_keys',
+          'TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone, created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
+          'p_account_id uuid'),
         ('revoke_api_key', 'boolean', 'p_api_key_id uuid'),
         ('verify_api_key', 'public.verify_api_key_response', 'p_api_key text'),
-        ('log_api_key_usage', 'public.api_key_usage_log_response', 'p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text'),
+        ('log_api_key_usage', 'public.api_key_usage_log_response',
+          'p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text'),
         ('has_scope', 'boolean', 'p_entity_type text, p_entity_id text, p_action text'),
         ('get_api_key_account_id', 'uuid', ''),
-        ('create_studio_segment', 'uuid', 'p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text, p_filters jsonb, p_enrichment_fields text[], p_custom_columns jsonb, p_tags text[]')
+        ('create_studio_segment', 'uuid',
+          'p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]')
     ) as ours (name, result, arguments) on ours.name = function.proname
     where function.pronamespace = 'public'::regnamespace
       and (pg_get_function_result(function.oid) <> ours.result
-           or pg_get_function_identity_arguments(function.oid) <> ours.arguments)
+           or pg_get_function_arguments(function.oid) <> ours.arguments)
   loop
     execute format('drop function %s', v_function);
   end loop;
@@ -577,10 +666,10 @@ begin
       message = 'the name of an API key must have 1 to 255 characters, not all of them blank';
   end if;
   perform api_keys_private.require_scopes(p_scopes);
-  if p_expires_at <= now() then
+  if p_expires_at <= now() or not isfinite(p_expires_at) then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('the expiry of an API key must be in the future, and %s is not', p_expires_at);
+      message = format('the expiry of an API key must be a moment in the future, and %s is not', p_expires_at);
   end if;
 
   v_key := api_keys_private.generate_api_key();
@@ -822,10 +911,20 @@ begin
       errcode = 'insufficient_privilege',
       message = 'the account does not exist, or you are not a member of it';
   end if;
-  if btrim(p_name) = '' then
+  if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
       message = 'the name of a segment must not be blank';
+  end if;
+  if p_source_id is null or btrim(p_source_id) = '' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the source id of a segment must not be blank';
+  end if;
+  if p_source_type is null or p_source_type not in ('audience', 'webhook_upload', 'csv_upload') then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the source type of a segment must be audience, webhook_upload or csv_upload';
   end if;
   if jsonb_typeof(p_filters) <> 'array' or p_filters @? 'strict $[*] ? (@.type() != "object")' then
     raise exception using
@@ -890,13 +989,14 @@ create policy segments_select on public.segments
 create policy segments_insert on public.segments
   for insert to authenticated
   with check (account_id = any (array(select api_keys_private.member_account_ids())));
+-- Without a WHERE the policy above is not asked, so that a deleted row has to be left alone here too.
 create policy segments_update on public.segments
   for update to authenticated
-  using (account_id = any (array(select api_keys_private.member_account_ids())))
+  using (account_id = any (array(select api_keys_private.member_account_ids())) and not deleted)
   with check (account_id = any (array(select api_keys_private.member_account_ids())));
 create policy segments_delete on public.segments
   for delete to authenticated
-  using (account_id = any (array(select api_keys_private.member_account_ids())));
+  using (account_id = any (array(select api_keys_private.member_account_ids())) and not deleted);
 
 -- All that anybody may do is granted below, by name: whatever default privileges or earlier scripts gave is taken back,
 -- so that a plain Supabase project and V3's end up the same. What role api_key may do with the public tables is the next
@@ -942,7 +1042,7 @@ begin
     )
     select distinct
       format(
-        'revoke all on %s %s from %s',
+        'revoke all on %s %s from %s cascade',
         ours.kind,
         ours.name,
         case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end

@@ -6,7 +6,7 @@
 begin;
 
 set local search_path = '';
-set local lock_timeout = '10s';
+set local lock_timeout = '3s';
 set local statement_timeout = '60s';
 set local client_min_messages = warning;
 
@@ -23,6 +23,33 @@ begin
   end if;
 end;
 $requirements$;
+
+-- `create or replace` can change neither a result nor a default, and an overload would make a call by name ambiguous.
+do $functions$
+declare
+  v_function regprocedure;
+begin
+  for v_function in
+    select function.oid
+    from pg_proc as function
+    join (
+      values
+        ('delete_studio_segment', 'void', 'p_segment_id uuid'),
+        ('restore_studio_segment', 'public.segments', 'p_segment_id uuid'),
+        ('report_enrichment_progress', 'public.enrichment_tracking',
+          'p_job_id uuid, p_worker text, p_processed integer, p_failed integer'),
+        ('log_api_key_usage_batch',
+          'TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text, error_code text)',
+          'p_events jsonb')
+    ) as ours (name, result, arguments) on ours.name = function.proname
+    where function.pronamespace = 'public'::regnamespace
+      and (pg_get_function_result(function.oid) <> ours.result
+           or pg_get_function_arguments(function.oid) <> ours.arguments)
+  loop
+    execute format('drop function %s', v_function);
+  end loop;
+end;
+$functions$;
 
 create schema if not exists enrichment_private;
 
@@ -84,7 +111,10 @@ as $$
     when 'authenticated' then public.has_role_on_account((p_job).account_id)
     when 'api_key' then
       (p_job).account_id = public.get_api_key_account_id()
-      and public.has_scope('enrichment', (p_job).id::text, 'write')
+      and (
+        api_keys_private.has_scope_on_all('enrichment', '{write}')
+        or (p_job).id in (select api_keys_private.scoped_entity_ids('enrichment', '{write}'))
+      )
     else false
   end;
 $$;
@@ -118,9 +148,13 @@ begin
       message = 'a worker''s totals of processed and failed records must be 0 or more';
   end if;
 
-  -- The lock puts the reports on one job in a row, so that each sum sees all the reports before it.
-  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
-  if not found or enrichment_private.may_write(v_job) is not true then
+  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
+  if enrichment_private.may_write(v_job) then
+    -- Only then, so that nobody waits for a job that is not his, or makes others wait. The lock puts the reports on one job
+    -- in a row, so that each sum sees all the reports before it.
+    select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+  end if;
+  if enrichment_private.may_write(v_job) is not true then
     raise exception using
       errcode = 'PT404',
       message = 'the enrichment job does not exist, or it is not yours to write';
@@ -146,6 +180,11 @@ begin
   into v_processed, v_failed
   from enrichment_private.worker_progress as progress
   where progress.job_id = p_job_id;
+  if greatest(v_processed, v_failed) > 2147483647 then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the totals of all workers are too large: a job counts up to 2147483647 records';
+  end if;
 
   update public.enrichment_tracking as job
   set
@@ -373,7 +412,7 @@ begin
     )
     select distinct
       format(
-        'revoke all on %s %s from %s',
+        'revoke all on %s %s from %s cascade',
         ours.kind,
         ours.name,
         case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end
@@ -386,7 +425,7 @@ begin
   end loop;
 end;
 $privileges$;
-revoke all on public.segments, public.enrichment_tracking from api_key;
+revoke all on public.segments, public.enrichment_tracking from api_key cascade;
 
 grant usage on schema enrichment_private to service_role;
 grant select, insert, update, delete on enrichment_private.worker_progress to service_role;

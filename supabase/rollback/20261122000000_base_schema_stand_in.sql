@@ -7,7 +7,7 @@
 begin;
 
 set local search_path = '';
-set local lock_timeout = '10s';
+set local lock_timeout = '3s';
 set local statement_timeout = '60s';
 
 do $rollback$
@@ -36,3 +36,6 @@ end;
 $rollback$;
 
 commit;
+
+-- What was said holds for this once.
+reset audiencelab.confirm_rollback;

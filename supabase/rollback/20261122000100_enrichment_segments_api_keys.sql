@@ -6,11 +6,13 @@
 --   set audiencelab.confirm_rollback = 'delete enrichment jobs, segments and API keys';
 --
 -- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
+-- Where `supabase db push` applied the migration, tell its history too, so that it can be pushed again:
+-- supabase migration repair --status reverted 20261122000100
 
 begin;
 
 set local search_path = '';
-set local lock_timeout = '10s';
+set local lock_timeout = '3s';
 set local statement_timeout = '10min';
 set local client_min_messages = warning;
 
@@ -76,3 +78,6 @@ $role$;
 notify pgrst, 'reload schema';
 
 commit;
+
+-- What was said holds for this once.
+reset audiencelab.confirm_rollback;

@@ -6,11 +6,13 @@
 --   set audiencelab.confirm_rollback = 'delete the progress of workers';
 --
 -- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
+-- Where `supabase db push` applied the migration, tell its history too, so that it can be pushed again:
+-- supabase migration repair --status reverted 20261122000200
 
 begin;
 
 set local search_path = '';
-set local lock_timeout = '10s';
+set local lock_timeout = '3s';
 set local statement_timeout = '60s';
 set local client_min_messages = warning;
 
@@ -29,12 +31,13 @@ do $access$
 begin
   if to_regclass('public.segments') is not null then
     drop policy if exists segments_select_api_key on public.segments;
-    revoke all on public.segments from api_key;
   end if;
   if to_regclass('public.enrichment_tracking') is not null then
     drop policy if exists enrichment_tracking_select_api_key on public.enrichment_tracking;
     drop policy if exists enrichment_tracking_update_api_key on public.enrichment_tracking;
-    revoke all on public.enrichment_tracking from api_key;
+  end if;
+  if exists (select from pg_roles where rolname = 'api_key') and to_regclass('public.segments') is not null then
+    revoke all on public.segments, public.enrichment_tracking from api_key;
   end if;
 end;
 $access$;
@@ -61,3 +64,6 @@ $schema$;
 notify pgrst, 'reload schema';
 
 commit;
+
+-- What was said holds for this once.
+reset audiencelab.confirm_rollback;

@@ -102,7 +102,7 @@ _PARTS = {
     "publication": """
         select relid::regclass::text from pg_get_publication_tables('supabase_realtime')""",
     "roles": """
-        select rolname, rolcanlogin, rolinherit, rolbypassrls, rolsuper, rolcreaterole,
+        select rolname, rolcanlogin, rolbypassrls, rolsuper, rolcreaterole,
                (select array_agg(member.rolname::text)
                 from pg_auth_members
                 join pg_roles as member on member.oid = pg_auth_members.member

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from tests.database._sql import Database, Tenant
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+numbers = count()
 # None is the PostgreSQL that comes with the extra `local`: version 17.
 PROGRAMS = {"PostgreSQL 17": None, "PostgreSQL 15": Path("/usr/lib/postgresql/15/bin")}
 
@@ -52,6 +54,16 @@ def db(server: PostgresServer) -> Database:
 @pytest.fixture
 def tenant(db: Database) -> Tenant:
     return db.add_tenant()
+
+
+@pytest.fixture
+def fresh(server: PostgresServer) -> Database:
+    """A Supabase database with V3's base schema, before our migration."""
+    db = make_database(server, f"fresh_{next(numbers)}", migrated=False)
+    migrate.apply_migrations(
+        migrate.as_role(db.admin_url, "postgres"), migrate.migration_files()[:1]
+    )
+    return db
 
 
 @contextmanager

@@ -21,14 +21,6 @@ SUPPORT_CONFIRMED = "set audiencelab.confirm_rollback = 'delete the progress of 
 numbers = count()
 
 
-@pytest.fixture
-def fresh(server: PostgresServer) -> Database:
-    """A Supabase database with V3's base schema, before our migration."""
-    db = make_database(server, f"fresh_{next(numbers)}", migrated=False)
-    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
-    return db
-
-
 def rollback_of(name: str) -> str:
     return (STAGING.parents[1] / "rollback" / name).read_text()
 
@@ -80,7 +72,8 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
         ),
         (
             "- extensions.crypt(text, text), extensions.gen_random_bytes(integer):"
-            " run: create extension pgcrypto with schema extensions"
+            " run: create extension pgcrypto with schema extensions,"
+            " or if it is elsewhere: alter extension pgcrypto set schema extensions"
         ),
         "- publication supabase_realtime: run: create publication supabase_realtime",
     ]
@@ -96,10 +89,12 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines()[1:] == [
         (
-            "- ownership of publication supabase_realtime, the right to create in schema public,"
-            " the right to create role api_key, the right to create schemas,"
+            "- the right to add tables to publication supabase_realtime,"
+            " the right to create in schema public and to grant its use,"
+            " the right to create role api_key and to grant it, the right to create schemas,"
+            " the right to reference public.accounts and auth.users,"
             " the right to use the schemas auth and extensions:"
-            " run this as postgres, not as authenticator"
+            " run this as a role that has it, such as postgres; you are authenticator"
         )
     ]
     assert dump(db) == before
@@ -113,6 +108,7 @@ def test_on_a_database_that_is_not_supabase_it_says_so(server: PostgresServer) -
 
 def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
     fresh.admin("create view public.segments as select 1 as id")
+    fresh.admin("alter view public.segments owner to postgres")
     before = dump(fresh)
     with pytest.raises(psycopg.Error):
         fresh.apply(STAGING.read_text())
@@ -174,67 +170,45 @@ def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) 
     assert fresh.admin("select to_regclass('public.accounts') as accounts") == [{"accounts": None}]
 
 
-def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Database) -> None:
-    fresh.admin("create schema api_keys_private authorization postgres")
-    fresh.apply(
-        "create table api_keys_private.api_keys (id uuid primary key default gen_random_uuid(),"
-        " account_id uuid not null, name text not null, key_prefix varchar(7) not null,"
-        " key_hash text not null, scopes jsonb not null default '[]', expires_at timestamptz,"
-        " created_at timestamptz not null default now(), last_used_at timestamptz,"
-        " created_by uuid not null, is_active boolean not null default true)",
-    )
-    alive = fresh.add_tenant()
-    insert = (
-        "insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)"
-        " values (%s, 'old', left(%s, 7), extensions.crypt(%s, extensions.gen_salt('bf', 4)), %s)"
-    )
-    fresh.admin(insert, alive.account_id, "sk_alive", "sk_alive", alive.user_id)
-    fresh.admin(insert, alive.user_id, "sk_orphan", "sk_orphan", alive.user_id)
-    fresh.apply(STAGING.read_text())
-    keys = fresh.admin("select key_prefix, is_active from api_keys_private.api_keys order by 1")
-    assert keys == [
-        {"key_prefix": "sk_aliv", "is_active": True},
-        {"key_prefix": "sk_orph", "is_active": False},
-    ]
-    assert fresh.verify("sk_alive")["valid"] is True
-    assert fresh.verify("sk_orphan")["valid"] is False
-
-
-def test_other_scripts_policies_triggers_and_indexes_give_way(
-    fresh: Database, db: Database
-) -> None:
-    fresh.apply(STAGING.read_text())
-    fresh.apply(
-        "create policy select_segments on public.segments for select to public using (true);"
-        'create policy "Accounts can read API Keys" on api_keys_private.api_keys'
-        " for select to authenticated using (true);"
-        "create trigger touch before update on public.segments"
-        " for each row execute function public.trigger_set_timestamps();"
-        "create index ix_segments_account_id on public.segments (account_id);"
-        "grant all on public.segments to anon;"
-        "grant update (name) on public.segments to api_key;"
-        "grant execute on function public.verify_api_key(text) to anon, public;"
-        "grant usage on schema api_keys_private to authenticated;"
-        "create function public.revoke_api_key(text) returns text language sql return 'x';"
-        "drop function public.list_api_keys(uuid);"
-        "create function public.list_api_keys(p_account_id uuid) returns text"
-        " language sql return 'x';"
-        "alter table public.segments disable row level security;"
-        "alter publication supabase_realtime drop table public.segments;",
-    )
-    fresh.apply(STAGING.read_text())
-    fresh.apply(SUPPORT.read_text())
-    assert catalog(fresh) == catalog(db)
-
-
 def test_the_second_migration_says_that_the_first_is_missing(fresh: Database) -> None:
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=STAGING.name):
         fresh.apply(SUPPORT.read_text())
 
 
-def test_a_harmful_api_key_role_is_reported(bare_server: PostgresServer) -> None:
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "create role api_key login bypassrls",
+        "create role api_key createrole",
+        "create role api_key; grant service_role to api_key",
+    ],
+)
+def test_a_harmful_api_key_role_is_reported(bare_server: PostgresServer, harm: str) -> None:
     db = make_database(bare_server, "harmful", migrated=False)
-    db.admin("create role api_key login bypassrls")
+    db.apply(harm, role="postgres") if "bypassrls" not in harm else db.admin(harm)
     migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
     with pytest.raises(MigrationError, match="alter role api_key nologin"):
         migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAGING])
+
+
+def test_a_project_that_is_not_v3s_is_left_alone(server: PostgresServer) -> None:
+    db = make_database(server, f"todo_{next(numbers)}", migrated=False)
+    db.apply("create table public.todos (id int)")
+    before = dump(db)
+    db.apply(STAND_IN.read_text())
+    assert dump(db) == before
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="base schema first"):
+        db.apply(STAGING.read_text())
+    assert dump(db) == before
+
+
+def test_a_yes_to_a_rollback_holds_once(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "once", migrated=False)
+    for migration in (STAND_IN, STAGING):
+        db.apply(migration.read_text())
+    url = migrate.as_role(db.admin_url, "postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute((CONFIRMED + rollback_of(STAGING.name)).encode())
+        connection.execute(STAGING.read_text().encode())
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="nothing was"):
+            connection.execute(rollback_of(STAGING.name).encode())

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from psycopg import Error, errors
 
@@ -135,6 +136,31 @@ def test_only_who_may_write_the_job_reports(db: Database, tenant: Tenant, job: U
     with pytest.raises(errors.InsufficientPrivilege):
         report(db, ANON, job, "w2", 1, 0)
     assert read(db, job)["processed_records"] == 1
+
+
+def test_a_scope_names_its_job_in_upper_or_lower_case(
+    db: Database, tenant: Tenant, job: UUID
+) -> None:
+    scope = WRITE | {"entity_id": str(job).upper()}
+    report(db, api_key(db.create_key(tenant, [scope])["id"]), job, "w1", 1, 0)
+    assert read(db, job)["processed_records"] == 1
+
+
+def test_totals_beyond_an_integer_are_refused(db: Database, tenant: Tenant, job: UUID) -> None:
+    report(db, tenant.member, job, "w1", 2**31 - 1, 0)
+    with pytest.raises(errors.InvalidParameterValue, match="too large"):
+        report(db, tenant.member, job, "w2", 1, 0)
+
+
+def test_a_stranger_does_not_wait_for_the_job(db: Database, tenant: Tenant, job: UUID) -> None:
+    stranger = db.add_tenant().member
+    with psycopg.connect(db.admin_url) as busy:
+        busy.execute("select from public.enrichment_tracking where id = %s for update", [job])
+        with db.acting(stranger) as connection:
+            connection.execute("set local lock_timeout = '1s'")
+            with pytest.raises(Error) as refusal:
+                connection.execute(REPORT, [job, "w1", 1, 0])
+    assert refusal.value.sqlstate == "PT404"
 
 
 def test_the_workers_totals_go_with_the_job(db: Database, tenant: Tenant, job: UUID) -> None:

@@ -87,6 +87,18 @@ def test_a_soft_delete_works_and_hides_the_segment(
     assert db.value(SERVICE_ROLE, COUNT, segment) == 1
 
 
+def test_a_statement_without_a_filter_leaves_deleted_segments_alone(
+    db: Database, tenant: Tenant, segment: UUID
+) -> None:
+    kept = db.create_segment(tenant, "kept")
+    db.affected(tenant.member, SOFT_DELETE, segment)
+    # PostgreSQL does not ask the policy for reading when there is no WHERE.
+    assert db.affected(tenant.member, "update public.segments set deleted = false") == 1
+    assert db.affected(tenant.member, "delete from public.segments") == 1
+    rows = db.admin("select id, deleted from public.segments where id in (%s, %s)", kept, segment)
+    assert rows == [{"id": segment, "deleted": True}]
+
+
 def test_a_soft_delete_of_many_at_once_works(db: Database, tenant: Tenant) -> None:
     for name in "abc":
         db.create_segment(tenant, name)
@@ -210,6 +222,12 @@ def test_who_is_no_member_cannot_save_a_segment(db: Database, tenant: Tenant) ->
     ("arguments", "message"),
     [
         ("p_name => ' '", "the name of a segment must not be blank"),
+        ("p_name => null", "the name of a segment must not be blank"),
+        ("p_source_id => ''", "the source id of a segment must not be blank"),
+        (
+            "p_source_type => 'fax'",
+            "the source type of a segment must be audience, webhook_upload or csv_upload",
+        ),
         ("p_filters => '{}'", "filters must be an array of objects"),
         ("p_filters => '[[]]'", "filters must be an array of objects"),
         ("p_filters => '[[{}]]'", "filters must be an array of objects"),
@@ -220,11 +238,10 @@ def test_who_is_no_member_cannot_save_a_segment(db: Database, tenant: Tenant) ->
 def test_a_malformed_segment_is_refused(
     db: Database, tenant: Tenant, arguments: str, message: str
 ) -> None:
-    name = "" if "p_name" in arguments else "p_name => 'x', "
-    statement = (
-        f"select public.create_studio_segment(%s, {name}p_source_type => 'audience',"
-        f" p_source_id => '1', {arguments})"
-    )
+    given = {"p_name": "'x'", "p_source_type": "'audience'", "p_source_id": "'1'"}
+    name, _, value = arguments.partition(" => ")
+    named = ", ".join(f"{name} => {value}" for name, value in (given | {name: value}).items())
+    statement = f"select public.create_studio_segment(%s, {named})"
     with pytest.raises(errors.InvalidParameterValue) as refusal:
         db.value(tenant.member, statement, tenant.account_id)
     assert refusal.value.diag.message_primary == message

@@ -104,7 +104,33 @@ DAMAGE = {
         "table enrichment_private.worker_progress: missing"
     ),
     "alter view api_keys_private.live_api_keys reset (security_invoker)": (
-        "lacks <security_invoker=true>"
+        "lacks <with the rights of who asks>"
+    ),
+    "create or replace view api_keys_private.live_api_keys with (security_invoker = true) as"
+    " select id, account_id, key_prefix, key_hash, scopes from api_keys_private.api_keys": (
+        "view api_keys_private.live_api_keys: lacks <as SELECT"
+    ),
+    "alter table public.segments owner to anon": (
+        "owner public.segments: should not be there: belongs to anon"
+    ),
+    "alter function public.create_api_key owner to service_role": "belongs to service_role",
+    "grant service_role to api_key": "role api_key: has <is a member of service_role>",
+    "grant api_key to anon": "role api_key: has <has the member anon>",
+    "alter role api_key createrole": "role api_key: has <can make roles or databases",
+    "create rule silent as on delete to public.segments do instead nothing": (
+        "rule silent on public.segments: should not be there"
+    ),
+    "alter publication supabase_realtime set (publish = 'insert')": "has <only some changes>",
+    "alter publication supabase_realtime set table"
+    " public.enrichment_tracking, public.segments (id)": (
+        "publication supabase_realtime of public.segments: has <only some columns>"
+    ),
+    "alter function api_keys_private.require_scopes strict": "has <null on null input>",
+    "create view public.k as select * from api_keys_private.api_keys": (
+        "view public.k: should not be there: reads api_keys_private.api_keys"
+    ),
+    "alter table public.segments replica identity nothing": (
+        "has <cannot be updated while it is published>"
     ),
     "create table api_keys_private.copy (key text)": (
         "table api_keys_private.copy: should not be there"
@@ -136,13 +162,29 @@ def test_a_healthy_database_is_ok(healthy: Database) -> None:
     assert {row[2] for row in rows} == {"ok"}
     assert {row[0] for row in rows} == {
         *("role", "table", "columns", "constraint", "index", "policy", "trigger", "type"),
-        *("function", "publication", "privileges"),
+        *("function", "publication", "privileges", "view"),
     }
 
 
 def test_it_says_what_the_migrations_make(healthy: Database) -> None:
     # When this fails: python -m tests.database.update_verify
     assert update_verify.updated(update_verify.expectations(healthy.admin_url)) == VERIFY
+
+
+@pytest.mark.parametrize(
+    "harmless",
+    [
+        "alter table public.segments set (autovacuum_vacuum_scale_factor = 0.01)",
+        "grant select on public.segments to postgres",
+        "alter role api_key inherit",
+        "create view public.mine as select id from public.segments",
+    ],
+)
+def test_what_is_harmless_is_no_damage(healthy: Database, harmless: str) -> None:
+    with psycopg.connect(healthy.admin_url) as connection:
+        connection.execute(harmless.encode())
+        connection.execute(VERIFY.encode())
+        connection.rollback()
 
 
 @pytest.mark.parametrize("damage", DAMAGE)

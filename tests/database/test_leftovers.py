@@ -1,0 +1,200 @@
+"""What earlier scripts and other people left on our tables gives way, is named, or is kept."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from tests.database._catalog import catalog
+from tests.database._sql import Database
+
+_, STAGING, SUPPORT = migrate.migration_files()
+STATES = Path(__file__).parent / "states"
+
+
+def test_other_scripts_policies_triggers_and_indexes_give_way(
+    fresh: Database, db: Database
+) -> None:
+    fresh.apply(STAGING.read_text())
+    fresh.apply(
+        "create policy select_segments on public.segments for select to public using (true);"
+        'create policy "Accounts can read API Keys" on api_keys_private.api_keys'
+        " for select to authenticated using (true);"
+        "create trigger touch before update on public.segments"
+        " for each row execute function public.trigger_set_timestamps();"
+        "create index ix_segments_account_id on public.segments (account_id);"
+        "grant all on public.segments to anon;"
+        "grant update (name) on public.segments to api_key;"
+        "grant execute on function public.verify_api_key(text) to anon, public;"
+        "grant usage on schema api_keys_private to authenticated;"
+        "create function public.revoke_api_key(text) returns text language sql return 'x';"
+        "drop function public.list_api_keys(uuid);"
+        "create function public.list_api_keys(p_account_id uuid) returns text"
+        " language sql return 'x';"
+        "alter table public.segments disable row level security;"
+        "alter publication supabase_realtime drop table public.segments;",
+    )
+    fresh.apply(STAGING.read_text())
+    fresh.apply(SUPPORT.read_text())
+    assert catalog(fresh) == catalog(db)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # Names that PostgreSQL gives by itself, and other things under them.
+        [
+            "drop index public.segments_created_at_idx",
+            "create index on public.segments (created_at)",
+        ],
+        [
+            "drop index api_keys_private.api_keys_key_hash_key",
+            "create index api_keys_key_hash_key on api_keys_private.api_keys (key_hash)",
+        ],
+        ["alter table public.segments rename constraint segments_pkey to pk_segments"],
+        ["alter table public.segments rename constraint segments_account_id_fkey to fk"],
+        [
+            "alter table public.segments drop constraint segments_account_id_fkey",
+            (
+                "alter table public.segments add constraint segments_account_id_fkey"
+                " foreign key (account_id) references public.accounts (id)"
+            ),
+        ],
+        ["alter table public.segments drop constraint segments_source_type_check"],
+        ["alter table public.segments disable trigger set_timestamps_segments"],
+        [
+            "drop function public.log_api_key_usage",
+            (
+                "create function public.log_api_key_usage(p_api_key_id uuid, p_endpoint text,"
+                " p_method text, p_status_code integer default null,"
+                " p_ip_address text default null, p_user_agent text default null)"
+                " returns public.api_key_usage_log_response"
+                " language plpgsql as 'begin return null; end'"
+            ),
+        ],
+        [
+            "drop function public.delete_studio_segment",
+            (
+                "create function public.delete_studio_segment(p_segment_id uuid) returns boolean"
+                " language sql return true"
+            ),
+        ],
+        [
+            "create unique index ri on public.segments (id)",
+            "alter table public.segments replica identity using index ri",
+        ],
+        [
+            "grant select on public.segments to authenticated with grant option",
+            "set role authenticated",
+            "grant select on public.segments to anon",
+        ],
+    ],
+)
+def test_what_has_our_name_but_is_not_ours_gives_way(
+    fresh: Database, db: Database, changes: list[str]
+) -> None:
+    for migration in (STAGING, SUPPORT):
+        fresh.apply(migration.read_text())
+    fresh.apply(";".join(changes))
+    for migration in (STAGING, SUPPORT):
+        fresh.apply(migration.read_text())
+    assert catalog(fresh) == catalog(db)
+    tenant = fresh.add_tenant()
+    segment = fresh.create_segment(tenant)
+    rename = "update public.segments set name = 'x' where id = %s"
+    assert fresh.affected(tenant.member, rename, segment) == 1
+
+
+def test_what_gives_way_is_named(fresh: Database) -> None:
+    fresh.apply(STAGING.read_text())
+    fresh.apply("create index mine on public.segments (name)")
+    said: list[str] = []
+    with psycopg.connect(
+        migrate.as_role(fresh.admin_url, "postgres"), autocommit=True
+    ) as connection:
+        connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
+        connection.execute(STAGING.read_text().encode())
+    assert said == ["index mine on public.segments gives way: USING btree (name)"]
+
+
+@pytest.mark.parametrize(
+    ("change", "missing"),
+    [
+        ("alter table public.segments owner to supabase_admin", "the ownership of public.segments"),
+        (
+            "alter function public.has_scope owner to supabase_admin",
+            "the ownership of function public.has_scope",
+        ),
+        (
+            "alter schema api_keys_private owner to supabase_admin",
+            "the ownership of schema api_keys_private",
+        ),
+    ],
+)
+def test_what_belongs_to_another_is_named_with_its_owner(
+    fresh: Database, change: str, missing: str
+) -> None:
+    fresh.apply(STAGING.read_text())
+    fresh.admin(change)
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        fresh.apply(STAGING.read_text())
+    message = refusal.value.diag.message_primary or ""
+    assert f"- {missing}: run this as supabase_admin" in message
+
+
+def test_a_publication_of_all_tables_is_good_enough(fresh: Database) -> None:
+    fresh.admin("drop publication supabase_realtime")
+    fresh.admin("create publication supabase_realtime for all tables")
+    fresh.apply(STAGING.read_text())
+    published = fresh.admin("select relid from pg_get_publication_tables('supabase_realtime')")
+    assert len(published) >= 2
+
+
+def test_an_account_deleted_meanwhile_takes_its_keys_with_it(fresh: Database) -> None:
+    fresh.apply((STATES / "first_script.sql").read_text())
+    tenant = fresh.add_tenant()
+    fresh.admin(
+        "insert into api_keys_private.api_keys"
+        " (account_id, name, key_prefix, key_hash, created_by) values (%s, 'n', 'sk_abcd',"
+        " extensions.crypt('sk_abcd', extensions.gen_salt('bf', 4)), %s)",
+        tenant.account_id,
+        tenant.user_id,
+    )
+    with psycopg.connect(fresh.admin_url) as deleting, ThreadPoolExecutor(1) as pool:
+        deleting.execute("delete from public.accounts where id = %s", [tenant.account_id])
+        migration = pool.submit(fresh.apply, STAGING.read_text())
+        time.sleep(1)
+        deleting.commit()
+        migration.result()
+    assert fresh.verify("sk_abcd")["valid"] is False
+
+
+def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Database) -> None:
+    fresh.admin("create schema api_keys_private authorization postgres")
+    fresh.apply(
+        "create table api_keys_private.api_keys (id uuid primary key default gen_random_uuid(),"
+        " account_id uuid not null, name text not null, key_prefix varchar(7) not null,"
+        " key_hash text not null, scopes jsonb not null default '[]', expires_at timestamptz,"
+        " created_at timestamptz not null default now(), last_used_at timestamptz,"
+        " created_by uuid not null, is_active boolean not null default true)",
+    )
+    alive = fresh.add_tenant()
+    insert = (
+        "insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)"
+        " values (%s, 'old', left(%s, 7), extensions.crypt(%s, extensions.gen_salt('bf', 4)), %s)"
+    )
+    fresh.admin(insert, alive.account_id, "sk_alive", "sk_alive", alive.user_id)
+    fresh.admin(insert, alive.user_id, "sk_orphan", "sk_orphan", alive.user_id)
+    fresh.apply(STAGING.read_text())
+    keys = fresh.admin("select key_prefix, is_active from api_keys_private.api_keys order by 1")
+    assert keys == [
+        {"key_prefix": "sk_aliv", "is_active": True},
+        {"key_prefix": "sk_orph", "is_active": False},
+    ]
+    assert fresh.verify("sk_alive")["valid"] is True
+    assert fresh.verify("sk_orphan")["valid"] is False
