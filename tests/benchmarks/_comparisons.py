@@ -164,7 +164,7 @@ def many_scopes_against_one(world: World) -> Comparison:
         world.connect(api_key(world.key_id)) as one,
     ):
         medians = alternating_medians(call(many, has_scope), call(one, has_scope), rounds=50)
-    return times_as_long(f"has_scope with {SCOPES:,} scopes", "with 1 scope", medians, at_most=20)
+    return times_as_long(f"has_scope with {SCOPES:,} scopes", "with 1 scope", medians, at_most=10)
 
 
 def logging_against_updating(world: World) -> Comparison:
