@@ -31,8 +31,10 @@ def kept(kind: type[M]) -> Callable[[Any], M | JsonValue]:
     names = {field.serialization_alias or name: name for name, field in kind.model_fields.items()}
 
     def read(item: Any) -> M | JsonValue:
-        if isinstance(item, kind):
-            return item
+        # A model already, or JSON of another shape. To ask for the model's class takes long.
+        if not isinstance(item, dict):
+            return cast("M | JsonValue", item)
+        item = cast("dict[str, JsonValue]", item)
         try:
             known = kind.model_validate(item)
         except ValidationError:
@@ -49,4 +51,4 @@ def as_array(column: Any) -> Any:
     """What a column holds, taken for the only item of an array when it is none."""
     if column is None:
         return ()
-    return cast("Any", column) if isinstance(column, list | tuple) else [column]
+    return cast("Any", column) if isinstance(column, (list, tuple)) else [column]

@@ -121,7 +121,7 @@ class CustomColumn(StoredObject, frozen=True):
     type: _Text
 
 
-AnyFilter: TypeAlias = Annotated[SegmentFilter | JsonValue, PlainValidator(kept(SegmentFilter))]
+AnyFilter: TypeAlias = Annotated[SegmentFilter | JsonValue, Field(union_mode="left_to_right")]
 AnyColumn: TypeAlias = Annotated[CustomColumn | JsonValue, PlainValidator(kept(CustomColumn))]
 
 
