@@ -55,18 +55,23 @@ def test_a_folder_in_use(folder: Path) -> None:
         assert refusal(folder) == f"{folder} is in use by another stack."
 
 
-def test_a_folder_that_an_orphaned_server_uses(folder: Path) -> None:
-    server = PostgresServer(data_dir=folder)
+def test_a_folder_that_an_orphaned_server_uses(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What the killed supervisor leaves behind is to end with the test.
+    monkeypatch.setenv("TMPDIR", str(folder))
+    place = folder / "place"
+    server = PostgresServer(data_dir=place)
     server.start()
-    postmaster = int((folder / "data" / "postmaster.pid").read_text().splitlines()[0])
+    postmaster = int((place / "data" / "postmaster.pid").read_text().splitlines()[0])
     try:
         assert server._supervisor is not None
         server._supervisor.kill()
         server.stop()
-        assert refusal(folder) == f"{folder} is in use by another PostgreSQL server."
+        assert refusal(place) == f"{place} is in use by another PostgreSQL server."
     finally:
         os.kill(postmaster, signal.SIGINT)
-    while (folder / "data" / "postmaster.pid").exists():
+    while (place / "data" / "postmaster.pid").exists():
         time.sleep(0.02)
 
 
