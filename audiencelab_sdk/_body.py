@@ -24,7 +24,9 @@ def read_answer(response: "httpx.Response") -> "APIResponse":
     if not response.content:
         return APIResponse.model_construct(data=[])
     try:
-        return APIResponse.model_construct(data=from_json(response.content))
+        # The keys alone: values are many and rarely the same, and a cache keeps them alive.
+        data = from_json(response.content, cache_strings="keys")
+        return APIResponse.model_construct(data=data)
     except ValueError:
         request = response.request
         what = f"{request.method} {request.url.path} answered {response.status_code} with"

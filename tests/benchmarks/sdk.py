@@ -1,0 +1,285 @@
+"""How fast the SDK is, against the same calls without it.
+
+    python tests/benchmarks/sdk.py [--segments 100000]
+
+Everything runs against one LocalStack, over HTTP on this machine. The two sides take turns, and
+medians are compared. Only ratios have limits: they mean the same on any machine.
+"""
+
+# ruff: noqa: T201 - a program that prints what it finds
+
+from __future__ import annotations
+
+import argparse
+import gc
+import subprocess
+import sys
+import tracemalloc
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import httpx
+import psycopg
+from postgrest import SyncPostgrestClient
+
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk.local import LocalStack
+from tests.benchmarks._timing import (
+    Comparison,
+    alternating_medians,
+    table,
+    times_as_long,
+    times_as_many,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from uuid import UUID
+
+SEGMENTS = 100_000
+PAGE = 1000
+TASKS = 200
+CALLS_OF_A_TASK = 2
+
+
+class World:
+    """A stack with one account that has a key and many segments, and the ways to ask for them."""
+
+    def __init__(self, stack: LocalStack, segments: int) -> None:
+        self.url = stack.url
+        self.key = stack.service_role_key
+        self.segments = segments
+        owner = stack.create_user("owner@example.com")
+        self.account_id = stack.create_account("Benchmark", owner=owner)
+        with psycopg.connect(stack.db_url, autocommit=True) as connection:
+            self.segment_id = _add_segments(connection, self.account_id, owner, segments)
+        with AudienceLab(self.url, self.key) as client:
+            user = client.as_user(stack.access_token(owner))
+            self.api_key = user.api_keys.create(self.account_id, "benchmark").key
+        headers = {"apikey": self.key, "Authorization": f"Bearer {self.key}"}
+        self.rest = f"{self.url}/rest/v1"
+        self.headers = {**headers, "Accept": "application/json"}
+
+    def postgrest(self) -> SyncPostgrestClient:
+        return SyncPostgrestClient(self.rest, headers=self.headers)
+
+    def newest(self, limit: int) -> dict[str, str]:
+        """The parameters of the first page, as the SDK asks for it."""
+        return {
+            "select": "*",
+            "account_id": f"eq.{self.account_id}",
+            "order": "created_at.desc,id.desc",
+            "limit": str(limit),
+        }
+
+
+def _add_segments(
+    connection: psycopg.Connection[Any], account_id: UUID, owner: UUID, count: int
+) -> UUID:
+    cursor = connection.execute(
+        """
+        insert into public.segments
+            (account_id, name, description, source_type, source_id, filters, tags, created_by,
+             created_at)
+        select %s, 'Segment ' || n, 'Number ' || n, 'audience', n::text,
+               '[{"field": "country", "operator": "=", "value": "US"}]', '{a,b}', %s,
+               now() - n * interval '1 second'
+        from generate_series(1, %s) as n
+        returning id
+        """,
+        (account_id, owner, count),
+    )
+    row = cursor.fetchone()
+    assert row is not None
+    connection.execute("analyze public.segments")
+    segment_id: UUID = row[0]
+    return segment_id
+
+
+def calls_against_postgrest(world: World) -> list[Comparison]:
+    """One call of each kind, its answer read into models, against postgrest-py's bare rows."""
+    with AudienceLab(world.url, world.key) as client, world.postgrest() as bare:
+        key, account = world.api_key.get_secret_value(), str(world.account_id)
+        segment_id = str(world.segment_id)
+        calls: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
+            "api_keys.verify": (
+                lambda: client.api_keys.verify(key),
+                lambda: bare.rpc("verify_api_key", {"p_api_key": key}).execute(),
+            ),
+            "segments.get": (
+                lambda: client.segments.get(segment_id),
+                lambda: bare.from_("segments").select("*").eq("id", segment_id).execute(),
+            ),
+            "segments.list, 100 rows": (
+                lambda: client.segments.list(account_id=account, page_size=100),
+                lambda: (
+                    bare.from_("segments")
+                    .select("*")
+                    .eq("account_id", account)
+                    .order("created_at", desc=True)
+                    .order("id", desc=True)
+                    .limit(100)
+                    .execute()
+                ),
+            ),
+        }
+        return [
+            times_as_long(
+                name,
+                "postgrest-py alone",
+                alternating_medians(ours, theirs, rounds=40, calls=(5, 5)),
+                at_most=1.15,
+            )
+            for name, (ours, theirs) in calls.items()
+        ]
+
+
+def imports(_: World) -> list[Comparison]:
+    """A Python that only imports it, from its start to its end."""
+
+    def run(statement: str) -> None:
+        subprocess.run([sys.executable, "-c", statement], check=True)
+
+    medians = alternating_medians(
+        lambda: run("import audiencelab_sdk"),
+        lambda: run("import supabase"),
+        rounds=11,
+        calls=(1, 1),
+    )
+    return [times_as_long("import audiencelab_sdk", "import supabase", medians, at_most=0.6)]
+
+
+def walk(world: World) -> list[Comparison]:
+    """All segments, a page after the other, against the same pages as JSON by httpx."""
+    with (
+        AudienceLab(world.url, world.key, timeout=60) as client,
+        httpx.Client(headers=world.headers, timeout=60) as bare,
+    ):
+
+        def ours() -> int:
+            page = client.segments.list(account_id=world.account_id, page_size=PAGE)
+            return sum(1 for _ in page)
+
+        def theirs() -> int:
+            return _walk_with_httpx(bare, world)
+
+        if (counts := (ours(), theirs())) != (world.segments, world.segments):
+            raise AssertionError(f"{counts} segments were walked, not {world.segments}")
+        medians = alternating_medians(ours, theirs, rounds=3, calls=(1, 1))
+    # In a process of its own: this one serves the REST API, too.
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        memory = executor.submit(
+            _held_memory, world.url, world.key, world.account_id, world.segments
+        ).result()
+    what = f"walk {world.segments:,} segments"
+    rates = (world.segments / medians[0], world.segments / medians[1])
+    return [
+        times_as_many(what, "the same pages by httpx alone", rates, at_least=0.8),
+        Comparison(
+            f"memory held at the end of {what}",
+            "after the first tenth",
+            (f"{memory[0] / 1e6:.2f} MB", f"{memory[1] / 1e6:.2f} MB"),
+            memory[0] / memory[1],
+            1.1,
+            at_least=False,
+        ),
+    ]
+
+
+def _walk_with_httpx(http: httpx.Client, world: World) -> int:
+    count, parameters = 0, world.newest(PAGE)
+    while True:
+        rows = http.get(f"{world.rest}/segments", params=parameters).raise_for_status().json()
+        count += len(rows)
+        if not rows:
+            return count
+        last = rows[-1]
+        after = f"created_at.lt.{last['created_at']},id.lt.{last['id']}"
+        parameters |= {"created_at": f"lte.{last['created_at']}", "or": f"({after})"}
+
+
+def _held_memory(url: str, key: str, account_id: UUID, segments: int) -> tuple[int, int]:
+    """The bytes that Python holds at the end of a walk, and after its first tenth."""
+    first = 0
+    with AudienceLab(url, key, timeout=60) as client:
+        tracemalloc.start()
+        page = client.segments.list(account_id=account_id, page_size=PAGE // 10)
+        for index, _ in enumerate(page, start=1):
+            if index == segments // 10:
+                first = _held()
+        return _held(), first
+
+
+def _held() -> int:
+    gc.collect()
+    return tracemalloc.get_traced_memory()[0]
+
+
+def tasks(world: World) -> list[Comparison]:
+    """Many tasks that share one asynchronous client, against as many that share one of httpx."""
+    key = world.api_key.get_secret_value()
+
+    async def ours() -> None:
+        async with AsyncAudienceLab(world.url, world.key, timeout=60) as client:
+            await _in_tasks(lambda: client.api_keys.verify(key))
+
+    async def theirs() -> None:
+        async with httpx.AsyncClient(headers=world.headers, timeout=60) as client:
+
+            async def call() -> None:
+                response = await client.post(
+                    f"{world.rest}/rpc/verify_api_key", json={"p_api_key": key}
+                )
+                response.raise_for_status().json()
+
+            await _in_tasks(call)
+
+    medians = alternating_medians(
+        lambda: anyio.run(ours), lambda: anyio.run(theirs), rounds=3, calls=(1, 1)
+    )
+    calls = TASKS * CALLS_OF_A_TASK
+    return [
+        times_as_many(
+            f"api_keys.verify from {TASKS} tasks",
+            "httpx alone",
+            (calls / medians[0], calls / medians[1]),
+            at_least=0.8,
+        )
+    ]
+
+
+async def _in_tasks(call: Callable[[], Awaitable[object]]) -> None:
+    async def repeat() -> None:
+        for _ in range(CALLS_OF_A_TASK):
+            await call()
+
+    async with anyio.create_task_group() as group:
+        for _ in range(TASKS):
+            group.start_soon(repeat)
+
+
+def main() -> int:
+    """Measure everything; 1 when a limit is missed."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument(
+        "--segments", type=int, default=SEGMENTS, help=f"{SEGMENTS} if not given, at least {PAGE}"
+    )
+    segments: int = parser.parse_args().segments
+    if segments < PAGE:
+        parser.error(f"--segments must be {PAGE} or more")
+    comparisons: list[Comparison] = []
+    with LocalStack() as stack:
+        world = World(stack, segments)
+        for compare in (imports, calls_against_postgrest, walk, tasks):
+            print(f"Measuring: {compare.__name__.replace('_', ' ')}", file=sys.stderr)
+            comparisons += compare(world)
+    print("Medians of calls over HTTP to one LocalStack, taken in turns; their ratio:")
+    print()
+    print(table(comparisons))
+    return 0 if all(comparison.ok for comparison in comparisons) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
