@@ -602,7 +602,7 @@ as $verification$
         'CREATE INDEX enrichment_tracking_unfinished_idx ON public.enrichment_tracking USING btree (status, created_at) WHERE (status = ANY (ARRAY[''pending''::text, ''processing''::text]))'
       ]),
       ('index', 'public.segments_account_id_created_at_id_idx', array[
-        'CREATE INDEX segments_account_id_created_at_id_idx ON public.segments USING btree (account_id, created_at DESC, id DESC)'
+        'CREATE INDEX segments_account_id_created_at_id_idx ON public.segments USING btree (account_id, created_at DESC, id DESC) INCLUDE (deleted, updated_at)'
       ]),
       ('index', 'public.segments_account_id_source_type_created_at_idx', array[
         'CREATE INDEX segments_account_id_source_type_created_at_idx ON public.segments USING btree (account_id, source_type, created_at DESC)'
