@@ -241,7 +241,7 @@ do $shape$
 declare
   v_step record;
 begin
-  create temporary table our_shape (relation regclass, kind text, name text, definition text) on commit drop;
+  create temporary table our_shape (relation regclass, kind text, name text, definition text);
   insert into pg_temp.our_shape (relation, kind, name, definition)
   values
     ('public.enrichment_tracking', 'constraint', 'enrichment_tracking_pkey', 'PRIMARY KEY (id)'),

@@ -40,7 +40,6 @@ class World:
     """The account that everybody is after, and everybody."""
 
     def __init__(self, db: Database, admin: psycopg.Connection[Any]) -> None:
-        self._db = db
         self._admin = admin
         self._tenant = db.add_tenant()
         member, former = db.add_user(uuid4()), db.add_user(uuid4())
