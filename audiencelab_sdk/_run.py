@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import anyio
 
-from audiencelab_sdk._body import read_answer
 from audiencelab_sdk._steps import Call, PostgrestClient, Steps
 from audiencelab_sdk.errors import (
     APIConnectionError,
@@ -17,7 +16,8 @@ from audiencelab_sdk.errors import (
 )
 
 if TYPE_CHECKING:
-    from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
+    import httpx
+    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 T = TypeVar("T")
 
@@ -49,13 +49,13 @@ class Runner:
             else:
                 resume = partial(steps.send, answer)
 
-    def _send(self, call: Call) -> "APIResponse":
+    def _send(self, call: Call) -> "httpx.Response":
         if call.delay:
             time.sleep(call.delay)
         attempt = 0
         while True:
             try:
-                return read_answer(_response(call, self._api, attempt))
+                return cast("httpx.Response", _response(call, self._api, attempt))
             except AudienceLabError as error:
                 pause = _pause_before_retry(call, error, attempt, self._max_retries)
                 if pause is None:
@@ -86,13 +86,13 @@ class AsyncRunner:
             else:
                 resume = partial(steps.send, answer)
 
-    async def _send(self, call: Call) -> "APIResponse":
+    async def _send(self, call: Call) -> "httpx.Response":
         if call.delay:
             await anyio.sleep(call.delay)
         attempt = 0
         while True:
             try:
-                return read_answer(await _response(call, self._api, attempt))
+                return cast("httpx.Response", await _response(call, self._api, attempt))
             except AudienceLabError as error:
                 pause = _pause_before_retry(call, error, attempt, self._max_retries)
                 if pause is None:

@@ -1,7 +1,8 @@
 """How an operation asks for a request, without sending it.
 
-An operation is a generator: it yields a :class:`Call`, is sent the answer or thrown the error,
-and returns its result. A driver in ``_run`` does the input and output, in either colour.
+An operation is a generator: it yields a :class:`Call`, is sent the HTTP answer (a success, with
+all of its body) or thrown the error, and returns its result. A driver in ``_run`` does the input
+and output, in either colour.
 """
 
 from collections.abc import Callable, Generator
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     import httpx
-    from postgrest import APIResponse, AsyncPostgrestClient, SyncPostgrestClient
+    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 T = TypeVar("T")
 
@@ -49,4 +50,4 @@ class Call:
     delay: float = 0.0
 
 
-Steps: TypeAlias = Generator[Call, "APIResponse", T]
+Steps: TypeAlias = Generator[Call, "httpx.Response", T]

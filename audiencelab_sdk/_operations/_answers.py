@@ -1,29 +1,68 @@
 """How answers are read."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from audiencelab_sdk.errors import UnexpectedResponseError
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import httpx
+
 T = TypeVar("T")
 
+_NULL = TypeAdapter(None)
 
-def read(function: str, validate: Callable[[Any], T], data: Any) -> T:
-    """What `validate` makes of the answer of a database function.
+
+def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
+    """What the database function or table `name` answered with.
+
+    Straight from the body's bytes: twice as fast as by way of Python's lists and dicts.
 
     Raises:
-        UnexpectedResponseError: The answer has another shape; the message names the fields that
-            differ and quotes no value, which could be a key.
+        UnexpectedResponseError: The body is no JSON, or JSON of another shape; the message names
+            the fields that differ and quotes no value, which could be a key.
     """
     try:
-        return validate(data)
+        return kind.validate_json(response.content, by_alias=True, by_name=False)
     except ValidationError as error:
-        fields = {".".join(map(str, item["loc"])) for item in error.errors(include_input=False)}
+        problems = error.errors(include_url=False, include_context=False, include_input=False)
     # Outside of the handler, so that the validation error and its values are not chained to it.
-    where = ", ".join(sorted(field or "the whole" for field in fields))
-    raise UnexpectedResponseError(
-        f"{function} answered in another shape than this version of the SDK knows (see: {where}): "
+    if problems[0]["type"] == "json_invalid":
+        raise _without_json(response)
+    raise another_shape(name, (".".join(map(str, problem["loc"])) for problem in problems))
+
+
+def read_nothing(name: str, response: "httpx.Response") -> None:
+    """Make sure that the database function `name` answered, which returns nothing.
+
+    Raises:
+        UnexpectedResponseError: It was something else that answered.
+    """
+    if response.status_code != 204:
+        read(name, _NULL, response)
+
+
+def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:
+    """The error that says which fields of an answer differ from what they should be."""
+    where = ", ".join(sorted({field or "the whole" for field in fields}))
+    return UnexpectedResponseError(
+        f"{name} answered in another shape than this version of the SDK knows (see: {where}): "
         "does the URL lead to an AudienceLab database, and was its migration applied?"
+    )
+
+
+def _without_json(response: "httpx.Response") -> UnexpectedResponseError:
+    request = response.request
+    kind = response.headers.get("Content-Type", "no content type")
+    if "json" in kind and response.content:
+        what = "broken JSON: a proxy on the way may cut answers off"
+    else:
+        what = "something other than JSON: does the URL lead to the project's API, and no proxy or "
+        what += "login page in its place?"
+    return UnexpectedResponseError(
+        f"{request.method} {request.url.path} answered {response.status_code} with {what} "
+        f"({kind}, {len(response.content)} bytes)"
     )

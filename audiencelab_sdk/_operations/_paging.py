@@ -1,10 +1,10 @@
 """Pages by keyset: each begins after the last row of the one before it, newest first."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
-
-from pydantic import BaseModel
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._steps import Steps
@@ -25,11 +25,21 @@ class Slice(Generic[T]):
     following: Callable[[], Steps["Slice[T]"]]
 
 
-class Cursor(BaseModel):
-    """The last row of a page, its time exactly as the server wrote it: microseconds matter."""
+class Row(Protocol):
+    """What a row has to have to be a place in a list."""
 
-    created_at: str
-    id: str
+    @property
+    def id(self) -> UUID: ...
+    @property
+    def created_at(self) -> datetime: ...
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The last row of a page. Its time is exact: PostgreSQL and Python both count microseconds."""
+
+    created_at: datetime
+    id: UUID
 
     def narrow(self, request: Filterable) -> Filterable:
         """`request` with the conditions for the rows after this one.
@@ -37,19 +47,21 @@ class Cursor(BaseModel):
         The first of them is implied by the second, and there because PostgreSQL can begin to read
         an index at a range, but not at an ``or``.
         """
-        request = request.lte("created_at", self.created_at)
-        return request.or_(f"created_at.lt.{self.created_at},id.lt.{self.id}")
+        moment = self.created_at.isoformat()
+        return request.lte("created_at", moment).or_(f"created_at.lt.{moment},id.lt.{self.id}")
 
     @classmethod
-    def after(cls, rows: Any, previous: "Cursor | None") -> "Cursor | None":
+    def after(cls, rows: Sequence[Row], previous: "Cursor | None") -> "Cursor | None":
         """The cursor after `rows`, or None when there are none.
 
         Raises:
             UnexpectedResponseError: They end where the page before ended: the server ignores the
                 condition, and the walk would never end.
         """
-        cursor = cls.model_validate(rows[-1]) if rows else None
-        if cursor and cursor == previous:
+        if not rows:
+            return None
+        cursor = cls(rows[-1].created_at, rows[-1].id)
+        if cursor == previous:
             raise UnexpectedResponseError("the server answered with the same page again")
         return cursor
 

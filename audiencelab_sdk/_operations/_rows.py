@@ -3,19 +3,21 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 from pydantic import TypeAdapter
 
 from audiencelab_sdk._arguments import checked_moment, checked_uuid
 from audiencelab_sdk._operations._answers import read
-from audiencelab_sdk._operations._paging import Cursor, Slice, checked_page_size
+from audiencelab_sdk._operations._paging import Cursor, Row, Slice, checked_page_size
 from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
 from audiencelab_sdk.errors import InvalidArgumentError, NotFoundError, UnexpectedResponseError
-from audiencelab_sdk.models._base import Model
 
-M = TypeVar("M", bound=Model)
+if TYPE_CHECKING:
+    import httpx
+
+R = TypeVar("R", bound=Row)
 
 Condition = tuple[str, str, str]
 """A column, PostgREST's operator, and what the column is compared with."""
@@ -24,24 +26,26 @@ _ONE_OBJECT = "application/vnd.pgrst.object+json"
 
 
 @dataclass(frozen=True)
-class Table(Generic[M]):
+class Table(Generic[R]):
     """A table of the API.
 
     Attributes:
         name: Its name.
-        row: The model of its rows.
-        rows: The same, of many.
+        row: Reads a row.
+        rows: Reads many.
         absent: What is said of an id that it does not have.
         visible: The condition that rows have to meet to be there at all.
     """
 
+    # Pyright: postgrest-py's type of a request's JSON is recursive, and not all of it is seen.
+
     name: str
-    row: type[M]
-    rows: TypeAdapter[list[M]]
+    row: TypeAdapter[R]
+    rows: TypeAdapter[list[R]]
     absent: str
     visible: Sequence[Condition] = ()
 
-    def get(self, row_id: UUID, *, delay: float = 0.0) -> Steps[M]:
+    def get(self, row_id: UUID, *, delay: float = 0.0) -> Steps[R]:
         """The row with this id, after a delay in seconds; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
@@ -52,11 +56,11 @@ class Table(Generic[M]):
 
         return (yield from self._one(Call(build, repeatable=True, delay=delay)))
 
-    def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Steps[M]:
+    def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Steps[R]:
         """The row with this id, changed; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
-            request = api.from_(self.name).update(dict(changes))
+            request = api.from_(self.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
             for condition in (("id", "eq", str(row_id)), *self.visible):
                 request = request.filter(*condition)
             request.request.headers["Accept"] = _ONE_OBJECT
@@ -66,22 +70,22 @@ class Table(Generic[M]):
 
     def update_if(
         self, row_id: UUID, changes: Mapping[str, Any], conditions: Sequence[Condition]
-    ) -> Steps[M | None]:
+    ) -> Steps[R | None]:
         """The row with this id, changed; None when it does not meet the conditions."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
-            request = api.from_(self.name).update(dict(changes))
+            request = api.from_(self.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
             for condition in (("id", "eq", str(row_id)), *conditions):
                 request = request.filter(*condition)
             return request
 
         answer = yield Call(build, repeatable=True)
-        rows = self._rows(answer.data)
+        rows = self._rows(answer)
         return rows[0] if rows else None
 
     def page(
         self, conditions: Sequence[Condition], page_size: int, after: Cursor | None = None
-    ) -> Steps[Slice[M]]:
+    ) -> Steps[Slice[R]]:
         """The rows that meet the conditions, newest first, as many as a page has."""
         limit = checked_page_size(page_size)
 
@@ -93,11 +97,11 @@ class Table(Generic[M]):
             return after.narrow(request) if after else request
 
         answer = yield Call(build, repeatable=True)
-        items = self._rows(answer.data)
-        cursor = Cursor.after(answer.data, after)
+        items = self._rows(answer)
+        cursor = Cursor.after(items, after)
         return Slice(items, lambda: self.page(conditions, page_size, cursor))
 
-    def insert(self, rows: Sequence[Mapping[str, Any]]) -> Steps[list[M]]:
+    def insert(self, rows: Sequence[Mapping[str, Any]]) -> Steps[list[R]]:
         """New rows, all or none, in this order.
 
         Each has its id already. So a request whose answer was lost may be sent again: what it
@@ -105,34 +109,35 @@ class Table(Generic[M]):
         """
         body = [dict(row) for row in rows]
         answer = yield Call(
-            lambda api: api.from_(self.name).upsert(body, ignore_duplicates=True, on_conflict="id"),
+            lambda api: api.from_(self.name).upsert(  # pyright: ignore[reportUnknownMemberType] # see Table
+                body, ignore_duplicates=True, on_conflict="id"
+            ),
             repeatable=True,
         )
-        written = self._by_id(answer.data)
+        written = self._by_id(answer)
         if missing := [row["id"] for row in rows if row["id"] not in written]:
             answer = yield Call(
                 lambda api: api.from_(self.name).select("*").in_("id", missing), repeatable=True
             )
-            written |= self._by_id(answer.data)
+            written |= self._by_id(answer)
         if any(row["id"] not in written for row in rows):
             raise UnexpectedResponseError(f"{self.name} did not answer with the rows written to it")
         return [written[row["id"]] for row in rows]
 
-    def _one(self, call: Call) -> Steps[M]:
+    def _one(self, call: Call) -> Steps[R]:
         try:
             answer = yield call
         except NotFoundError as error:
             if error.code == "PGRST116":
                 error.message = self.absent
             raise
-        return read(self.name, self.row.model_validate, answer.data)
+        return read(self.name, self.row, answer)
 
-    def _by_id(self, data: Any) -> dict[str, M]:
-        rows = self._rows(data)
-        return {raw["id"]: row for raw, row in zip(data, rows, strict=True)}
+    def _by_id(self, answer: "httpx.Response") -> dict[str, R]:
+        return {str(row.id): row for row in self._rows(answer)}
 
-    def _rows(self, data: Any) -> list[M]:
-        return read(self.name, self.rows.validate_python, data)
+    def _rows(self, answer: "httpx.Response") -> list[R]:
+        return read(self.name, self.rows, answer)
 
 
 def equal(column: str, value: str | UUID) -> Condition:

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, SecretStr, StrictBool, StrictInt, TypeAdapter
+from pydantic import AwareDatetime, Field, SecretStr, StrictBool, StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_future,
@@ -16,7 +16,7 @@ from audiencelab_sdk._arguments import (
     checked_uuid,
     made_storable,
 )
-from audiencelab_sdk._operations._answers import read
+from audiencelab_sdk._operations._answers import another_shape, read
 from audiencelab_sdk._operations._key_format import may_be_api_key
 from audiencelab_sdk._operations._paging import Cursor, Slice, checked_page_size
 from audiencelab_sdk._outcome import Outcome
@@ -30,7 +30,6 @@ from audiencelab_sdk.errors import (
 )
 from audiencelab_sdk.models import (
     ApiKey,
-    ApiKeyVerification,
     CreatedApiKey,
     InvalidApiKey,
     Scope,
@@ -40,10 +39,17 @@ from audiencelab_sdk.models import (
 )
 from audiencelab_sdk.models._base import Model
 
-_read_keys = TypeAdapter(list[ApiKey]).validate_python
-_read_bool = TypeAdapter(StrictBool).validate_python
-_read_true = TypeAdapter(Literal[True]).validate_python
-_read_id = TypeAdapter(UUID | None).validate_python
+if TYPE_CHECKING:
+    import httpx
+
+_CREATED = TypeAdapter(CreatedApiKey)
+_KEYS = TypeAdapter(list[ApiKey], config=Model.model_config)
+_VERIFICATION: TypeAdapter[ValidApiKey | InvalidApiKey] = TypeAdapter(
+    Annotated[ValidApiKey | InvalidApiKey, Field(discriminator="valid")]
+)
+_BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
+_TRUE = TypeAdapter(Literal[True])
+_ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
 # As many as the database function takes, and as PostgREST answers with.
 _EVENTS_A_CALL = 1000
@@ -57,17 +63,21 @@ class _LogAnswer(Model, frozen=True):
     error: str | None = None
     error_code: str | None = None
 
-    @property
-    def line(self) -> dict[str, Any]:
-        """What a UsageLog is made of."""
-        return {"log_id": self.log_id, "timestamp": self.timestamp}
+    def line(self, function: str) -> UsageLog:
+        """The line that `function` wrote; raises why it did not."""
+        if not self.success:
+            raise UsageLogError(self.error or "the database gave no reason", self.error_code)
+        if self.log_id is None or self.timestamp is None:
+            raise another_shape(function, ["log_id", "timestamp"])
+        return UsageLog(log_id=self.log_id, timestamp=self.timestamp)
 
 
 class _BatchLine(_LogAnswer, frozen=True):
     event_index: StrictInt
 
 
-_read_batch = TypeAdapter(list[_BatchLine]).validate_python
+_LOGGED = TypeAdapter(_LogAnswer)
+_BATCH = TypeAdapter(list[_BatchLine], config=Model.model_config)
 
 
 def create(
@@ -82,7 +92,7 @@ def create(
         else checked_future("expires_at", expires_at).isoformat(),
     }
     answer = yield _call("create_api_key", arguments, repeatable=False)
-    return read("create_api_key", CreatedApiKey.model_validate, answer.data)
+    return read("create_api_key", _CREATED, answer)
 
 
 def list_page(
@@ -97,15 +107,15 @@ def list_page(
         return after.narrow(request) if after else request
 
     answer = yield Call(build, repeatable=True)
-    items = read("list_api_keys", _read_keys, answer.data)
-    cursor = Cursor.after(answer.data, after)
+    items = read("list_api_keys", _KEYS, answer)
+    cursor = Cursor.after(items, after)
     return Slice(items, lambda: list_page(account_id, page_size, cursor))
 
 
 def revoke(api_key_id: UUID | str) -> Steps[None]:
     arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
     answer = yield _call("revoke_api_key", arguments, repeatable=True)
-    read("revoke_api_key", _read_true, answer.data)
+    read("revoke_api_key", _TRUE, answer)
 
 
 def verify(api_key: str | SecretStr) -> Steps[ValidApiKey | InvalidApiKey]:
@@ -116,7 +126,7 @@ def verify(api_key: str | SecretStr) -> Steps[ValidApiKey | InvalidApiKey]:
         lambda api: api.rpc("verify_api_key", {"p_api_key": key.get_secret_value()}),
         repeatable=True,
     )
-    return read("verify_api_key", _read_verification, answer.data)
+    return read("verify_api_key", _VERIFICATION, answer)
 
 
 def log_usage(
@@ -139,10 +149,7 @@ def log_usage(
         "p_user_agent": made_storable("user_agent", user_agent) if user_agent else None,
     }
     answer = yield _call("log_api_key_usage", arguments, repeatable=False)
-    outcome = read("log_api_key_usage", _LogAnswer.model_validate, answer.data)
-    if not outcome.success:
-        raise _usage_log_error(outcome)
-    return read("log_api_key_usage", UsageLog.model_validate, outcome.line)
+    return read("log_api_key_usage", _LOGGED, answer).line("log_api_key_usage")
 
 
 def log_usage_batch(events: Iterable[UsageEvent]) -> Steps[list[Outcome[UsageLog]]]:
@@ -153,7 +160,7 @@ def log_usage_batch(events: Iterable[UsageEvent]) -> Steps[list[Outcome[UsageLog
         rows = [event.model_dump(mode="json", exclude_none=True) for event in chunk]
         try:
             answer = yield _call("log_api_key_usage_batch", {"p_events": rows}, repeatable=False)
-            lines = _read_lines(answer.data)
+            lines = _read_lines(answer)
         except AudienceLabError as error:
             outcomes += [Outcome(first + index, error=error) for index in range(len(chunk))]
         else:
@@ -161,8 +168,8 @@ def log_usage_batch(events: Iterable[UsageEvent]) -> Steps[list[Outcome[UsageLog
     return outcomes
 
 
-def _read_lines(data: Any) -> dict[int, _BatchLine]:
-    lines = read("log_api_key_usage_batch", _read_batch, data)
+def _read_lines(answer: "httpx.Response") -> dict[int, _BatchLine]:
+    lines = read("log_api_key_usage_batch", _BATCH, answer)
     return {line.event_index: line for line in lines}
 
 
@@ -171,17 +178,10 @@ def _line_outcome(first: int, index: int, lines: Mapping[int, _BatchLine]) -> Ou
     if line is None:
         silence = "log_api_key_usage_batch did not say whether it was written"
         return Outcome(first + index, error=UnexpectedResponseError(silence))
-    if not line.success:
-        return Outcome(first + index, error=_usage_log_error(line))
     try:
-        log = read("log_api_key_usage_batch", UsageLog.model_validate, line.line)
-    except UnexpectedResponseError as error:
+        return Outcome(first + index, line.line("log_api_key_usage_batch"))
+    except AudienceLabError as error:
         return Outcome(first + index, error=error)
-    return Outcome(first + index, log)
-
-
-def _usage_log_error(answer: _LogAnswer) -> UsageLogError:
-    return UsageLogError(answer.error or "the database gave no reason", answer.error_code)
 
 
 def has_scope(entity_type: str, entity_id: str, action: str) -> Steps[bool]:
@@ -190,33 +190,26 @@ def has_scope(entity_type: str, entity_id: str, action: str) -> Steps[bool]:
         "p_entity_id": checked_text("entity_id", entity_id),
         "p_action": checked_text("action", action),
     }
-    data = yield from _asked_by_an_api_key("has_scope", arguments)
-    return read("has_scope", _read_bool, data)
+    answer = yield from _asked_by_an_api_key("has_scope", arguments)
+    return read("has_scope", _BOOL, answer)
 
 
 def account_id() -> Steps[UUID | None]:
-    data = yield from _asked_by_an_api_key("get_api_key_account_id", {})
-    return read("get_api_key_account_id", _read_id, data)
-
-
-def _read_verification(data: Any) -> ValidApiKey | InvalidApiKey:
-    if ApiKeyVerification.model_validate(data):
-        return ValidApiKey.model_validate(data)
-    return InvalidApiKey.model_validate(data)
+    answer = yield from _asked_by_an_api_key("get_api_key_account_id", {})
+    return read("get_api_key_account_id", _ID_OR_NONE, answer)
 
 
 def _call(function: str, arguments: dict[str, Any], *, repeatable: bool) -> Call:
     return Call(lambda api: api.rpc(function, arguments), repeatable=repeatable)
 
 
-def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> Steps[Any]:
+def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> "Steps[httpx.Response]":
     try:
-        answer = yield _call(function, arguments, repeatable=True)
+        return (yield _call(function, arguments, repeatable=True))
     except (AuthenticationError, PermissionDeniedError) as error:
         if error.code == "42501":
             error.hint = error.hint or _AS_API_KEY
         raise
-    return answer.data
 
 
 def _scopes(scopes: Any) -> list[dict[str, Any]]:

@@ -32,13 +32,14 @@ from audiencelab_sdk.errors import (
     ServerError,
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
+from audiencelab_sdk.models._base import Model
 
 PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
 
 _TABLE = Table(
     "enrichment_tracking",
-    EnrichmentJob,
-    TypeAdapter(list[EnrichmentJob]),
+    TypeAdapter(EnrichmentJob),
+    TypeAdapter(list[EnrichmentJob], config=Model.model_config),
     absent="there is no such enrichment job: it never was, or it is not yours to see",
 )
 # What passes by itself, so that a long wait or a long work need not end for it.
@@ -112,7 +113,7 @@ def report_progress(
     answer = yield Call(
         lambda api: api.rpc("report_enrichment_progress", arguments), repeatable=True
     )
-    return read("report_enrichment_progress", EnrichmentJob.model_validate, answer.data)
+    return read("report_enrichment_progress", _TABLE.row, answer)
 
 
 def start(job_id: UUID | str) -> Steps[EnrichmentJob]:

@@ -17,7 +17,7 @@ from audiencelab_sdk._arguments import (
     checked_texts,
     checked_uuid,
 )
-from audiencelab_sdk._operations._answers import read
+from audiencelab_sdk._operations._answers import read, read_nothing
 from audiencelab_sdk._operations._paging import Slice
 from audiencelab_sdk._operations._rows import Condition, Table, created, creator, equal
 from audiencelab_sdk._outcome import Outcome
@@ -29,26 +29,27 @@ from audiencelab_sdk.errors import (
     InvalidRequestError,
 )
 from audiencelab_sdk.models import UNSET, NewSegment, Segment, SourceType
+from audiencelab_sdk.models._base import Model
 from audiencelab_sdk.models._stored import StoredObject
 from audiencelab_sdk.models.segments import FilterField
 
 _TABLE = Table(
     "segments",
-    Segment,
-    TypeAdapter(list[Segment]),
+    TypeAdapter(Segment),
+    TypeAdapter(list[Segment], config=Model.model_config),
     absent="there is no such segment: it never was, it is deleted, or it is not yours to see",
     visible=[("deleted", "is", "false")],
 )
 _SEGMENTS_A_CALL = 100
 
-_read_id = TypeAdapter(UUID).validate_python
+_ID = TypeAdapter(UUID)
 
 
 def create(account_id: UUID | str, given: Mapping[str, Any]) -> Steps[Segment]:
     arguments = {f"p_{column}": value for column, value in _columns(given).items()}
     arguments["p_account_id"] = str(checked_uuid("account_id", account_id))
     answer = yield Call(lambda api: api.rpc("create_studio_segment", arguments), repeatable=False)
-    segment_id = read("create_studio_segment", _read_id, answer.data)
+    segment_id = read("create_studio_segment", _ID, answer)
     try:
         return (yield from _TABLE.get(segment_id))
     except AudienceLabError as error:
@@ -112,13 +113,14 @@ def update(segment_id: UUID | str, given: Mapping[str, Any]) -> Steps[Segment]:
 
 def delete(segment_id: UUID | str) -> Steps[None]:
     arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
-    yield Call(lambda api: api.rpc("delete_studio_segment", arguments), repeatable=True)
+    answer = yield Call(lambda api: api.rpc("delete_studio_segment", arguments), repeatable=True)
+    read_nothing("delete_studio_segment", answer)
 
 
 def restore(segment_id: UUID | str) -> Steps[Segment]:
     arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
     answer = yield Call(lambda api: api.rpc("restore_studio_segment", arguments), repeatable=True)
-    return read("restore_studio_segment", Segment.model_validate, answer.data)
+    return read("restore_studio_segment", _TABLE.row, answer)
 
 
 def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Steps[list[Outcome[Segment]]]:

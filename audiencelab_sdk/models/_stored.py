@@ -1,13 +1,12 @@
 """JSON that the database stores: written exactly as it was read."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from pydantic import JsonValue, ValidationError, model_serializer
+from pydantic import GetPydanticSchema, model_serializer
+from pydantic_core import core_schema
 
 from audiencelab_sdk.models._base import Model
-
-M = TypeVar("M", bound="StoredObject")
 
 
 class StoredObject(Model, frozen=True):
@@ -21,34 +20,19 @@ class StoredObject(Model, frozen=True):
         return known | (self.model_extra or {})
 
 
-def kept(kind: type[M]) -> Callable[[Any], M | JsonValue]:
-    """A validator for an item of a column whose items should be of `kind`.
+def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
+    """For a jsonb column that should hold a certain type, but may hold anything.
 
-    Anything may have been written there: what `kind` would not write back as it was stays as it
-    is.
+    Args:
+        convert: Makes the annotated type of what is not of it. It is not called for the others,
+            which are most: calling Python for every row takes long.
     """
-    # Pages have thousands of these: asking the fields is several times as fast as a dump.
-    names = {field.serialization_alias or name: name for name, field in kind.model_fields.items()}
-
-    def read(item: Any) -> M | JsonValue:
-        # A model already, or JSON of another shape. To ask for the model's class takes long.
-        if not isinstance(item, dict):
-            return cast("M | JsonValue", item)
-        item = cast("dict[str, JsonValue]", item)
-        try:
-            known = kind.model_validate(item)
-        except ValidationError:
-            return cast("JsonValue", item)
-        same = len(names) + len(known.model_extra or ()) == len(item) and all(
-            key in item and getattr(known, name) == item[key] for key, name in names.items()
+    return GetPydanticSchema(
+        lambda annotated, handler: core_schema.union_schema(
+            [
+                handler(annotated),
+                core_schema.no_info_after_validator_function(convert, core_schema.any_schema()),
+            ],
+            mode="left_to_right",
         )
-        return known if same else cast("JsonValue", item)
-
-    return read
-
-
-def as_array(column: Any) -> Any:
-    """What a column holds, taken for the only item of an array when it is none."""
-    if column is None:
-        return ()
-    return cast("Any", column) if isinstance(column, (list, tuple)) else [column]
+    )

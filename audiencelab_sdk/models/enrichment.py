@@ -1,12 +1,13 @@
 """Enrichment jobs."""
 
 from enum import StrEnum
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BeforeValidator
+from pydantic import AwareDatetime
 
 from audiencelab_sdk.models._base import Model
+from audiencelab_sdk.models._stored import otherwise
 
 
 class EnrichmentType(StrEnum):
@@ -35,8 +36,6 @@ class EnrichmentStatus(StrEnum):
 
 def _as_object(metadata: Any) -> dict[str, Any]:
     # Applications write this column too; one that holds no object must not hide the other jobs.
-    if isinstance(metadata, dict):
-        return cast("dict[str, Any]", metadata)
     return {} if metadata is None else {"value": metadata}
 
 
@@ -70,7 +69,7 @@ class EnrichmentJob(Model, frozen=True):
     processed_records: int
     failed_records: int
     enrichment_fields: tuple[str, ...]
-    metadata: Annotated[dict[str, Any], BeforeValidator(_as_object)]
+    metadata: Annotated[dict[str, Any], otherwise(_as_object)]
     started_at: AwareDatetime | None
     completed_at: AwareDatetime | None
     created_by: UUID

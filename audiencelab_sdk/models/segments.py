@@ -2,22 +2,19 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, TypeAlias
 from uuid import UUID
 
 from pydantic import (
-    AliasChoices,
     AwareDatetime,
-    BeforeValidator,
     Field,
     JsonValue,
-    PlainValidator,
     StrictBool,
     StringConstraints,
 )
 
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import StoredObject, as_array, kept
+from audiencelab_sdk.models._stored import StoredObject, otherwise
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -101,7 +98,7 @@ class FilterField:
         return f"SegmentFilter.where({self._field!r})"
 
 
-class CustomColumn(StoredObject, frozen=True):
+class CustomColumn(StoredObject, frozen=True, validate_by_name=True, validate_by_alias=True):
     """A column that a segment's table shows beside the usual ones.
 
     Attributes:
@@ -113,16 +110,18 @@ class CustomColumn(StoredObject, frozen=True):
     field: _Text
     header_name: Annotated[
         str,
-        Field(
-            validation_alias=AliasChoices("headerName", "header_name"),
-            serialization_alias="headerName",
-        ),
+        Field(validation_alias="headerName", serialization_alias="headerName"),
     ]
     type: _Text
 
 
 AnyFilter: TypeAlias = Annotated[SegmentFilter | JsonValue, Field(union_mode="left_to_right")]
-AnyColumn: TypeAlias = Annotated[CustomColumn | JsonValue, PlainValidator(kept(CustomColumn))]
+AnyColumn: TypeAlias = Annotated[CustomColumn | JsonValue, Field(union_mode="left_to_right")]
+
+
+def _alone(column: Any) -> tuple[Any, ...]:
+    # Applications write these columns, too: what is no array is read as the only item of one.
+    return () if column is None else (column,)
 
 
 class Segment(Model, frozen=True):
@@ -152,9 +151,9 @@ class Segment(Model, frozen=True):
     description: str | None
     source_type: SourceType
     source_id: str
-    filters: Annotated[tuple[AnyFilter, ...], BeforeValidator(as_array)]
+    filters: Annotated[tuple[AnyFilter, ...], otherwise(_alone)]
     enrichment_fields: tuple[str, ...]
-    custom_columns: Annotated[tuple[AnyColumn, ...], BeforeValidator(as_array)]
+    custom_columns: Annotated[tuple[AnyColumn, ...], otherwise(_alone)]
     tags: tuple[str, ...]
     created_by: UUID
     created_at: AwareDatetime

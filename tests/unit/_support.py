@@ -1,7 +1,10 @@
 """Helpers that let one test run against both clients."""
 
 import inspect
+import json
 from typing import Any
+
+import httpx
 
 URL = "https://project.test"
 KEY = "service-role-key-that-nobody-may-see"
@@ -66,6 +69,12 @@ JOB: dict[str, Any] = {
     "created_at": "2025-01-02T03:04:05.678901+00:00",
     "updated_at": "2025-01-02T03:04:05.678901+00:00",
 }
+
+
+def success(data: Any) -> httpx.Response:
+    """What the server would answer with, for an operation that is driven by hand."""
+    request = httpx.Request("POST", f"{URL}/rest/v1/rows")
+    return httpx.Response(200, content=json.dumps(data), request=request)
 
 
 async def settle(value: Any) -> Any:

@@ -18,7 +18,7 @@ LAYERS = [
     {"_client"},
     {"_resources"},
     {"_operations", "_run", "_supabase", "_tokens", "_transport"},
-    {"_steps", "_arguments", "_body", "_config", "_failure", "_outcome", "_status"},
+    {"_steps", "_arguments", "_config", "_failure", "_outcome", "_status"},
     {"errors"},
     {"models"},
     {"_text", "_version"},

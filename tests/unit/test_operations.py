@@ -11,7 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from postgrest import APIResponse, SyncPostgrestClient
+from postgrest import SyncPostgrestClient
 from pydantic import SecretStr
 
 from audiencelab_sdk import (
@@ -25,7 +25,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._operations import api_keys
 from audiencelab_sdk._steps import Call, Steps
-from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY_ID, LISTED, VALID
+from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY_ID, LISTED, VALID, success
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
 READ = Scope(entity_type="segment", entity_id="*", action="read")
@@ -55,7 +55,7 @@ def answered(steps: Steps[Any], data: Any) -> Any:
     """What an operation of one call returns for an answer."""
     next(steps)
     with pytest.raises(StopIteration) as stop:
-        steps.send(APIResponse.model_construct(data=data, count=None))
+        steps.send(success(data))
     return stop.value.value
 
 
@@ -139,7 +139,7 @@ def test_revoke_is_not_believed_without_true(answer: Any) -> None:
     steps = api_keys.revoke(KEY_ID)
     next(steps)
     with pytest.raises(UnexpectedResponseError, match="revoke_api_key"):
-        steps.send(APIResponse.model_construct(data=answer))
+        steps.send(success(answer))
 
 
 @pytest.mark.parametrize("key", [API_KEY, SecretStr(API_KEY)])
@@ -217,7 +217,7 @@ def test_log_usage_that_failed_raises_what_the_database_said() -> None:
     next(steps)
     answer = {"success": False, "error": "no such key", "error_code": "23503"}
     with pytest.raises(UsageLogError, match="no such key") as caught:
-        steps.send(APIResponse.model_construct(data=answer))
+        steps.send(success(answer))
     assert caught.value.code == "23503"
 
 
@@ -225,7 +225,7 @@ def test_log_usage_without_the_line_is_not_believed() -> None:
     steps = log_usage()
     next(steps)
     with pytest.raises(UnexpectedResponseError, match="log_id"):
-        steps.send(APIResponse.model_construct(data={**LOGGED, "log_id": None}))
+        steps.send(success({**LOGGED, "log_id": None}))
 
 
 def test_has_scope() -> None:
@@ -280,7 +280,7 @@ OTHER_SHAPES: list[tuple[Callable[[], Steps[Any]], Any]] = [
     (lambda: api_keys.list_page(ACCOUNT, 10), {"keys": [API_KEY]}),
     (lambda: api_keys.list_page(ACCOUNT, 10), [{**LISTED, "is_active": API_KEY}]),
     (lambda: api_keys.list_page(ACCOUNT, 10), [{**LISTED, "created_at": "2025-01-02T03:04:05"}]),
-    (lambda: api_keys.verify(API_KEY), {"valid": 1, "api_key_id": KEY_ID, "account_id": ACCOUNT}),
+    (lambda: api_keys.verify(API_KEY), {"valid": "t", "api_key_id": KEY_ID, "account_id": ACCOUNT}),
     (lambda: api_keys.has_scope("a", "b", "c"), API_KEY),
     (api_keys.account_id, API_KEY),
 ]
@@ -293,7 +293,7 @@ def test_an_answer_of_another_shape_is_named_and_not_quoted(
     steps = operation()
     next(steps)
     with pytest.raises(UnexpectedResponseError, match="another shape") as caught:
-        steps.send(APIResponse.model_construct(data=data))
+        steps.send(success(data))
     assert API_KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None

@@ -174,7 +174,7 @@ async def test_a_call_may_ask_for_a_delay(
 
     def steps() -> Steps[Any]:
         answer = yield Call(lambda api: api.rpc("f", {}), repeatable=True, delay=1.5)
-        return answer.data
+        return answer.json()
 
     assert await settle(client.api_keys._run(steps())) == 1
     assert pauses == [1.5]
@@ -188,7 +188,7 @@ async def test_steps_may_handle_an_error_and_go_on(client: Any, api: respx.MockR
         with pytest.raises(APIStatusError, match="no"):
             yield Call(lambda api: api.rpc("first", {}), repeatable=True)
         answer = yield Call(lambda api: api.rpc("second", {}), repeatable=True)
-        return answer.data
+        return answer.json()
 
     assert await settle(client.api_keys._run(steps())) == 2
 

@@ -20,7 +20,6 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from audiencelab_sdk._status import status_error
-from audiencelab_sdk._steps import Call, Steps
 from tests.unit._support import API_KEY, KEY, KEY_ID, VALID, settle
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
@@ -163,7 +162,7 @@ def test_retry_after_as_a_date_to_come() -> None:
         httpx.Response(200, content=b"[" * 100_000),
         httpx.Response(200, content=b""),
         httpx.Response(204),
-        httpx.Response(200, json=None),
+        httpx.Response(200, content=b"null"),
         httpx.Response(200, json="text"),
         httpx.Response(200, json=[VALID]),
         httpx.Response(200, json={**VALID, "valid": "yes"}),
@@ -184,11 +183,24 @@ async def test_success_that_cannot_be_understood(
     assert caught.value.__context__ is None
 
 
-async def test_success_may_be_empty(client: Any, api: respx.MockRouter) -> None:
-    api.post("/rpc/without_a_result").respond(204)
+@pytest.mark.parametrize(
+    "response", [httpx.Response(204), httpx.Response(200, content=b"null")], ids=str
+)
+async def test_a_function_that_returns_nothing(
+    client: Any, api: respx.MockRouter, response: httpx.Response
+) -> None:
+    api.post("/rpc/delete_studio_segment").mock(return_value=response)
+    assert await settle(client.segments.delete(KEY_ID)) is None
 
-    def steps() -> Steps[Any]:
-        answer = yield Call(lambda api: api.rpc("without_a_result", {}), repeatable=True)
-        return answer.data
 
-    assert await settle(client.api_keys._run(steps())) == []
+@pytest.mark.parametrize(
+    "response",
+    [httpx.Response(200), httpx.Response(200, html="<p>Log in"), httpx.Response(200, json=True)],
+    ids=["no body", "a page", "a value"],
+)
+async def test_something_else_that_answers_for_it(
+    client: Any, api: respx.MockRouter, response: httpx.Response
+) -> None:
+    api.post("/rpc/delete_studio_segment").mock(return_value=response)
+    with pytest.raises(UnexpectedResponseError, match="does the URL lead to"):
+        await settle(client.segments.delete(KEY_ID))

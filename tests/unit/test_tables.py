@@ -1,5 +1,6 @@
 """What the calls about segments and enrichment jobs send, and what they make of the answers."""
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -7,7 +8,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from postgrest import APIResponse
+from hypothesis import given
+from hypothesis import strategies as st
 
 from audiencelab_sdk import (
     APIConnectionError,
@@ -28,8 +30,8 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._operations import enrichment, segments
 from audiencelab_sdk._steps import Steps
-from tests.unit._support import ACCOUNT, JOB, KEY_ID, SEGMENT
-from tests.unit.test_operations import sent
+from tests.unit._support import ACCOUNT, JOB, KEY_ID, SEGMENT, success
+from tests.unit.test_operations import answered, sent
 
 USER = UUID("33333333-3333-4333-8333-333333333333")
 LISTING: dict[str, Any] = {
@@ -57,7 +59,7 @@ def drive(steps: Steps[Any], *answers: Any) -> tuple[list[Any], Any]:
             if isinstance(data, Exception):
                 requests.append(steps.throw(data))
             else:
-                requests.append(steps.send(APIResponse.model_construct(data=data)))
+                requests.append(steps.send(success(data)))
         except StopIteration as stop:
             return [sent(request) for request in requests], stop.value
     raise AssertionError("more requests than answers")
@@ -121,7 +123,7 @@ def test_update_sends_what_was_passed() -> None:
 def test_a_segment_that_cannot_be_read_after_it_was_made_is_named() -> None:
     steps = segments.create(ACCOUNT, {"name": "n", "source_type": "audience", "source_id": "a"})
     next(steps)
-    steps.send(APIResponse.model_construct(data=KEY_ID))
+    steps.send(success(KEY_ID))
     with pytest.raises(APIConnectionError) as caught:
         steps.throw(APIConnectionError("reset"))
     assert caught.value.__notes__ == [f"The segment was created nevertheless: its id is {KEY_ID}."]
@@ -237,18 +239,18 @@ def test_bad_arguments_are_refused_before_any_request(
 def test_a_transition_whose_answer_was_lost_is_known_as_ours() -> None:
     steps = enrichment.complete(KEY_ID)
     body = sent(next(steps))[2]
-    steps.send(APIResponse.model_construct(data=[]))
+    steps.send(success([]))
     with pytest.raises(StopIteration) as stop:
-        steps.send(APIResponse.model_construct(data=JOB | body))
+        steps.send(success(JOB | body))
     assert stop.value.value.status == "completed"
 
 
 def test_the_same_state_by_somebody_else_is_a_conflict() -> None:
     steps = enrichment.complete(KEY_ID)
     body = sent(next(steps))[2] | {"completed_at": "2025-01-02T03:04:05+00:00"}
-    steps.send(APIResponse.model_construct(data=[]))
+    steps.send(success([]))
     with pytest.raises(ConflictError, match="that is completed cannot become completed"):
-        steps.send(APIResponse.model_construct(data=JOB | body))
+        steps.send(success(JOB | body))
 
 
 def test_fail_writes_over_nothing_but_what_it_read() -> None:
@@ -274,10 +276,10 @@ def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     steps = enrichment.wait(KEY_ID, 10, 3, None)
     calls = [next(steps)]
-    calls += [steps.send(APIResponse.model_construct(data=JOB)) for _ in range(2)]
+    calls += [steps.send(success(JOB)) for _ in range(2)]
     assert [call.delay for call in calls] == [0, 3, 3]
     with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
-        steps.send(APIResponse.model_construct(data=JOB))
+        steps.send(success(JOB))
 
 
 def test_an_outage_does_not_end_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,6 +313,32 @@ def test_models_keep_what_they_do_not_know() -> None:
     assert read.metadata == {"value": [1]}
     assert read.model_extra == {"progress_note": "new column"}
     assert Segment.model_validate(SEGMENT).model_dump(mode="json") == SEGMENT
+
+
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=4)
+KEYS = st.sampled_from(["field", "operator", "value", "headerName", "header_name", "type"]) | TEXTS
+# As often as not what the columns should hold.
+STORED: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.dictionaries(KEYS, inner, max_size=4),
+        st.fixed_dictionaries({"field": TEXTS, "operator": TEXTS}, optional={"value": inner}),
+        st.fixed_dictionaries({"field": TEXTS, "headerName": TEXTS, "type": TEXTS}),
+    ),
+    max_leaves=8,
+)
+
+
+@given(STORED, STORED)
+def test_any_json_is_written_back_as_it_was_read(filters: Any, columns: Any) -> None:
+    row = SEGMENT | {"filters": filters, "custom_columns": columns}
+    segment = answered(segments.get(KEY_ID), row)
+    read = {"filters": segment.filters, "custom_columns": segment.custom_columns}
+    body = sent(next(segments.update(KEY_ID, read)))[2]
+    for column, value in (("filters", filters), ("custom_columns", columns)):
+        array = [] if value is None else value if isinstance(value, list) else [value]
+        assert json.dumps(body[column], sort_keys=True) == json.dumps(array, sort_keys=True)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from postgrest import APIResponse
 
 from audiencelab_sdk import (
     APIConnectionError,
@@ -17,7 +16,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._operations import api_keys
 from audiencelab_sdk._steps import Call
-from tests.unit._support import KEY_ID
+from tests.unit._support import KEY_ID, success
 from tests.unit.test_operations import sent
 
 EVENT = UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200)
@@ -44,7 +43,7 @@ def run(events: Sequence[UsageEvent], *answers: Any) -> tuple[list[Call], list[O
             if isinstance(answer, Exception):
                 calls.append(steps.throw(answer))
             else:
-                calls.append(steps.send(APIResponse.model_construct(data=answer)))
+                calls.append(steps.send(success(answer)))
         except StopIteration as stop:
             return calls, stop.value
     raise AssertionError("more calls than answers")
