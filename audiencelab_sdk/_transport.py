@@ -21,9 +21,11 @@ from audiencelab_sdk.errors import AudienceLabError, ClientClosedError
 
 logger = logging.getLogger("audiencelab_sdk")
 
-# Idle connections go before common servers close them (after 5 seconds), so that a call which
-# must not be repeated does not meet a closing one.
-_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=4.0)
+# For each request httpx looks at every connection, several times: twenty serve hundreds of tasks
+# twice as fast as a hundred do, and PostgREST's own pool is smaller still. Idle ones go before
+# common servers close them (after 5 seconds), so that a call which must not be repeated does not
+# meet a closing one.
+_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=4.0)
 
 
 @cache
@@ -154,6 +156,8 @@ class _Exchange:
     def answered(self, response: httpx.Response) -> AudienceLabError | None:
         """What the answer, which has been read, says is wrong; None for a success."""
         self._log(response.status_code)
+        # It and its stream hold each other: bodies would stay until the garbage collector comes.
+        response.stream = httpx.ByteStream(b"")
         return None if response.is_success else status_error(response)
 
     def failed(self, error: httpx.RequestError) -> AudienceLabError:

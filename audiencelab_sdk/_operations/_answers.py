@@ -1,6 +1,7 @@
 """How answers are read."""
 
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -19,7 +20,7 @@ _NULL = TypeAdapter(None)
 def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
     """What the database function or table `name` answered with.
 
-    Straight from the body's bytes: twice as fast as by way of Python's lists and dicts.
+    Straight from the body's bytes: that takes half the time of Python's lists and dicts.
 
     Raises:
         UnexpectedResponseError: The body is no JSON, or JSON of another shape; the message names
@@ -43,6 +44,25 @@ def read_nothing(name: str, response: "httpx.Response") -> None:
     """
     if response.status_code != 204:
         read(name, _NULL, response)
+
+
+@dataclass(frozen=True)
+class Rows(Generic[T]):
+    """How the rows of a table, or those that a function returns, are read.
+
+    Attributes:
+        name: The table or function.
+        one: Reads a row.
+        many: Reads an array of them.
+    """
+
+    name: str
+    one: TypeAdapter[T]
+    many: TypeAdapter[list[T]]
+
+    def read(self, response: "httpx.Response") -> list[T]:
+        """All rows; raises what the function `read` does."""
+        return read(self.name, self.many, response)
 
 
 def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:

@@ -1,28 +1,18 @@
 """Pages by keyset: each begins after the last row of the one before it, newest first."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_int
-from audiencelab_sdk._steps import Steps
+from audiencelab_sdk._operations._answers import Rows
+from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
 from audiencelab_sdk.errors import UnexpectedResponseError
 
 if TYPE_CHECKING:
-    from postgrest.base_request_builder import BaseFilterRequestBuilder
-
-T = TypeVar("T")
-Filterable = TypeVar("Filterable", bound="BaseFilterRequestBuilder[Any]")
-
-
-@dataclass(frozen=True)
-class Slice(Generic[T]):
-    """The items of one page, and the steps to those of the next."""
-
-    items: list[T]
-    following: Callable[[], Steps["Slice[T]"]]
+    from postgrest.base_request_builder import BaseSelectRequestBuilder
 
 
 class Row(Protocol):
@@ -34,36 +24,50 @@ class Row(Protocol):
     def created_at(self) -> datetime: ...
 
 
+R = TypeVar("R", bound=Row)
+
+
 @dataclass(frozen=True)
-class Cursor:
-    """The last row of a page. Its time is exact: PostgreSQL and Python both count microseconds."""
+class Listing(Generic[R]):
+    """A list, to be fetched a page at a time.
 
-    created_at: datetime
-    id: UUID
+    Attributes:
+        rows: How its rows are read.
+        select: Makes the request for all of them.
+        page_size: How many are asked for at once.
+    """
 
-    def narrow(self, request: Filterable) -> Filterable:
-        """`request` with the conditions for the rows after this one.
+    rows: Rows[R]
+    select: Callable[[PostgrestClient], "BaseSelectRequestBuilder[Any]"]
+    page_size: int
 
-        The first of them is implied by the second, and there because PostgreSQL can begin to read
-        an index at a range, but not at an ``or``.
-        """
-        moment = self.created_at.isoformat()
-        return request.lte("created_at", moment).or_(f"created_at.lt.{moment},id.lt.{self.id}")
+    def page(self, after: R | None = None) -> Steps[list[R]]:
+        """The newest rows, or those that come after one."""
 
-    @classmethod
-    def after(cls, rows: Sequence[Row], previous: "Cursor | None") -> "Cursor | None":
-        """The cursor after `rows`, or None when there are none.
+        def build(api: PostgrestClient) -> RequestBuilder:
+            request = self.select(api).limit(self.page_size)
+            request = request.order("created_at", desc=True).order("id", desc=True)
+            if after is None:
+                return request
+            # Python's times are exact: PostgreSQL counts microseconds as well. The first of the
+            # conditions is implied by the second, and there because PostgreSQL can begin to read
+            # an index at a range, but not at an `or`.
+            moment = after.created_at.isoformat()
+            request = request.lte("created_at", moment)
+            return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
 
-        Raises:
-            UnexpectedResponseError: They end where the page before ended: the server ignores the
-                condition, and the walk would never end.
-        """
-        if not rows:
-            return None
-        cursor = cls(rows[-1].created_at, rows[-1].id)
-        if cursor == previous:
-            raise UnexpectedResponseError("the server answered with the same page again")
-        return cursor
+        answer = yield Call(build, repeatable=True)
+        rows = self.rows.read(answer)
+        if rows and after and _place(rows[0]) >= _place(after):
+            raise UnexpectedResponseError(
+                f"{self.rows.name} answered with rows of the page before: is there a proxy that "
+                "drops the query of a URL?"
+            )
+        return rows
+
+
+def _place(row: Row) -> tuple[datetime, UUID]:
+    return (row.created_at, row.id)
 
 
 def checked_page_size(value: Any) -> int:

@@ -6,16 +6,15 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
-from pydantic import TypeAdapter
-
 from audiencelab_sdk._arguments import checked_moment, checked_uuid
-from audiencelab_sdk._operations._answers import read
-from audiencelab_sdk._operations._paging import Cursor, Row, Slice, checked_page_size
+from audiencelab_sdk._operations._answers import Rows, read
+from audiencelab_sdk._operations._paging import Listing, Row, checked_page_size
 from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
 from audiencelab_sdk.errors import InvalidArgumentError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
     import httpx
+    from postgrest.base_request_builder import BaseSelectRequestBuilder
 
 R = TypeVar("R", bound=Row)
 
@@ -30,18 +29,14 @@ class Table(Generic[R]):
     """A table of the API.
 
     Attributes:
-        name: Its name.
-        row: Reads a row.
-        rows: Reads many.
+        rows: Its name, and how its rows are read.
         absent: What is said of an id that it does not have.
         visible: The condition that rows have to meet to be there at all.
     """
 
     # Pyright: postgrest-py's type of a request's JSON is recursive, and not all of it is seen.
 
-    name: str
-    row: TypeAdapter[R]
-    rows: TypeAdapter[list[R]]
+    rows: Rows[R]
     absent: str
     visible: Sequence[Condition] = ()
 
@@ -49,7 +44,7 @@ class Table(Generic[R]):
         """The row with this id, after a delay in seconds; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
-            request = api.from_(self.name).select("*")
+            request = api.from_(self.rows.name).select("*")
             for condition in (("id", "eq", str(row_id)), *self.visible):
                 request = request.filter(*condition)
             return request.single()
@@ -60,7 +55,7 @@ class Table(Generic[R]):
         """The row with this id, changed; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
-            request = api.from_(self.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
+            request = api.from_(self.rows.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
             for condition in (("id", "eq", str(row_id)), *self.visible):
                 request = request.filter(*condition)
             request.request.headers["Accept"] = _ONE_OBJECT
@@ -74,32 +69,25 @@ class Table(Generic[R]):
         """The row with this id, changed; None when it does not meet the conditions."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
-            request = api.from_(self.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
+            request = api.from_(self.rows.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
             for condition in (("id", "eq", str(row_id)), *conditions):
                 request = request.filter(*condition)
             return request
 
         answer = yield Call(build, repeatable=True)
-        rows = self._rows(answer)
+        rows = self.rows.read(answer)
         return rows[0] if rows else None
 
-    def page(
-        self, conditions: Sequence[Condition], page_size: int, after: Cursor | None = None
-    ) -> Steps[Slice[R]]:
-        """The rows that meet the conditions, newest first, as many as a page has."""
-        limit = checked_page_size(page_size)
+    def listing(self, conditions: Sequence[Condition], page_size: int) -> Listing[R]:
+        """The rows that meet the conditions."""
 
-        def build(api: PostgrestClient) -> RequestBuilder:
-            request = api.from_(self.name).select("*")
+        def select(api: PostgrestClient) -> "BaseSelectRequestBuilder[Any]":
+            request = api.from_(self.rows.name).select("*")
             for condition in (*conditions, *self.visible):
                 request = request.filter(*condition)
-            request = request.order("created_at", desc=True).order("id", desc=True).limit(limit)
-            return after.narrow(request) if after else request
+            return request
 
-        answer = yield Call(build, repeatable=True)
-        items = self._rows(answer)
-        cursor = Cursor.after(items, after)
-        return Slice(items, lambda: self.page(conditions, page_size, cursor))
+        return Listing(self.rows, select, checked_page_size(page_size))
 
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> Steps[list[R]]:
         """New rows, all or none, in this order.
@@ -109,7 +97,7 @@ class Table(Generic[R]):
         """
         body = [dict(row) for row in rows]
         answer = yield Call(
-            lambda api: api.from_(self.name).upsert(  # pyright: ignore[reportUnknownMemberType] # see Table
+            lambda api: api.from_(self.rows.name).upsert(  # pyright: ignore[reportUnknownMemberType] # see Table
                 body, ignore_duplicates=True, on_conflict="id"
             ),
             repeatable=True,
@@ -117,11 +105,14 @@ class Table(Generic[R]):
         written = self._by_id(answer)
         if missing := [row["id"] for row in rows if row["id"] not in written]:
             answer = yield Call(
-                lambda api: api.from_(self.name).select("*").in_("id", missing), repeatable=True
+                lambda api: api.from_(self.rows.name).select("*").in_("id", missing),
+                repeatable=True,
             )
             written |= self._by_id(answer)
         if any(row["id"] not in written for row in rows):
-            raise UnexpectedResponseError(f"{self.name} did not answer with the rows written to it")
+            raise UnexpectedResponseError(
+                f"{self.rows.name} did not answer with the rows written to it"
+            )
         return [written[row["id"]] for row in rows]
 
     def _one(self, call: Call) -> Steps[R]:
@@ -131,13 +122,10 @@ class Table(Generic[R]):
             if error.code == "PGRST116":
                 error.message = self.absent
             raise
-        return read(self.name, self.row, answer)
+        return read(self.rows.name, self.rows.one, answer)
 
     def _by_id(self, answer: "httpx.Response") -> dict[str, R]:
-        return {str(row.id): row for row in self._rows(answer)}
-
-    def _rows(self, answer: "httpx.Response") -> list[R]:
-        return read(self.name, self.rows, answer)
+        return {str(row.id): row for row in self.rows.read(answer)}
 
 
 def equal(column: str, value: str | UUID) -> Condition:

@@ -16,11 +16,11 @@ from audiencelab_sdk._arguments import (
     checked_uuid,
     made_storable,
 )
-from audiencelab_sdk._operations._answers import another_shape, read
+from audiencelab_sdk._operations._answers import Rows, another_shape, read
 from audiencelab_sdk._operations._key_format import may_be_api_key
-from audiencelab_sdk._operations._paging import Cursor, Slice, checked_page_size
+from audiencelab_sdk._operations._paging import Listing, checked_page_size
 from audiencelab_sdk._outcome import Outcome
-from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
+from audiencelab_sdk._steps import Call, Steps
 from audiencelab_sdk.errors import (
     AudienceLabError,
     AuthenticationError,
@@ -43,7 +43,9 @@ if TYPE_CHECKING:
     import httpx
 
 _CREATED = TypeAdapter(CreatedApiKey)
-_KEYS = TypeAdapter(list[ApiKey], config=Model.model_config)
+_KEYS = Rows(
+    "list_api_keys", TypeAdapter(ApiKey), TypeAdapter(list[ApiKey], config=Model.model_config)
+)
 _VERIFICATION: TypeAdapter[ValidApiKey | InvalidApiKey] = TypeAdapter(
     Annotated[ValidApiKey | InvalidApiKey, Field(discriminator="valid")]
 )
@@ -95,21 +97,11 @@ def create(
     return read("create_api_key", _CREATED, answer)
 
 
-def list_page(
-    account_id: UUID | str, page_size: int, after: Cursor | None = None
-) -> Steps[Slice[ApiKey]]:
+def listing(account_id: UUID | str, page_size: int) -> Listing[ApiKey]:
     arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
-    limit = checked_page_size(page_size)
-
-    def build(api: PostgrestClient) -> RequestBuilder:
-        request = api.rpc("list_api_keys", arguments)
-        request = request.order("created_at", desc=True).order("id", desc=True).limit(limit)
-        return after.narrow(request) if after else request
-
-    answer = yield Call(build, repeatable=True)
-    items = read("list_api_keys", _KEYS, answer)
-    cursor = Cursor.after(items, after)
-    return Slice(items, lambda: list_page(account_id, page_size, cursor))
+    return Listing(
+        _KEYS, lambda api: api.rpc("list_api_keys", arguments), checked_page_size(page_size)
+    )
 
 
 def revoke(api_key_id: UUID | str) -> Steps[None]:

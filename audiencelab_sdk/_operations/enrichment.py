@@ -18,8 +18,8 @@ from audiencelab_sdk._arguments import (
     checked_uuid,
     made_storable,
 )
-from audiencelab_sdk._operations._answers import read
-from audiencelab_sdk._operations._paging import Slice
+from audiencelab_sdk._operations._answers import Rows, read
+from audiencelab_sdk._operations._paging import Listing
 from audiencelab_sdk._operations._rows import Table, created, creator, equal
 from audiencelab_sdk._steps import Call, Steps
 from audiencelab_sdk.errors import (
@@ -37,9 +37,11 @@ from audiencelab_sdk.models._base import Model
 PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
 
 _TABLE = Table(
-    "enrichment_tracking",
-    TypeAdapter(EnrichmentJob),
-    TypeAdapter(list[EnrichmentJob], config=Model.model_config),
+    Rows(
+        "enrichment_tracking",
+        TypeAdapter(EnrichmentJob),
+        TypeAdapter(list[EnrichmentJob], config=Model.model_config),
+    ),
     absent="there is no such enrichment job: it never was, or it is not yours to see",
 )
 # What passes by itself, so that a long wait or a long work need not end for it.
@@ -78,7 +80,7 @@ def get(job_id: UUID | str) -> Steps[EnrichmentJob]:
     return _TABLE.get(checked_uuid("job_id", job_id))
 
 
-def list_page(
+def listing(
     *,
     account_id: UUID | str | None,
     audience_id: UUID | str | None,
@@ -87,7 +89,7 @@ def list_page(
     created_after: datetime | None,
     created_before: datetime | None,
     page_size: int,
-) -> Steps[Slice[EnrichmentJob]]:
+) -> Listing[EnrichmentJob]:
     conditions = created(created_after, created_before)
     if account_id is not None:
         conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
@@ -98,7 +100,7 @@ def list_page(
     if enrichment_type is not None:
         member = checked_member("enrichment_type", enrichment_type, EnrichmentType)
         conditions.append(equal("enrichment_type", member))
-    return _TABLE.page(conditions, page_size)
+    return _TABLE.listing(conditions, page_size)
 
 
 def report_progress(
@@ -113,7 +115,7 @@ def report_progress(
     answer = yield Call(
         lambda api: api.rpc("report_enrichment_progress", arguments), repeatable=True
     )
-    return read("report_enrichment_progress", _TABLE.row, answer)
+    return read("report_enrichment_progress", _TABLE.rows.one, answer)
 
 
 def start(job_id: UUID | str) -> Steps[EnrichmentJob]:

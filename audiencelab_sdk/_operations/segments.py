@@ -17,8 +17,8 @@ from audiencelab_sdk._arguments import (
     checked_texts,
     checked_uuid,
 )
-from audiencelab_sdk._operations._answers import read, read_nothing
-from audiencelab_sdk._operations._paging import Slice
+from audiencelab_sdk._operations._answers import Rows, read, read_nothing
+from audiencelab_sdk._operations._paging import Listing
 from audiencelab_sdk._operations._rows import Condition, Table, created, creator, equal
 from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._steps import Call, Steps
@@ -34,9 +34,7 @@ from audiencelab_sdk.models._stored import StoredObject
 from audiencelab_sdk.models.segments import FilterField
 
 _TABLE = Table(
-    "segments",
-    TypeAdapter(Segment),
-    TypeAdapter(list[Segment], config=Model.model_config),
+    Rows("segments", TypeAdapter(Segment), TypeAdapter(list[Segment], config=Model.model_config)),
     absent="there is no such segment: it never was, it is deleted, or it is not yours to see",
     visible=[("deleted", "is", "false")],
 )
@@ -81,7 +79,7 @@ def get(segment_id: UUID | str) -> Steps[Segment]:
     return _TABLE.get(checked_uuid("segment_id", segment_id))
 
 
-def list_page(
+def listing(
     *,
     account_id: UUID | str | None,
     source_type: SourceType | str | None,
@@ -90,7 +88,7 @@ def list_page(
     created_after: datetime | None,
     created_before: datetime | None,
     page_size: int,
-) -> Steps[Slice[Segment]]:
+) -> Listing[Segment]:
     conditions = created(created_after, created_before)
     if account_id is not None:
         conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
@@ -101,7 +99,7 @@ def list_page(
         conditions.append(("tags", "cs", _array(wanted)))
     if name_contains is not None:
         conditions.append(_contains("name", checked_text("name_contains", name_contains)))
-    return _TABLE.page(conditions, page_size)
+    return _TABLE.listing(conditions, page_size)
 
 
 def update(segment_id: UUID | str, given: Mapping[str, Any]) -> Steps[Segment]:
@@ -120,7 +118,7 @@ def delete(segment_id: UUID | str) -> Steps[None]:
 def restore(segment_id: UUID | str) -> Steps[Segment]:
     arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
     answer = yield Call(lambda api: api.rpc("restore_studio_segment", arguments), repeatable=True)
-    return read("restore_studio_segment", _TABLE.row, answer)
+    return read("restore_studio_segment", _TABLE.rows.one, answer)
 
 
 def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Steps[list[Outcome[Segment]]]:

@@ -1,15 +1,14 @@
-"""What all resources share: a driver, and pages made of slices."""
+"""What all resources share: a driver, and pages of what it fetches."""
 
 from collections.abc import Callable
 from typing import TypeVar
 from uuid import UUID
 
-from audiencelab_sdk._operations._paging import Slice
+from audiencelab_sdk._operations._paging import Listing, Row
 from audiencelab_sdk._run import AsyncRunner, Runner
-from audiencelab_sdk._steps import Steps
 from audiencelab_sdk.models import AsyncPage, Page
 
-T = TypeVar("T")
+R = TypeVar("R", bound=Row)
 
 UserId = Callable[[], UUID | None]
 """Tells the user that a client acts as at this moment; None when it acts as none."""
@@ -21,9 +20,8 @@ class Resource:
     def __init__(self, run: Runner) -> None:
         self._run = run
 
-    def _page(self, steps: Steps[Slice[T]]) -> Page[T]:
-        part = self._run(steps)
-        return Page(part.items, lambda: self._page(part.following()))
+    def _page(self, listing: Listing[R], after: R | None = None) -> Page[R]:
+        return Page(self._run(listing.page(after)), lambda last: self._page(listing, last))
 
 
 class AsyncResource:
@@ -32,9 +30,10 @@ class AsyncResource:
     def __init__(self, run: AsyncRunner) -> None:
         self._run = run
 
-    async def _page(self, steps: Steps[Slice[T]]) -> AsyncPage[T]:
-        part = await self._run(steps)
-        return AsyncPage(part.items, lambda: self._page(part.following()))
+    async def _page(self, listing: Listing[R], after: R | None = None) -> AsyncPage[R]:
+        return AsyncPage(
+            await self._run(listing.page(after)), lambda last: self._page(listing, last)
+        )
 
 
 class UserResource(Resource):

@@ -76,7 +76,7 @@ class ApiKeys(Resource):
         Raises:
             PermissionDeniedError: The user is no member, or there is no such account.
         """
-        return self._page(operations.list_page(account_id, page_size))
+        return self._page(operations.listing(account_id, page_size))
 
     def revoke(self, api_key_id: UUID | str) -> None:
         """End a key's validity, for good; revoking it again does nothing.
@@ -231,7 +231,7 @@ class AsyncApiKeys(AsyncResource):
             async for key in await client.api_keys.list(account_id):
                 print(key.name, key.key_prefix)
         """
-        return await self._page(operations.list_page(account_id, page_size))
+        return await self._page(operations.listing(account_id, page_size))
 
     async def revoke(self, api_key_id: UUID | str) -> None:
         """Like :meth:`ApiKeys.revoke`, awaited."""

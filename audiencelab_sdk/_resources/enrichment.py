@@ -117,7 +117,7 @@ class Enrichment(UserResource):
             come once, whatever is added in between.
         """
         return self._page(
-            operations.list_page(
+            operations.listing(
                 account_id=account_id,
                 audience_id=audience_id,
                 status=status,
@@ -334,7 +334,7 @@ class AsyncEnrichment(AsyncUserResource):
                 print(job.id)
         """
         return await self._page(
-            operations.list_page(
+            operations.listing(
                 account_id=account_id,
                 audience_id=audience_id,
                 status=status,

@@ -166,7 +166,7 @@ class Segments(UserResource):
             come once, whatever is added or deleted in between.
         """
         return self._page(
-            operations.list_page(
+            operations.listing(
                 account_id=account_id,
                 source_type=source_type,
                 tags=tags,
@@ -322,7 +322,7 @@ class AsyncSegments(AsyncUserResource):
                 print(segment.id)
         """
         return await self._page(
-            operations.list_page(
+            operations.listing(
                 account_id=account_id,
                 source_type=source_type,
                 tags=tags,

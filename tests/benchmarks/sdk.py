@@ -12,7 +12,6 @@ same on any machine.
 from __future__ import annotations
 
 import argparse
-import gc
 import subprocess
 import sys
 import tracemalloc
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 SEGMENTS = 100_000
-PAGE = 1000
+PAGE = 100
 TASKS = 200
 CALLS_OF_A_TASK = 2
 
@@ -151,7 +150,7 @@ def calls_against_postgrest(world: World) -> list[Comparison]:
             times_as_long(
                 name,
                 "postgrest-py alone",
-                alternating_medians(ours, theirs, rounds=40, calls=(5, 5)),
+                alternating_medians(ours, theirs, rounds=80, calls=(5, 5)),
                 at_most=1.15,
             )
             for name, (ours, theirs) in calls.items()
@@ -167,7 +166,7 @@ def imports(_: World) -> list[Comparison]:
     medians = alternating_medians(
         lambda: run("import audiencelab_sdk"),
         lambda: run("import supabase"),
-        rounds=11,
+        rounds=15,
         calls=(1, 1),
     )
     return [times_as_long("import audiencelab_sdk", "import supabase", medians, at_most=0.6)]
@@ -181,27 +180,26 @@ def walk(world: World) -> list[Comparison]:
     ):
 
         def ours() -> int:
-            page = client.segments.list(account_id=world.account_id, page_size=PAGE)
-            return sum(1 for _ in page)
+            return sum(1 for _ in client.segments.list(account_id=world.account_id))
 
         def theirs() -> int:
             return _walk_with_httpx(bare, world)
 
         if (counts := (ours(), theirs())) != (world.segments, world.segments):
             raise AssertionError(f"{counts} segments were walked, not {world.segments}")
-        rounds = max(3, SEGMENTS // world.segments)
+        rounds = max(3, SEGMENTS // 2 // world.segments)
         medians = alternating_medians(ours, theirs, rounds=rounds, calls=(1, 1))
-    memory = _held_memory(world)
+    memory = _peaks_of_memory(world)
     what = f"walk {world.segments:,} segments"
     rates = (world.segments / medians[0], world.segments / medians[1])
     return [
         times_as_many(what, "the same pages by httpx alone", rates, at_least=0.8),
         Comparison(
-            f"memory held at the end of {what}",
-            "after the first tenth",
+            f"most memory used, {what}",
+            "by the first tenth",
             (f"{memory[0] / 1e6:.2f} MB", f"{memory[1] / 1e6:.2f} MB"),
             memory[0] / memory[1],
-            1.1,
+            1.5,
             at_least=False,
         ),
     ]
@@ -219,23 +217,17 @@ def _walk_with_httpx(http: httpx.Client, world: World) -> int:
         parameters |= {"created_at": f"lte.{last['created_at']}", "or": f"({after})"}
 
 
-def _held_memory(world: World) -> tuple[int, int]:
-    """The bytes that Python holds at the end of a walk, and after its first tenth."""
+def _peaks_of_memory(world: World) -> tuple[int, int]:
+    """The most bytes that Python held during a walk, and during its first tenth."""
     first = 0
     with AudienceLab(world.url, world.key, timeout=60) as client:
         tracemalloc.start()
-        page = client.segments.list(account_id=world.account_id, page_size=PAGE // 10)
-        for index, _ in enumerate(page, start=1):
+        for index, _ in enumerate(client.segments.list(account_id=world.account_id), start=1):
             if index == world.segments // 10:
-                first = _held()
-        last = _held()
+                first = tracemalloc.get_traced_memory()[1]
+        whole = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return last, first
-
-
-def _held() -> int:
-    gc.collect()
-    return tracemalloc.get_traced_memory()[0]
+    return whole, first
 
 
 def tasks(world: World) -> list[Comparison]:
@@ -266,7 +258,7 @@ def tasks(world: World) -> list[Comparison]:
             f"api_keys.verify from {TASKS} tasks",
             "httpx alone",
             (calls / medians[0], calls / medians[1]),
-            at_least=0.8,
+            at_least=1,
         )
     ]
 

@@ -12,6 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
+import httpx
 import pytest
 
 from audiencelab_sdk import (
@@ -274,6 +275,20 @@ async def test_connections_are_kept_and_closed(client_class: Any, server: Server
     await close(client)
     del client, each
     gc.collect()  # a socket left open is a ResourceWarning here, and so an error
+
+
+async def test_answers_do_not_wait_for_the_garbage_collector(
+    client_class: Any, server: Server, url: str
+) -> None:
+    client = client_class(url, KEY)
+    gc.collect()
+    gc.disable()
+    try:
+        assert await settle(client.api_keys.verify(API_KEY))
+        assert not [thing for thing in gc.get_objects() if isinstance(thing, httpx.Response)]
+    finally:
+        gc.enable()
+        await close(client)
 
 
 def test_thirty_two_threads_share_a_client(server: Server, url: str) -> None:

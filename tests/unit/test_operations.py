@@ -89,7 +89,7 @@ def test_create_returns_the_key() -> None:
 
 
 def test_list_asks_for_the_newest_first() -> None:
-    call = next(api_keys.list_page(ACCOUNT, 25))
+    call = next(api_keys.listing(ACCOUNT, 25).page())
     assert call.repeatable
     assert sent(call) == (
         "/rest/v1/rpc/list_api_keys",
@@ -100,8 +100,9 @@ def test_list_asks_for_the_newest_first() -> None:
 
 def test_the_next_page_begins_after_the_last_row_to_the_microsecond() -> None:
     last = {**LISTED, "created_at": "2025-01-02T03:04:05.000001+05:30"}
-    page = answered(api_keys.list_page(ACCOUNT, 2), [LISTED, last])
-    assert sent(next(page.following()))[1] == {
+    listing = api_keys.listing(ACCOUNT, 2)
+    rows = answered(listing.page(), [LISTED, last])
+    assert sent(next(listing.page(rows[-1])))[1] == {
         "order": "created_at.desc,id.desc",
         "limit": "2",
         "created_at": "lte.2025-01-02T03:04:05.000001+05:30",
@@ -118,12 +119,13 @@ def test_one_odd_old_key_does_not_hide_the_others() -> None:
     ]
     rows = [{**LISTED, "scopes": scopes} for scopes in odd_scopes]
     rows.append({**LISTED, "scopes": [READ.model_dump(), "x"]})
-    items = answered(api_keys.list_page(ACCOUNT, 10), rows).items
+    items = answered(api_keys.listing(ACCOUNT, 10).page(), rows)
     assert [key.scopes for key in items] == [(), (), (), (), (READ,)]
 
 
 def test_a_column_that_a_newer_database_adds_is_kept() -> None:
-    (key,) = answered(api_keys.list_page(ACCOUNT, 10), [{**LISTED, "last_ip": "::1"}]).items
+    steps = api_keys.listing(ACCOUNT, 10).page()
+    (key,) = answered(steps, [{**LISTED, "last_ip": "::1"}])
     assert key.model_extra == {"last_ip": "::1"}
 
 
@@ -273,13 +275,17 @@ def test_an_expired_token_is_no_reason_to_say_so() -> None:
 
 
 OTHER_SHAPES: list[tuple[Callable[[], Steps[Any]], Any]] = [
+    (lambda: api_keys.listing(ACCOUNT, 10).page(), {"keys": [API_KEY]}),
+    (lambda: api_keys.listing(ACCOUNT, 10).page(), [LISTED, API_KEY]),
+    (lambda: api_keys.listing(ACCOUNT, 10).page(), [{**LISTED, "is_active": API_KEY}]),
+    (
+        lambda: api_keys.listing(ACCOUNT, 10).page(),
+        [{**LISTED, "created_at": "2025-01-02T03:04:05"}],
+    ),
     (lambda: api_keys.create(ACCOUNT, "crm", (), None), {**CREATED, "id": API_KEY}),
     (lambda: api_keys.create(ACCOUNT, "crm", (), None), {**CREATED, "created_at": API_KEY}),
     (lambda: api_keys.create(ACCOUNT, "crm", (), None), [CREATED]),
     (lambda: api_keys.create(ACCOUNT, "crm", (), None), API_KEY),
-    (lambda: api_keys.list_page(ACCOUNT, 10), {"keys": [API_KEY]}),
-    (lambda: api_keys.list_page(ACCOUNT, 10), [{**LISTED, "is_active": API_KEY}]),
-    (lambda: api_keys.list_page(ACCOUNT, 10), [{**LISTED, "created_at": "2025-01-02T03:04:05"}]),
     (lambda: api_keys.verify(API_KEY), {"valid": "t", "api_key_id": KEY_ID, "account_id": ACCOUNT}),
     (lambda: api_keys.has_scope("a", "b", "c"), API_KEY),
     (api_keys.account_id, API_KEY),
@@ -317,10 +323,10 @@ REFUSED: list[tuple[Callable[[], Steps[Any]], str]] = [
     ),
     (lambda: api_keys.create(ACCOUNT, "crm", (), datetime(2020, 1, 1, tzinfo=UTC)), "future"),
     (lambda: api_keys.create(ACCOUNT, "crm", (), "tomorrow"), "must be a datetime"),  # type: ignore[arg-type]
-    (lambda: api_keys.list_page("nope", 10), "account_id must be a UUID"),
-    (lambda: api_keys.list_page(ACCOUNT, 0), "page_size must be from 1 to 1000"),
-    (lambda: api_keys.list_page(ACCOUNT, 1001), "page_size must be from 1 to 1000"),
-    (lambda: api_keys.list_page(ACCOUNT, True), "page_size must be an int"),
+    (lambda: api_keys.listing("nope", 10).page(), "account_id must be a UUID"),
+    (lambda: api_keys.listing(ACCOUNT, 0).page(), "page_size must be from 1 to 1000"),
+    (lambda: api_keys.listing(ACCOUNT, 1001).page(), "page_size must be from 1 to 1000"),
+    (lambda: api_keys.listing(ACCOUNT, True).page(), "page_size must be an int"),
     (lambda: api_keys.revoke(API_KEY), "api_key_id must be a UUID"),
     (lambda: api_keys.verify(None), "api_key must be a str"),  # type: ignore[arg-type]
     (lambda: log_usage(endpoint=""), "endpoint is empty"),

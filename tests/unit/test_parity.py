@@ -58,7 +58,14 @@ def pairs() -> list[tuple[str, FunctionType, FunctionType]]:
 
 def in_sync_words(text: str) -> str:
     text = re.sub(r"Async(?=AudienceLab|Client|Page|ApiKeys|Runner|Progress)", "", text)
-    return re.sub(r"Awaitable\[(.*)\]", r"\1", text)
+    awaitable = re.compile(r"(?:collections\.abc\.)?Awaitable\[")
+    while found := awaitable.search(text):
+        end, depth = found.end(), 1
+        while depth:
+            depth += {"[": 1, "]": -1}.get(text[end], 0)
+            end += 1
+        text = text[: found.start()] + text[found.end() : end - 1] + text[end:]
+    return text
 
 
 @pytest.mark.parametrize(("sync", "twin"), PAIRS)

@@ -47,7 +47,7 @@ NEW = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a")
 
 
 def listed(changes: dict[str, Any]) -> Steps[Any]:
-    return segments.list_page(**(LISTING | changes))
+    return segments.listing(**(LISTING | changes)).page()
 
 
 def drive(steps: Steps[Any], *answers: Any) -> tuple[list[Any], Any]:
