@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _NULL = TypeAdapter(None)
+_FIELDS_NAMED = 5
 
 
 def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
@@ -67,7 +68,11 @@ class Rows(Generic[T]):
 
 def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:
     """The error that says which fields of an answer differ from what they should be."""
-    where = ", ".join(sorted({field or "the whole" for field in fields}))
+    # Without duplicates, as they came: a page may have a thousand rows with the same fault.
+    different = list(dict.fromkeys(field or "the whole" for field in fields))
+    where = ", ".join(different[:_FIELDS_NAMED])
+    if len(different) > _FIELDS_NAMED:
+        where += f" and {len(different) - _FIELDS_NAMED} more"
     return UnexpectedResponseError(
         f"{name} answered in another shape than this version of the SDK knows (see: {where}): "
         "does the URL lead to an AudienceLab database, and was its migration applied?"

@@ -58,7 +58,7 @@ class Listing(Generic[R]):
 
         answer = yield Call(build, repeatable=True)
         rows = self.rows.read(answer)
-        if rows and after and _place(rows[0]) >= _place(after):
+        if rows and after is not None and _place(rows[0]) >= _place(after):
             raise UnexpectedResponseError(
                 f"{self.rows.name} answered with rows of the page before: is there a proxy that "
                 "drops the query of a URL?"

@@ -305,6 +305,15 @@ def test_an_answer_of_another_shape_is_named_and_not_quoted(
     assert caught.value.__context__ is None
 
 
+def test_a_fault_of_all_rows_is_told_shortly() -> None:
+    steps = api_keys.listing(ACCOUNT, 1000).page()
+    next(steps)
+    with pytest.raises(UnexpectedResponseError) as caught:
+        steps.send(success([{**LISTED, "is_active": API_KEY}] * 1000))
+    first = ", ".join(f"{row}.is_active" for row in range(5))
+    assert f"(see: {first} and 995 more)" in str(caught.value)
+
+
 REFUSED: list[tuple[Callable[[], Steps[Any]], str]] = [
     (lambda: api_keys.create("nope", "crm", (), None), "account_id must be a UUID"),
     (lambda: api_keys.create(None, "crm", (), None), "account_id must be a UUID"),  # type: ignore[arg-type]
