@@ -4,10 +4,11 @@ No message quotes the value: what was passed by mistake may be a key.
 """
 
 import math
-from collections.abc import Sequence
+import operator
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, TypeVar, cast
+from typing import Any, SupportsIndex, TypeVar, cast
 from uuid import UUID
 
 from pydantic import JsonValue, SecretStr
@@ -17,6 +18,10 @@ from audiencelab_sdk.errors import InvalidArgumentError
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
+
+# Half of what pydantic reads, so that there is room for the rows and columns around a value.
+_DEEPEST = 100
+_LARGEST = 10**999
 
 
 def checked_uuid(name: str, value: Any) -> UUID:
@@ -70,11 +75,13 @@ def checked_secret(name: str, value: Any) -> SecretStr:
 
 def checked_int(name: str, value: Any, lowest: int, highest: int) -> int:
     """`value`, a whole number within the limits."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    # Like an index, so that numpy's integers count.
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise InvalidArgumentError(f"{name} must be an int, not {_kind(value)}")
-    if not lowest <= value <= highest:
-        raise InvalidArgumentError(f"{name} must be from {lowest} to {highest}, not {value}")
-    return value
+    number: int = operator.index(value)
+    if not lowest <= number <= highest:
+        raise InvalidArgumentError(f"{name} must be from {lowest} to {highest}, not {number}")
+    return number
 
 
 def checked_seconds(name: str, value: Any) -> float:
@@ -111,13 +118,14 @@ def checked_sequence(name: str, value: Any) -> list[Any]:
 def checked_json(name: str, value: Any) -> JsonValue:
     """`value`, something that JSON has and that PostgreSQL can store."""
     try:
-        sound = _is_json(value)
+        sound = _is_json(value, _DEEPEST)
     except RecursionError:
         sound = False
     if not sound:
         raise InvalidArgumentError(
             f"{name} must be JSON (dict with str keys, list, str, int, finite float, bool, None) "
-            "without NUL or half of a surrogate pair in its texts"
+            f"without NUL or half of a surrogate pair in its texts, at most {_DEEPEST} levels deep "
+            "and with integers of less than 1,000 digits"
         )
     return cast("JsonValue", value)
 
@@ -144,10 +152,11 @@ def checked_future(name: str, value: Any) -> datetime:
 
 def checked_items(name: str, value: Any, kind: type[T]) -> list[T]:
     """`value`, an iterable of instances of `kind`, as a list."""
-    try:
-        items: list[Any] = list(value)
-    except TypeError:
-        items = [value]
+    if isinstance(value, kind) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(
+            f"{name} must be a sequence of {kind.__name__}, not {_kind(value)}"
+        )
+    items: list[Any] = list(cast("Any", value))
     for index, item in enumerate(items):
         if not isinstance(item, kind):
             raise InvalidArgumentError(
@@ -160,16 +169,21 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_json(value: Any) -> bool:
+def _is_json(value: Any, levels: int) -> bool:
     if isinstance(value, str):
         return is_storable(value)
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, list | tuple):
-        return all(map(_is_json, cast("Sequence[Any]", value)))
+        items = cast("Sequence[Any]", value)
+        return levels > 0 and all(_is_json(item, levels - 1) for item in items)
     if isinstance(value, dict):
         entries: dict[Any, Any] = dict(cast("Any", value))
-        return all(isinstance(key, str) and is_storable(key) for key in entries) and all(
-            map(_is_json, entries.values())
+        return (
+            levels > 0
+            and all(isinstance(key, str) and is_storable(key) for key in entries)
+            and all(_is_json(item, levels - 1) for item in entries.values())
         )
-    return value is None or isinstance(value, int)
+    if isinstance(value, int):
+        return abs(value) < _LARGEST
+    return value is None

@@ -13,6 +13,7 @@ from audiencelab_sdk._resources.enrichment import AsyncEnrichment, Enrichment
 from audiencelab_sdk._resources.segments import AsyncSegments, Segments
 from audiencelab_sdk._run import AsyncRunner, Runner
 from audiencelab_sdk._supabase import supabase_settings
+from audiencelab_sdk._text import hidden
 from audiencelab_sdk._tokens import api_key_token, user_of
 
 # httpx and postgrest-py take longer to import than the SDK itself, so that waits for the first
@@ -64,8 +65,8 @@ class AudienceLab:
         timeout: float = 10.0,
         max_retries: int = 2,
     ) -> None:
-        settings = Settings.checked(url, key, access_token, timeout, max_retries)
-        self._connect(settings)
+        key, access_token = hidden(key), access_token and hidden(access_token)
+        self._connect(Settings.checked(url, key, access_token, timeout, max_retries))
 
     @classmethod
     def from_env(
@@ -83,6 +84,7 @@ class AudienceLab:
         Raises:
             ConfigurationError: A variable is missing; the message names every one that is.
         """
+        access_token = access_token and hidden(access_token)
         url, key = environment()
         return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
 
@@ -96,8 +98,9 @@ class AudienceLab:
     ) -> Self:
         """A client of the project that a supabase-py client is of, acting as its user.
 
-        Each request carries what those of `supabase_client` carry at that moment: the access
-        token of its session, the new one after a refresh, and the key when nobody is signed in::
+        Each request carries the access token that the session of `supabase_client` has at that
+        moment, the new one after a refresh, and the key when nobody is signed in. (A token that
+        only its `postgrest.auth` was given is not seen: use `as_user` for it.) ::
 
             client = AudienceLab.from_supabase(supabase_client)
             supabase_client.auth.sign_in_with_password({"email": email, "password": password})
@@ -138,6 +141,7 @@ class AudienceLab:
         Raises:
             ConfigurationError: The token is empty or cannot be one.
         """
+        access_token = hidden(access_token)
         token = header_secret("access_token", access_token)
         return self._derive(self._settings.with_access_token(token))
 
@@ -162,8 +166,9 @@ class AudienceLab:
 
         Raises:
             InvalidArgumentError: The id is no UUID, the secret has less than 32 bytes, or the
-                time is not positive.
+                time is not positive or longer than ten years.
         """
+        jwt_secret = hidden(jwt_secret)
         token = api_key_token(api_key_id, jwt_secret, expires_in)
         return self._derive(self._settings.with_access_token(token))
 
@@ -208,7 +213,7 @@ class AudienceLab:
         self.close()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        return _shown(self)
 
     def _connect(self, settings: Settings, pool: "Pool | None" = None) -> None:
         from audiencelab_sdk._transport import Pool, postgrest  # noqa: PLC0415 - see above
@@ -251,8 +256,8 @@ class AsyncAudienceLab:
         timeout: float = 10.0,
         max_retries: int = 2,
     ) -> None:
-        settings = Settings.checked(url, key, access_token, timeout, max_retries)
-        self._connect(settings)
+        key, access_token = hidden(key), access_token and hidden(access_token)
+        self._connect(Settings.checked(url, key, access_token, timeout, max_retries))
 
     @classmethod
     def from_env(
@@ -263,6 +268,7 @@ class AsyncAudienceLab:
         max_retries: int = 2,
     ) -> Self:
         """Like :meth:`AudienceLab.from_env`."""
+        access_token = access_token and hidden(access_token)
         url, key = environment()
         return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
 
@@ -292,6 +298,7 @@ class AsyncAudienceLab:
 
     def as_user(self, access_token: str | SecretStr) -> Self:
         """Like :meth:`AudienceLab.as_user`."""
+        access_token = hidden(access_token)
         token = header_secret("access_token", access_token)
         return self._derive(self._settings.with_access_token(token))
 
@@ -303,6 +310,7 @@ class AsyncAudienceLab:
         expires_in: timedelta = _FIVE_MINUTES,
     ) -> Self:
         """Like :meth:`AudienceLab.as_api_key`."""
+        jwt_secret = hidden(jwt_secret)
         token = api_key_token(api_key_id, jwt_secret, expires_in)
         return self._derive(self._settings.with_access_token(token))
 
@@ -327,7 +335,7 @@ class AsyncAudienceLab:
         await self.aclose()
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.url!r})"
+        return _shown(self)
 
     def _connect(self, settings: Settings, pool: "AsyncPool | None" = None) -> None:
         from audiencelab_sdk._transport import AsyncPool, async_postgrest  # noqa: PLC0415 - see above
@@ -345,3 +353,9 @@ class AsyncAudienceLab:
         client = object.__new__(type(self))
         client._connect(settings, self._pool)
         return client
+
+
+def _shown(client: AudienceLab | AsyncAudienceLab) -> str:
+    # A reporter of errors may show one whose settings were refused, and which has none.
+    settings: Settings | None = vars(client).get("_settings")
+    return f"{type(client).__name__}({settings.url!r})" if settings else type(client).__name__

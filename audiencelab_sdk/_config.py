@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from audiencelab_sdk._text import hidden
 from audiencelab_sdk.errors import ConfigurationError
 
 _KEY_VARIABLES = ("SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
@@ -67,14 +68,14 @@ class Settings:
         )
 
 
-def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, str]:
+def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, SecretStr]:
     """The URL and the key that the environment names.
 
     Raises:
         ConfigurationError: A variable is missing; the message names every one that is.
     """
     url = variables.get("SUPABASE_URL", "")
-    key = next((value for name in _KEY_VARIABLES if (value := variables.get(name))), "")
+    key = SecretStr(next(filter(None, map(variables.get, _KEY_VARIABLES)), ""))
     missing: list[str] = []
     if not url:
         missing.append("SUPABASE_URL")
@@ -87,22 +88,27 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, str]:
 
 def header_secret(name: str, value: object) -> SecretStr:
     """`value` as a secret that fits in an HTTP header."""
-    text = value.get_secret_value() if isinstance(value, SecretStr) else value
-    if not isinstance(text, str):
-        raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(text).__name__}")
-    text = text.strip()
-    if not text:
+    if not isinstance(value, str | SecretStr):
+        raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
+    value = SecretStr(hidden(value).get_secret_value().strip())
+    if not value:
         raise ConfigurationError(f"{name} is empty")
-    if not (text.isascii() and text.isprintable() and " " not in text):
+    if not _fits_in_a_header(value.get_secret_value()):
         raise ConfigurationError(
             f"{name} contains a blank, a line break or a character that no {name} has: "
             "was it copied whole, and nothing else with it?"
         )
-    return SecretStr(text)
+    return value
+
+
+def _fits_in_a_header(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _checked_url(url: object) -> str:
     # No message quotes the URL: what was given by mistake may be a password or a key.
+    import httpx  # noqa: PLC0415 - see _client
+
     if not isinstance(url, str):
         raise ConfigurationError(f"url must be a str, {_EXAMPLE}, not {type(url).__name__}")
     scheme, separator, rest = url.strip().partition("://")
@@ -117,7 +123,10 @@ def _checked_url(url: object) -> str:
     try:
         parts = urlsplit(url)
         usable = bool(parts.hostname) and parts.port != 0 and url.isprintable() and " " not in url
-    except ValueError:  # a port that is no number, half an IPv6 address
+        # As the socket and httpx will read it.
+        usable = usable and bool(str(parts.hostname).encode("idna")) and bool(httpx.URL(url).host)
+    except (ValueError, httpx.InvalidURL):
+        # A port that is no number, half an IPv6 address, a part of the name that is too long.
         usable = False
     else:
         usable = usable and not (parts.username or parts.password or parts.query or parts.fragment)

@@ -121,9 +121,9 @@ def _pause_before_retry(
     call: Call, error: AudienceLabError, attempt: int, max_retries: int
 ) -> float | None:
     """Seconds to wait before `call` is sent again, or None when it must not be."""
-    if attempt >= max_retries or not _may_retry(call, error):
+    if not call.retried or attempt >= max_retries or not _may_retry(call, error):
         return None
-    if isinstance(error, RateLimitError) and error.retry_after is not None:
+    if isinstance(error, APIStatusError) and error.retry_after is not None:
         return error.retry_after if error.retry_after <= _LONGEST_RETRY_AFTER else None
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
     return random.uniform(0, longest)  # noqa: S311 - jitter keeps callers apart, no secret

@@ -55,8 +55,7 @@ def status_error(response: httpx.Response) -> APIStatusError:
         _text(body, "hint") or (None if code else _ADVICE_WITHOUT_CODE.get(status)),
         next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), None),
     )
-    if isinstance(error, RateLimitError):
-        error.retry_after = _seconds(response.headers.get("Retry-After", ""))
+    error.retry_after = _seconds(response.headers.get("Retry-After", ""))
     return error
 
 
@@ -110,7 +109,7 @@ def _seconds(retry_after: str) -> float | None:
         return float(retry_after)
     try:
         moment = parsedate_to_datetime(retry_after)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:  # the zone -0000, which HTTP reads as UTC
         moment = moment.replace(tzinfo=UTC)

@@ -43,11 +43,13 @@ class Call:
         repeatable: Whether doing it twice is as good as once, so that it may be sent again when
             nobody knows whether it was done.
         delay: Seconds to wait before it.
+        retried: Whether the driver sends it again; not where the operation does so itself.
     """
 
     build: Callable[[PostgrestClient], RequestBuilder]
     repeatable: bool
     delay: float = 0.0
+    retried: bool = True
 
 
 Steps: TypeAlias = Generator[Call, "httpx.Response", T]

@@ -12,6 +12,7 @@ from audiencelab_sdk._arguments import checked_secret, checked_uuid
 from audiencelab_sdk.errors import InvalidArgumentError
 
 _SHORTEST_SECRET = 32
+_LONGEST_LIFETIME = timedelta(days=3650)
 
 
 def api_key_token(
@@ -51,8 +52,11 @@ def user_of(token: SecretStr) -> UUID | None:
 
 
 def _checked_lifetime(value: Any) -> timedelta:
-    if not isinstance(value, timedelta) or value <= timedelta(0):
-        raise InvalidArgumentError("expires_in must be a timedelta of more than 0 seconds")
+    if not isinstance(value, timedelta) or not timedelta(0) < value <= _LONGEST_LIFETIME:
+        raise InvalidArgumentError(
+            "expires_in must be a timedelta of more than 0 seconds and at most "
+            f"{_LONGEST_LIFETIME.days} days"
+        )
     return value
 
 

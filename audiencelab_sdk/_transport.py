@@ -6,10 +6,15 @@ success, so its own errors, which lose the HTTP status, are never made.
 
 import logging
 import ssl
+import threading
 import time
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cache
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, cast
 
+import anyio
 import httpx
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
@@ -17,15 +22,19 @@ from audiencelab_sdk._config import Settings
 from audiencelab_sdk._failure import connection_error
 from audiencelab_sdk._status import status_error
 from audiencelab_sdk._version import __version__
-from audiencelab_sdk.errors import AudienceLabError, ClientClosedError
+from audiencelab_sdk.errors import AudienceLabError, ClientClosedError, ConfigurationError
 
 logger = logging.getLogger("audiencelab_sdk")
 
-# For each request httpx looks at every connection, several times: twenty serve hundreds of tasks
-# twice as fast as a hundred do, and PostgREST's own pool is smaller still. Idle ones go before
-# common servers close them (after 5 seconds), so that a call which must not be repeated does not
-# meet a closing one.
-_LIMITS = httpx.Limits(max_connections=20, max_keepalive_connections=20, keepalive_expiry=4.0)
+# For each request httpx looks at every connection and at all that wait for one, several times:
+# twenty serve hundreds of tasks twice as fast as a hundred do, and PostgREST's own pool is smaller
+# still.
+_MOST_AT_ONCE = 20
+# Idle connections go before common servers close them (after 5 seconds), so that a call which
+# must not be repeated does not meet a closing one.
+_LIMITS = httpx.Limits(
+    max_connections=_MOST_AT_ONCE, max_keepalive_connections=_MOST_AT_ONCE, keepalive_expiry=4.0
+)
 
 
 @cache
@@ -38,25 +47,49 @@ def _options() -> dict[str, Any]:
     return {
         "limits": _LIMITS,
         "verify": _ssl_context(),
+        # A pool serves many identities: what a gateway sets for one is not for the next.
+        "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         "follow_redirects": False,
         # Over HTTP/2, threads that share a client lose connections.
         "http2": False,
     }
 
 
+@contextmanager
+def _checked_environment() -> Generator[None]:
+    """Says which variables httpx reads when it cannot use what they name."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    except (ValueError, httpx.InvalidURL) as error:  # it may quote a password
+        problem = type(error).__name__
+    else:
+        return
+    raise ConfigurationError(
+        "one of the environment variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
+        f"SSL_CERT_FILE and SSL_CERT_DIR cannot be used ({problem})"
+    )
+
+
 class Pool(httpx.Client):
     """Connections that answer with a success or raise an AudienceLabError."""
 
     def __init__(self) -> None:
-        super().__init__(**_options())
+        with _checked_environment():
+            super().__init__(**_options())
+        # Not httpx's own queue: closing the pool does not reach those who wait there.
+        self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
     def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Send `request`, and log its path, status and duration at DEBUG."""
-        if self.is_closed:
-            raise _closed()
         exchange = _Exchange(request)
+        if not self._turns.acquire(timeout=exchange.patience):
+            raise exchange.failed(httpx.PoolTimeout(""))
         failure: AudienceLabError | None
         try:
+            if self.is_closed:
+                raise _closed()
             response = super().send(request, **options)
         except httpx.RequestError as error:
             failure = exchange.failed(error)
@@ -64,6 +97,8 @@ class Pool(httpx.Client):
             failure = exchange.answered(response)
             if failure is None:
                 return response
+        finally:
+            self._turns.release()
         # Outside of the handler: the httpx error holds the request, and so the key.
         raise failure
 
@@ -72,15 +107,21 @@ class AsyncPool(httpx.AsyncClient):
     """Like :class:`Pool`, awaited."""
 
     def __init__(self) -> None:
-        super().__init__(**_options())
+        with _checked_environment():
+            super().__init__(**_options())
+        self._turns = anyio.Semaphore(_MOST_AT_ONCE)
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
         """Like :meth:`Pool.send`, awaited."""
-        if self.is_closed:
-            raise _closed()
         exchange = _Exchange(request)
+        with anyio.move_on_after(exchange.patience) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise exchange.failed(httpx.PoolTimeout(""))
         failure: AudienceLabError | None
         try:
+            if self.is_closed:
+                raise _closed()
             response = await super().send(request, **options)
         except httpx.RequestError as error:
             failure = exchange.failed(error)
@@ -88,6 +129,8 @@ class AsyncPool(httpx.AsyncClient):
             failure = exchange.answered(response)
             if failure is None:
                 return response
+        finally:
+            self._turns.release()
         # Outside of the handler: the httpx error holds the request, and so the key.
         raise failure
 
@@ -152,6 +195,11 @@ class _Exchange:
     def __init__(self, request: httpx.Request) -> None:
         self._request = request
         self._started = time.perf_counter()
+
+    @property
+    def patience(self) -> float:
+        """Seconds that it may wait for its turn."""
+        return cast("float", self._request.extensions["timeout"]["pool"])
 
     def answered(self, response: httpx.Response) -> AudienceLabError | None:
         """What the answer, which has been read, says is wrong; None for a success."""

@@ -113,7 +113,7 @@ class EnrichmentTimeoutError(AudienceLabError):
 
     Attributes:
         job: The job as it was then.
-        timeout: The time that was waited, in seconds.
+        timeout: The time that was allowed, in seconds.
     """
 
     def __init__(self, job: EnrichmentJob, timeout: float) -> None:
@@ -138,7 +138,10 @@ class APIStatusError(AudienceLabError):
         details: More from the server; it may quote rows, so it is no part of ``str(error)``.
         hint: The server's advice.
         request_id: The request's name in the logs of Supabase or of a proxy.
+        retry_after: Seconds that the server asked to wait, if it said so.
     """
+
+    retry_after: float | None = None
 
     def __init__(
         self,
@@ -188,13 +191,7 @@ class InvalidRequestError(APIStatusError):
 
 
 class RateLimitError(APIStatusError):
-    """Too many requests (429).
-
-    Attributes:
-        retry_after: Seconds that the server asked to wait, if it said so.
-    """
-
-    retry_after: float | None = None
+    """Too many requests (429)."""
 
 
 class ServerError(APIStatusError):

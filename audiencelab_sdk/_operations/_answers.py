@@ -33,7 +33,7 @@ def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
         problems = error.errors(include_url=False, include_context=False, include_input=False)
     # Outside of the handler, so that the validation error and its values are not chained to it.
     if problems[0]["type"] == "json_invalid":
-        raise _without_json(response)
+        raise _without_json(response, problems[0]["msg"])
     raise another_shape(name, (".".join(map(str, problem["loc"])) for problem in problems))
 
 
@@ -79,10 +79,12 @@ def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError
     )
 
 
-def _without_json(response: "httpx.Response") -> UnexpectedResponseError:
+def _without_json(response: "httpx.Response", reason: str) -> UnexpectedResponseError:
     request = response.request
     kind = response.headers.get("Content-Type", "no content type")
-    if "json" in kind and response.content:
+    if "recursion limit" in reason or "out of range" in reason:
+        what = "JSON that goes too deep, or has too long a number, to be read"
+    elif "json" in kind and response.content:
         what = "broken JSON: a proxy on the way may cut answers off"
     else:
         what = "something other than JSON: does the URL lead to the project's API, and no proxy or "

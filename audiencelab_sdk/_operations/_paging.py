@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -52,7 +52,8 @@ class Listing(Generic[R]):
             # Python's times are exact: PostgreSQL counts microseconds as well. The first of the
             # conditions is implied by the second, and there because PostgreSQL can begin to read
             # an index at a range, but not at an `or`.
-            moment = after.created_at.isoformat()
+            infinite = after.created_at == datetime.max.replace(tzinfo=UTC)
+            moment = "infinity" if infinite else after.created_at.isoformat()
             request = request.lte("created_at", moment)
             return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
 

@@ -40,7 +40,7 @@ class Table(Generic[R]):
     absent: str
     visible: Sequence[Condition] = ()
 
-    def get(self, row_id: UUID, *, delay: float = 0.0) -> Steps[R]:
+    def get(self, row_id: UUID, *, delay: float = 0.0, retried: bool = True) -> Steps[R]:
         """The row with this id, after a delay in seconds; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
@@ -49,7 +49,7 @@ class Table(Generic[R]):
                 request = request.filter(*condition)
             return request.single()
 
-        return (yield from self._one(Call(build, repeatable=True, delay=delay)))
+        return (yield from self._one(Call(build, repeatable=True, delay=delay, retried=retried)))
 
     def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Steps[R]:
         """The row with this id, changed; NotFoundError when there is none."""
@@ -64,9 +64,17 @@ class Table(Generic[R]):
         return (yield from self._one(Call(build, repeatable=True)))
 
     def update_if(
-        self, row_id: UUID, changes: Mapping[str, Any], conditions: Sequence[Condition]
+        self,
+        row_id: UUID,
+        changes: Mapping[str, Any],
+        conditions: Sequence[Condition],
+        *,
+        delay: float = 0.0,
     ) -> Steps[R | None]:
-        """The row with this id, changed; None when it does not meet the conditions."""
+        """The row with this id, changed after a delay in seconds.
+
+        None when it does not meet the conditions.
+        """
 
         def build(api: PostgrestClient) -> RequestBuilder:
             request = api.from_(self.rows.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
@@ -74,7 +82,7 @@ class Table(Generic[R]):
                 request = request.filter(*condition)
             return request
 
-        answer = yield Call(build, repeatable=True)
+        answer = yield Call(build, repeatable=True, delay=delay)
         rows = self.rows.read(answer)
         return rows[0] if rows else None
 

@@ -3,10 +3,10 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID, uuid4
 
-from pydantic import TypeAdapter
+from pydantic import JsonValue, TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_int,
@@ -28,6 +28,7 @@ from audiencelab_sdk.errors import (
     ConflictError,
     EnrichmentFailedError,
     EnrichmentTimeoutError,
+    InvalidArgumentError,
     RateLimitError,
     ServerError,
 )
@@ -69,7 +70,7 @@ def create(
         "enrichment_type": checked_member("enrichment_type", enrichment_type, EnrichmentType),
         "total_records": checked_int("total_records", total_records, 0, _MOST_RECORDS),
         "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
-        "metadata": checked_json("metadata", dict(metadata or {})),
+        "metadata": _object("metadata", {} if metadata is None else metadata),
         "created_by": str(creator(created_by, user_id)),
     }
     jobs = yield from _TABLE.insert([row])
@@ -104,7 +105,7 @@ def listing(
 
 
 def report_progress(
-    job_id: UUID | str, worker: str, processed: int, failed: int
+    job_id: UUID | str, worker: str, processed: int, failed: int, *, delay: float = 0.0
 ) -> Steps[EnrichmentJob]:
     arguments: dict[str, Any] = {
         "p_job_id": str(checked_uuid("job_id", job_id)),
@@ -113,17 +114,21 @@ def report_progress(
         "p_failed": checked_int("failed", failed, 0, _MOST_RECORDS),
     }
     answer = yield Call(
-        lambda api: api.rpc("report_enrichment_progress", arguments), repeatable=True
+        lambda api: api.rpc("report_enrichment_progress", arguments), repeatable=True, delay=delay
     )
     return read("report_enrichment_progress", _TABLE.rows.one, answer)
 
 
 def start(job_id: UUID | str) -> Steps[EnrichmentJob]:
-    return _move(job_id, PENDING, PROCESSING, "started_at")
+    return _move(job_id, PENDING, PROCESSING, "started_at", datetime.now(UTC))
 
 
-def complete(job_id: UUID | str) -> Steps[EnrichmentJob]:
-    return _move(job_id, PROCESSING, COMPLETED, "completed_at")
+def complete(
+    job_id: UUID | str, *, moment: datetime | None = None, delay: float = 0.0
+) -> Steps[EnrichmentJob]:
+    """Whoever comes again with the same moment is told of success and not of a conflict."""
+    moment = moment or datetime.now(UTC)
+    return _move(job_id, PROCESSING, COMPLETED, "completed_at", moment, delay=delay)
 
 
 def fail(job_id: UUID | str, error: str | BaseException) -> Steps[EnrichmentJob]:
@@ -172,7 +177,8 @@ def wait(
             raise EnrichmentTimeoutError(job, timeout) from trouble
         before = job
         try:
-            job = yield from _TABLE.get(checked_id, delay=min(interval, left))
+            # Not retried: this loop does that, and knows when to end.
+            job = yield from _TABLE.get(checked_id, delay=min(interval, left), retried=False)
         except TEMPORARY as error:
             trouble = error
         else:
@@ -184,13 +190,25 @@ def wait(
     return job
 
 
+def _object(name: str, value: Any) -> JsonValue:
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} must be a mapping, such as a dict")
+    return checked_json(name, dict(cast("Mapping[str, Any]", value)))
+
+
 def _move(
-    job_id: UUID | str, source: EnrichmentStatus, target: EnrichmentStatus, time_column: str
+    job_id: UUID | str,
+    source: EnrichmentStatus,
+    target: EnrichmentStatus,
+    time_column: str,
+    moment: datetime,
+    *,
+    delay: float = 0.0,
 ) -> Steps[EnrichmentJob]:
     checked_id = checked_uuid("job_id", job_id)
-    moment = datetime.now(UTC)
     changes = {"status": target, time_column: moment.isoformat()}
-    job = yield from _TABLE.update_if(checked_id, changes, [equal("status", source)])
+    unmoved = [equal("status", source)]
+    job = yield from _TABLE.update_if(checked_id, changes, unmoved, delay=delay)
     if job is None:
         job = yield from _TABLE.get(checked_id)
         # With this very microsecond it is our own doing: the answer was lost, and we came again.

@@ -66,8 +66,8 @@ def create_many(
         "created_by": str(creator(created_by, user_id)),
     }
     rows = [
-        {"id": str(uuid4()), **same, **_columns(dict(segment))}
-        for segment in checked_items("segments", segments, NewSegment)
+        {"id": str(uuid4()), **same, **_columns(dict(segment), f"segments[{index}].")}
+        for index, segment in enumerate(checked_items("segments", segments, NewSegment))
     ]
     outcomes: list[Outcome[Segment]] = []
     for first in range(0, len(rows), _SEGMENTS_A_CALL):
@@ -140,12 +140,13 @@ def _is_about_a_row(error: AudienceLabError) -> bool:
     """Whether the values of some row are what the database refused, by its SQLSTATE."""
     if not isinstance(error, InvalidRequestError | ConflictError):
         return False
-    return (error.code or "")[:2] in {"22", "23", "P0"}
+    # The foreign keys, account and user, are the same in all rows.
+    return error.code != "23503" and (error.code or "")[:2] in {"22", "23", "P0"}
 
 
-def _columns(given: Mapping[str, Any]) -> dict[str, Any]:
-    """What the database stores for these arguments."""
-    return {column: _STORED[column](column, value) for column, value in given.items()}
+def _columns(given: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
+    """What the database stores for these arguments; errors name them as those of `owner`."""
+    return {column: _STORED[column](owner + column, value) for column, value in given.items()}
 
 
 def _description(name: str, value: Any) -> str | None:

@@ -5,7 +5,9 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Generic, Self, TypeVar
 from uuid import UUID, uuid4
@@ -23,6 +25,8 @@ from audiencelab_sdk.models import EnrichmentJob
 logger = logging.getLogger("audiencelab_sdk")
 
 _SECONDS_BETWEEN_REPORTS = 1.0
+_SECONDS_TO_END = 60.0
+_LONGEST_DELAY = 10.0
 _SECONDS_TO_FAIL = 30.0
 _MOST_RECORDS = 2**31 - 1
 
@@ -93,11 +97,28 @@ class _Worker(Generic[R]):
                 self._reported_at = time.monotonic()
             return due
 
-    def _report(self) -> Steps[EnrichmentJob]:
+    def _report(self, delay: float = 0.0) -> Steps[EnrichmentJob]:
         with self._lock:
             self._reported_at = time.monotonic()
             totals = self._processed, self._failed
-        return operations.report_progress(self._job_id, self._worker, *totals)
+        return operations.report_progress(self._job_id, self._worker, *totals, delay=delay)
+
+    def _report_and_end(self) -> Steps[EnrichmentJob]:
+        job = yield from _persistently(self._report)
+        if self._complete:
+            moment = datetime.now(UTC)
+            job = yield from _persistently(
+                lambda delay: operations.complete(self._job_id, moment=moment, delay=delay)
+            )
+        return job
+
+    def _report_and_fail(self, reason: BaseException) -> Steps[EnrichmentJob]:
+        try:
+            yield from self._report()
+        except AudienceLabError as error:
+            # That the job has failed matters more than how far it came.
+            logger.warning("the last report on enrichment job %s was lost: %s", self._job_id, error)
+        return (yield from operations.fail(self._job_id, reason))
 
     def _saw(self, job: EnrichmentJob) -> None:
         self._job = job
@@ -153,9 +174,7 @@ class Progress(_Worker[Runner]):
             if exc_value is not None:
                 self._fail(exc_value)
                 return
-            self._saw(self._run(self._report()))
-            if self._complete:
-                self._saw(self._run(operations.complete(self._job_id)))
+            self._saw(self._run(self._report_and_end()))
 
     def _try_report(self) -> None:
         try:
@@ -165,8 +184,7 @@ class Progress(_Worker[Runner]):
 
     def _fail(self, reason: BaseException) -> None:
         try:
-            self._try_report()
-            self._saw(self._run(operations.fail(self._job_id, reason)))
+            self._saw(self._run(self._report_and_fail(reason)))
         except AudienceLabError as error:
             reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
 
@@ -198,9 +216,7 @@ class AsyncProgress(_Worker[AsyncRunner]):
             if exc_value is not None:
                 await self._fail(exc_value)
                 return
-            self._saw(await self._run(self._report()))
-            if self._complete:
-                self._saw(await self._run(operations.complete(self._job_id)))
+            self._saw(await self._run(self._report_and_end()))
 
     async def _try_report(self) -> None:
         try:
@@ -212,12 +228,27 @@ class AsyncProgress(_Worker[AsyncRunner]):
         # A cancelled worker says so too, in what time it has.
         with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
             try:
-                await self._try_report()
-                self._saw(await self._run(operations.fail(self._job_id, reason)))
+                self._saw(await self._run(self._report_and_fail(reason)))
             except AudienceLabError as error:
                 reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
         if scope.cancelled_caught:
             reason.add_note(f"Enrichment job {self._job_id} could not be failed in time.")
+
+
+def _persistently(steps: Callable[[float], Steps[EnrichmentJob]]) -> Steps[EnrichmentJob]:
+    """What `steps` do after a delay, again and again while an outage is all that is in the way.
+
+    At the end of hours of work a server that restarts must not cost their counts.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_END
+    delay = 0.0
+    while True:
+        try:
+            return (yield from steps(delay))
+        except operations.TEMPORARY:
+            delay = min(2 * delay + 1, _LONGEST_DELAY)
+            if time.monotonic() + delay > deadline:
+                raise
 
 
 def _unique_name() -> str:

@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from audiencelab_sdk._operations import api_keys as operations
 from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._resources._base import AsyncResource, Resource
+from audiencelab_sdk._text import hidden
 from audiencelab_sdk.models import (
     ApiKey,
     AsyncPage,
@@ -42,7 +43,7 @@ class ApiKeys(Resource):
         """Make an API key, as a user who is a member of the account.
 
         Calls the database function ``create_api_key``. It is not sent again when nobody knows
-        whether it was done: after such an APIConnectionError, look at `list` first.
+        whether it was done: after no answer, or a 502, 503 or 504, look at `list` first.
 
         Args:
             account_id: The account that the key is for.
@@ -111,6 +112,7 @@ class ApiKeys(Resource):
         Raises:
             PermissionDeniedError: The client acts neither as the service role nor as an API key.
         """
+        api_key = hidden(api_key)
         return self._run(operations.verify(api_key))
 
     def log_usage(
@@ -163,10 +165,12 @@ class ApiKeys(Resource):
         1,000 events at a time. What the server or the connection says is part of the outcomes and
         not raised, so that no event is lost in silence::
 
-            outcomes = client.api_keys.log_usage_batch(events)
-            again = [events[outcome.index] for outcome in outcomes if not outcome]
+            for outcome in client.api_keys.log_usage_batch(events):
+                if not outcome:
+                    logger.error("not logged: %s: %s", events[outcome.index], outcome.error)
 
-        An event whose error is an APIConnectionError with `request_sent` may have been written.
+        An event whose error is a UsageLogError was not written; with any other, such as no
+            answer in time, nobody knows.
 
         Args:
             events: The requests, as many as you like.
@@ -239,6 +243,7 @@ class AsyncApiKeys(AsyncResource):
 
     async def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
         """Like :meth:`ApiKeys.verify`, awaited."""
+        api_key = hidden(api_key)
         return await self._run(operations.verify(api_key))
 
     async def log_usage(

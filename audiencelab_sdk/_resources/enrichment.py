@@ -191,7 +191,8 @@ class Enrichment(UserResource):
         """End a job that is pending or processing: it cannot be done.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``; the other keys stay as they are, even when somebody changes them meanwhile.
+        ``error``; the other keys stay as they are, even when somebody changes them meanwhile (but
+        numbers of more than 15 digits are written back as Python's floats).
 
         Args:
             job_id: The job's id.
@@ -261,8 +262,8 @@ class Enrichment(UserResource):
         On entry the job begins, if it had not. The worker's totals are reported at most once a
         second, and when the block ends. Then the job is completed; or, when the block raises, it
         fails with the exception's text, and the exception goes on. A report that is lost does not
-        disturb the work: each carries all that came before. It ends, with ConflictError, when
-        somebody else ended the job.
+        disturb the work: each carries all that came before, and the last one is repeated for a
+        minute. It ends, with ConflictError, when somebody else ended the job.
 
         Several workers may share a job. Each then passes ``complete=False``, and who started them
         calls `complete` when all are through; but whoever fails, fails the job for all.
@@ -279,6 +280,9 @@ class Enrichment(UserResource):
 
         Raises:
             ConfigurationError: `show` needs rich, which is not installed.
+            AudienceLabError: On entry, the job could not begin; or at the end of the block, the
+                totals could not be sent or the job not be completed: `processed` and `failed`
+                still tell them.
         """
         return Progress(self._run, job, worker=worker, complete=complete, show=show)
 

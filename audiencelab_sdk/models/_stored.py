@@ -1,9 +1,10 @@
 """JSON that the database stores: written exactly as it was read."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeAlias, cast
 
-from pydantic import GetPydanticSchema, model_serializer
+from pydantic import AwareDatetime, GetPydanticSchema, model_serializer
 from pydantic_core import core_schema
 
 from audiencelab_sdk.models._base import Model
@@ -21,11 +22,11 @@ class StoredObject(Model, frozen=True):
 
 
 def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
-    """For a jsonb column that should hold a certain type, but may hold anything.
+    """For a column that should hold a certain type, but may hold more.
 
     Args:
-        convert: Makes the annotated type of what is not of it. It is not called for the others,
-            which are most: calling Python for every row takes long.
+        convert: Makes the annotated type of what is not of it, or raises ValueError. It is not
+            called for the others, which are most: calling Python for every row takes long.
     """
     return GetPydanticSchema(
         lambda annotated, handler: core_schema.union_schema(
@@ -34,5 +35,33 @@ def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
                 core_schema.no_info_after_validator_function(convert, core_schema.any_schema()),
             ],
             mode="left_to_right",
+            # One error in place of one for each of the two.
+            custom_error_type="stored_shape",
+            custom_error_message="Input is neither of the type that it should be nor like it",
         )
     )
+
+
+def _as_texts(array: Any) -> tuple[str, ...]:
+    # A text[] may have NULLs and further dimensions, which no application means.
+    if not isinstance(array, list | tuple):
+        raise ValueError("not an array")  # noqa: TRY004 - pydantic wants it so
+    items = cast("Sequence[Any]", array)
+    nested = (_as_texts(item) if isinstance(item, list) else (item,) for item in items)
+    texts = [text for part in nested for text in part if text is not None]
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("not an array of texts")
+    return tuple(texts)
+
+
+def _as_moment(value: Any) -> datetime:
+    # PostgreSQL has two times that Python has not.
+    if value == "infinity":
+        return datetime.max.replace(tzinfo=UTC)
+    if value == "-infinity":
+        return datetime.min.replace(tzinfo=UTC)
+    raise ValueError("not a time with its zone")
+
+
+Texts: TypeAlias = Annotated[tuple[str, ...], otherwise(_as_texts)]
+Moment: TypeAlias = Annotated[AwareDatetime, otherwise(_as_moment)]

@@ -4,10 +4,8 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime
-
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import otherwise
+from audiencelab_sdk.models._stored import Moment, Texts, otherwise
 
 
 class EnrichmentType(StrEnum):
@@ -68,13 +66,13 @@ class EnrichmentJob(Model, frozen=True):
     total_records: int
     processed_records: int
     failed_records: int
-    enrichment_fields: tuple[str, ...]
+    enrichment_fields: Texts
     metadata: Annotated[dict[str, Any], otherwise(_as_object)]
-    started_at: AwareDatetime | None
-    completed_at: AwareDatetime | None
+    started_at: Moment | None
+    completed_at: Moment | None
     created_by: UUID
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
+    created_at: Moment
+    updated_at: Moment
 
     @property
     def error(self) -> str | None:

@@ -2,19 +2,19 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, TypeAlias
+from typing import Annotated, Any, ClassVar, NoReturn, TypeAlias
 from uuid import UUID
 
 from pydantic import (
-    AwareDatetime,
     Field,
+    InstanceOf,
     JsonValue,
     StrictBool,
     StringConstraints,
 )
 
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import StoredObject, otherwise
+from audiencelab_sdk.models._stored import Moment, StoredObject, Texts, otherwise
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -60,6 +60,13 @@ class SegmentFilter(StoredObject, frozen=True):
             What makes a SegmentFilter of a comparison.
         """
         return FilterField(field)
+
+    def __bool__(self) -> NoReturn:
+        # `where("age") >= 18 and where("age") < 65` would silently be its last part alone.
+        raise TypeError(
+            "a filter is neither true nor false: to combine filters, pass a list of them, "
+            "and no `and`, `or`, `not` or chained comparison"
+        )
 
 
 class FilterField:
@@ -152,12 +159,12 @@ class Segment(Model, frozen=True):
     source_type: SourceType
     source_id: str
     filters: Annotated[tuple[AnyFilter, ...], otherwise(_alone)]
-    enrichment_fields: tuple[str, ...]
+    enrichment_fields: Texts
     custom_columns: Annotated[tuple[AnyColumn, ...], otherwise(_alone)]
-    tags: tuple[str, ...]
+    tags: Texts
     created_by: UUID
-    created_at: AwareDatetime
-    updated_at: AwareDatetime
+    created_at: Moment
+    updated_at: Moment
     deleted: StrictBool
 
 
@@ -179,7 +186,7 @@ class NewSegment(Model, frozen=True, extra="forbid"):
     source_type: SourceType
     source_id: _Text
     description: str | None = None
-    filters: Sequence[AnyFilter] = ()
+    filters: Sequence[InstanceOf[SegmentFilter] | JsonValue] = ()
     enrichment_fields: Sequence[str] = ()
-    custom_columns: Sequence[AnyColumn] = ()
+    custom_columns: Sequence[InstanceOf[CustomColumn] | JsonValue] = ()
     tags: Sequence[str] = ()

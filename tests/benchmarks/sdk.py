@@ -187,7 +187,7 @@ def walk(world: World) -> list[Comparison]:
 
         if (counts := (ours(), theirs())) != (world.segments, world.segments):
             raise AssertionError(f"{counts} segments were walked, not {world.segments}")
-        rounds = max(3, SEGMENTS // 2 // world.segments)
+        rounds = max(3, 150_000 // world.segments)
         medians = alternating_medians(ours, theirs, rounds=rounds, calls=(1, 1))
     memory = _peaks_of_memory(world)
     what = f"walk {world.segments:,} segments"

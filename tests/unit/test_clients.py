@@ -42,6 +42,14 @@ async def test_the_key_is_the_identity_without_a_token(client: Any, route: respx
     assert "X-Retry-Count" not in headers
 
 
+async def test_cookies_of_one_identity_are_not_for_the_next(
+    client: Any, route: respx.Route
+) -> None:
+    route.respond(json=VALID, headers={"Set-Cookie": "session=of-the-first; Path=/"})
+    await headers_of(client, route)
+    assert "Cookie" not in await headers_of(client.as_user(TOKEN), route)
+
+
 @pytest.mark.parametrize("token", [TOKEN, SecretStr(TOKEN), f" {TOKEN}\n"])
 async def test_as_user_is_another_client(
     client: Any, route: respx.Route, token: str | SecretStr

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from audiencelab_sdk import AudienceLab, ConfigurationError
+from audiencelab_sdk import AudienceLab, ConfigurationError, _transport
 from tests.unit._support import KEY, URL
 
 VARIABLES = (
@@ -57,6 +57,11 @@ def test_url_is_accepted_as_people_copy_it(given: str, url: str) -> None:
         ("https://host#hunter2", "must be a host"),
         ("https://ho st", "must be a host"),
         ("https://host\nhunter2", "must be a host"),
+        ("https://abc..supabase.co", "must be a host"),
+        ("https://.supabase.co", "must be a host"),
+        (f"https://{'a' * 64}.supabase.co", "must be a host"),
+        ("https://xn--.co", "must be a host"),
+        ("https://1.2.3.999", "must be a host"),
     ],
 )
 def test_unusable_url_is_refused_with_advice_and_without_quoting_it(url: Any, advice: str) -> None:
@@ -84,6 +89,29 @@ def test_unusable_key_or_token_is_refused(key: Any, advice: str) -> None:
     if key is not None:
         with pytest.raises(ConfigurationError, match=advice.replace("key", "access_token")):
             AudienceLab(URL, KEY, access_token=key)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTPS_PROXY", "ftp://user:hunter2@127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:hunter2@127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+async def test_an_environment_that_httpx_cannot_use(
+    client_class: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    _transport._ssl_context.cache_clear()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        client_class(URL, KEY)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_client_that_was_not_made_has_a_repr() -> None:
+    assert repr(object.__new__(AudienceLab)) == "AudienceLab"
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "10", None, True])

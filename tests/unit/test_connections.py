@@ -1,6 +1,7 @@
 """Real sockets: what mocks cannot show of timeouts, broken connections, sharing and closing."""
 
 import gc
+import inspect
 import json
 import socket
 import struct
@@ -22,6 +23,7 @@ from audiencelab_sdk import (
     AsyncAudienceLab,
     AudienceLab,
     AudienceLabError,
+    ClientClosedError,
     UnexpectedResponseError,
 )
 from tests.unit._support import API_KEY, KEY, VALID, close, settle
@@ -293,6 +295,77 @@ async def test_answers_do_not_wait_for_the_garbage_collector(
     finally:
         gc.enable()
         await close(client)
+
+
+def test_threads_that_wait_when_the_client_is_closed(server: Server, url: str) -> None:
+    server.respond = slow(0.3)
+    client = AudienceLab(url, KEY, max_retries=0)
+    with ThreadPoolExecutor(30) as executor:
+        calls = [executor.submit(client.api_keys.verify, API_KEY) for _ in range(30)]
+        time.sleep(0.15)
+        client.close()
+    errors = [call.exception() for call in calls]
+    assert sum(isinstance(error, ClientClosedError) for error in errors) == 10
+    assert server.connections <= 20
+    del client, calls, errors
+    gc.collect()  # a socket left open is a ResourceWarning here, and so an error
+
+
+@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+async def test_tasks_that_wait_when_the_client_is_closed(
+    colour: str, server: Server, url: str
+) -> None:
+    server.respond = slow(0.3)
+    client = AsyncAudienceLab(url, KEY, max_retries=0)
+    errors: list[AudienceLabError] = []
+
+    async def verify() -> None:
+        try:
+            await client.api_keys.verify(API_KEY)
+        except AudienceLabError as error:
+            errors.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(30):
+            tasks.start_soon(verify)
+        await anyio.sleep(0.15)
+        await client.aclose()
+    assert sum(isinstance(error, ClientClosedError) for error in errors) == 10
+    assert server.connections <= 20
+
+
+async def test_calls_wait_for_their_turn_no_longer_than_the_timeout(
+    client_class: Any, server: Server, url: str
+) -> None:
+    released = threading.Event()
+    server.respond = lambda handler: (released.wait(5), slow(0)(handler))[1]
+    patient = client_class(url, KEY, timeout=5, max_retries=0)
+    hasty = patient.with_options(timeout=0.1)
+    errors: list[AudienceLabError] = []
+
+    async def fail() -> None:
+        try:
+            await in_thread(hasty.api_keys.verify, API_KEY)
+        except AudienceLabError as error:
+            errors.append(error)
+            released.set()
+
+    async with anyio.create_task_group() as tasks:
+        for _ in range(20):
+            tasks.start_soon(in_thread, patient.api_keys.verify, API_KEY)
+        await anyio.sleep(0.2)
+        tasks.start_soon(fail)
+    await close(patient)
+    assert type(errors[0]) is APITimeoutError
+    assert not errors[0].request_sent
+    assert "make fewer calls at a time" in str(errors[0])
+
+
+async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
+    """The result of a call of either client, which waits without stopping the event loop."""
+    if inspect.iscoroutinefunction(call):
+        return await call(*arguments)
+    return await anyio.to_thread.run_sync(call, *arguments)
 
 
 def test_thirty_two_threads_share_a_client(server: Server, url: str) -> None:

@@ -120,6 +120,25 @@ async def test_retry_after_is_honoured(
     assert pauses == [12.0]
 
 
+async def test_retry_after_is_honoured_of_a_server_that_restarts(
+    client: Any, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    restarting = httpx.Response(503, headers={"Retry-After": "5"})
+    verify_route(api, restarting, httpx.Response(200, json=VALID))
+    assert await settle(client.api_keys.verify(API_KEY))
+    assert pauses == [5.0]
+
+
+@pytest.mark.parametrize("date", ["soon", "Fri, 31 Dec 99999999 23:59:59 GMT"])
+async def test_retry_after_that_is_no_time_is_ignored(
+    client: Any, api: respx.MockRouter, pauses: list[float], date: str
+) -> None:
+    verify_route(api, httpx.Response(429, headers={"Retry-After": date}), httpx.Response(429))
+    with pytest.raises(RateLimitError) as caught:
+        await settle(client.with_options(max_retries=1).api_keys.verify(API_KEY))
+    assert caught.value.retry_after is None
+
+
 async def test_retry_after_too_long_is_raised_at_once(
     client: Any, api: respx.MockRouter, pauses: list[float]
 ) -> None:

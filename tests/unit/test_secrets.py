@@ -3,6 +3,7 @@
 import logging
 import pickle
 import traceback
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -132,13 +133,48 @@ async def test_local_variables_of_a_failed_request(client: Any, api: respx.MockR
     log_usage = client.as_user(TOKEN).api_keys.log_usage
     with pytest.raises(AudienceLabError) as caught:
         await settle(log_usage(KEY_ID, endpoint="/", method="GET"))
-    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    assert_no_frame_leaks(caught.value)
+    frames = traceback.extract_tb(caught.value.__traceback__)
+    assert not any("postgrest" in frame.filename or "httpx" in frame.filename for frame in frames)
+
+
+async def test_local_variables_of_a_verification(client: Any, api: respx.MockRouter) -> None:
+    api.post("/rpc/verify_api_key").mock(side_effect=httpx.ConnectError("refused"))
+    with pytest.raises(AudienceLabError) as caught:
+        await settle(client.with_options(max_retries=0).api_keys.verify(API_KEY))
+    assert_no_frame_leaks(caught.value)
+
+
+BLANK = "secret with-a-blank"
+REFUSED: list[Callable[[Any], Any]] = [
+    lambda kind: kind(URL, KEY, access_token=TOKEN, timeout=-1),
+    lambda kind: kind(7, KEY, access_token=TOKEN),
+    lambda kind: kind(URL, BLANK),
+    lambda kind: kind(URL, KEY, access_token=BLANK),
+    lambda kind: kind.from_env(access_token=TOKEN, max_retries=-1),
+    lambda kind: kind(URL, "key").as_user(BLANK),
+    lambda kind: kind(URL, "key").as_api_key("no uuid", jwt_secret=JWT_SECRET),
+    lambda kind: kind(URL, "key").as_api_key(KEY_ID, jwt_secret="with-a-blank"),
+]
+
+
+@pytest.mark.parametrize("make", REFUSED)
+def test_local_variables_of_refused_settings(
+    colour: str, client_class: Any, make: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_KEY", KEY)
+    with pytest.raises(AudienceLabError) as caught:
+        make(client_class)
+    assert_no_frame_leaks(caught.value)
+
+
+def assert_no_frame_leaks(error: BaseException) -> None:
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
     ours = [frame for frame in shown.stack if "audiencelab_sdk" in frame.filename]
     assert ours
     assert_nothing_leaks(*(str(frame.locals) for frame in ours))
-    assert not any(
-        "postgrest" in frame.filename or "httpx" in frame.filename for frame in shown.stack
-    )
+    assert not any("with-a-blank" in str(frame.locals) for frame in ours)
 
 
 def test_tokens() -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -30,7 +31,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._operations import enrichment, segments
 from audiencelab_sdk._steps import Steps
-from tests.unit._support import ACCOUNT, JOB, KEY_ID, SEGMENT, success
+from tests.unit._support import ACCOUNT, JOB, KEY_ID, SEGMENT, URL, success
 from tests.unit.test_operations import answered, sent
 
 USER = UUID("33333333-3333-4333-8333-333333333333")
@@ -173,6 +174,18 @@ def test_a_chunk_that_fails_is_the_outcome_of_its_items_only(error: AudienceLabE
     assert [outcome.index for outcome in outcomes] == list(range(101))
 
 
+def test_a_wrong_account_costs_one_request_a_chunk() -> None:
+    error = ConflictError(409, "23503", "no such account")
+    _, outcomes = drive(segments.create_many(ACCOUNT, [NEW] * 100, None, USER), error)
+    assert {outcome.error for outcome in outcomes} == {error}
+
+
+def test_what_the_caller_does_wrong_is_not_hidden() -> None:
+    broken = (len(number) for number in [5])  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="has no len"):
+        next(segments.create_many(ACCOUNT, broken, None, USER))  # type: ignore[arg-type]
+
+
 def test_rows_that_the_server_does_not_show_are_not_believed() -> None:
     _, (outcome,) = drive(segments.create_many(ACCOUNT, [NEW], None, USER), [], [])
     assert isinstance(outcome.error, UnexpectedResponseError)
@@ -194,6 +207,13 @@ def job(**changes: Any) -> Steps[EnrichmentJob]:
     return enrichment.create(ACCOUNT, KEY_ID, "email", **(given | changes))
 
 
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
 REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: create(name=" "), "name is empty or blank"),
     (lambda: create(name=None), "name must be a str"),
@@ -210,6 +230,15 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: create(custom_columns=[{"a": UUID(int=1)}]), "must be JSON"),
     (lambda: segments.update(KEY_ID, {}), "nothing to update"),
     (lambda: segments.get("x"), "segment_id must be a UUID"),
+    (lambda: create(filters=[nested(101)]), "at most 100 levels deep"),
+    (lambda: create(filters=[10**999]), "less than 1,000 digits"),
+    (
+        lambda: segments.create_many(
+            ACCOUNT, [NEW, NEW.model_copy(update={"name": " "})], None, USER
+        ),
+        r"segments\[1\]\.name is empty or blank",
+    ),
+    (lambda: segments.create_many(ACCOUNT, NEW, None, USER), "of NewSegment, not NewSegment"),  # type: ignore[arg-type]
     (lambda: segments.create_many(ACCOUNT, [{}], None, USER), "sequence of NewSegment"),  # type: ignore[list-item]
     (lambda: segments.create_many(ACCOUNT, [], None, None), "created_by is missing"),
     (lambda: listed({"created_after": datetime(2025, 1, 1)}), "time zone"),  # noqa: DTZ001 - it is the point
@@ -217,6 +246,8 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: listed({"page_size": 0}), "page_size"),
     (lambda: job(total_records=-1), "total_records must be from 0"),
     (lambda: job(metadata={"a": object()}), "metadata must be JSON"),
+    (lambda: job(metadata="abc"), "metadata must be a mapping"),
+    (lambda: job(metadata=[("a", 1)]), "metadata must be a mapping"),
     (lambda: job(user_id=None), "created_by is missing"),
     (lambda: enrichment.report_progress(KEY_ID, "", 1, 0), "worker is empty"),
     (lambda: enrichment.report_progress(KEY_ID, "w", -1, 0), "processed must be from 0"),
@@ -282,6 +313,14 @@ def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatc
         steps.send(success(JOB))
 
 
+def test_looks_of_a_wait_are_not_retried_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 1.0])
+    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    steps = enrichment.wait(KEY_ID, 9, 1, None)
+    assert next(steps).retried
+    assert not steps.send(success(JOB)).retried
+
+
 def test_an_outage_does_not_end_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.0, 3.0])
     monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
@@ -305,6 +344,40 @@ def test_a_wait_that_ends_in_an_outage_tells_its_cause(monkeypatch: pytest.Monke
 def test_a_refusal_ends_a_wait(error: AudienceLabError) -> None:
     with pytest.raises(type(error)):
         drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, error)
+
+
+def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
+    odd = {"tags": ["a", None], "enrichment_fields": [["b"], ["c"]], "created_at": "infinity"}
+    listing = segments.listing(**LISTING)
+    rows = answered(listing.page(), [SEGMENT | odd, SEGMENT])
+    assert (rows[0].tags, rows[0].enrichment_fields) == (("a",), ("b", "c"))
+    assert rows[0].created_at == datetime.max.replace(tzinfo=UTC)
+    query = sent(next(listing.page(rows[0])))[1]
+    assert query["or"] == f"(created_at.lt.infinity,id.lt.{KEY_ID})"
+
+
+@pytest.mark.parametrize("value", ["[" * 300 + "]" * 300, "9" * 4400], ids=["deep", "long"])
+def test_json_that_pydantic_cannot_read_is_named(value: str) -> None:
+    body = json.dumps(JOB | {"metadata": "?"}).replace('"?"', value)
+    steps = enrichment.get(KEY_ID)
+    next(steps)
+    with pytest.raises(UnexpectedResponseError, match="goes too deep, or has too long a number"):
+        steps.send(httpx.Response(200, content=body, request=httpx.Request("GET", URL)))
+
+
+def test_a_filter_is_neither_true_nor_false() -> None:
+    with pytest.raises(TypeError, match="pass a list of them"):
+        _ = SegmentFilter.where("age") >= 18 and SegmentFilter.where("age") < 65
+    with pytest.raises(TypeError, match="chained comparison"):
+        _ = 18 <= SegmentFilter.where("age") < 65
+
+
+def test_new_segments_keep_json_as_it_is() -> None:
+    column = {"field": "f", "header_name": "h", "type": "t"}
+    new = NEW.model_copy(update={"custom_columns": [column]})
+    again = NewSegment.model_validate(dict(new))
+    call = next(segments.create_many(ACCOUNT, [again], None, USER))
+    assert sent(call)[2][0]["custom_columns"] == [column]
 
 
 def test_models_keep_what_they_do_not_know() -> None:

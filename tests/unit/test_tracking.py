@@ -18,6 +18,7 @@ from audiencelab_sdk import (
     ConfigurationError,
     InvalidArgumentError,
     PermissionDeniedError,
+    ServerError,
 )
 from audiencelab_sdk._resources import _tracking
 from tests.unit._support import JOB, KEY, KEY_ID, URL, settle
@@ -142,6 +143,70 @@ async def test_the_last_report_has_to_arrive(client: Any, server: Server) -> Non
     with pytest.raises(PermissionDeniedError):
         await track(client, work)
     assert server.job["status"] == "processing"
+
+
+async def test_an_outage_at_the_end_costs_no_count(
+    client: Any, server: Server, pauses: list[float]
+) -> None:
+    async def work(progress: Any) -> None:
+        await settle(progress.advance(5))
+        server.trouble += [httpx.Response(503)] * 3
+
+    await track(client, work)
+    assert server.reports[-1] == (5, 0)
+    assert server.job["status"] == "completed"
+    assert pauses == [1.0, 3.0, 7.0]
+
+
+async def test_an_outage_that_lasts_ends_in_its_error(
+    client: Any, server: Server, pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tracking, "time", SimpleNamespace(monotonic=lambda: 1000.0 + sum(pauses)))
+    progress = client.enrichment.track(KEY_ID)
+
+    async def work(_: Any) -> None:
+        await settle(progress.advance(5))
+        server.trouble += [httpx.Response(503)] * 100
+
+    monkeypatch.setattr(client.enrichment, "track", lambda *_, **__: progress)
+    with pytest.raises(ServerError):
+        await track(client, work)
+    assert 45 < sum(pauses) <= 60
+    assert progress.processed == 5
+
+
+async def test_a_completion_whose_answer_was_lost_is_no_conflict(
+    client: Any, server: Server, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    lost = [True]
+
+    def complete(request: httpx.Request) -> httpx.Response:
+        if server.job["status"] == "completed":
+            return httpx.Response(200, json=[])
+        answer = server.change(request)
+        if lost.pop():
+            raise httpx.ReadError("")
+        return answer
+
+    api.patch("/enrichment_tracking").mock(side_effect=complete)
+    await track(client, lambda progress: settle(progress.advance(5)))
+    assert server.job["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "trouble", [httpx.Response(400, json={}), httpx.Response(200, html="<p>Log in")], ids=repr
+)
+async def test_work_that_raises_fails_the_job_whatever_becomes_of_the_report(
+    client: Any, server: Server, trouble: httpx.Response
+) -> None:
+    async def work(_: Any) -> None:
+        server.trouble.append(trouble)
+        raise RuntimeError("out of coffee")
+
+    with pytest.raises(RuntimeError) as caught:
+        await track(client, work)
+    assert not hasattr(caught.value, "__notes__")
+    assert server.job["metadata"]["error"] == "out of coffee"
 
 
 async def test_who_does_not_complete_leaves_the_job_open(client: Any, server: Server) -> None:
