@@ -5,8 +5,6 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 from uuid import UUID
 
-from pydantic import JsonValue
-
 from audiencelab_sdk._operations import segments as operations
 from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._resources._base import AsyncUserResource, UserResource
@@ -21,6 +19,7 @@ from audiencelab_sdk.models import (
     SourceType,
     Unset,
 )
+from audiencelab_sdk.models._stored import Json
 
 
 class Segments(UserResource):
@@ -42,9 +41,9 @@ class Segments(UserResource):
         source_type: SourceType | str,
         source_id: str,
         description: str | None = None,
-        filters: Sequence[SegmentFilter | JsonValue] = (),
+        filters: Sequence[SegmentFilter | Json] = (),
         enrichment_fields: Sequence[str] = (),
-        custom_columns: Sequence[CustomColumn | JsonValue] = (),
+        custom_columns: Sequence[CustomColumn | Json] = (),
         tags: Sequence[str] = (),
     ) -> Segment:
         """Save a segment, as a user who is a member of the account.
@@ -185,9 +184,9 @@ class Segments(UserResource):
         description: str | Unset | None = UNSET,
         source_type: SourceType | str | Unset = UNSET,
         source_id: str | Unset = UNSET,
-        filters: Sequence[SegmentFilter | JsonValue] | Unset = UNSET,
+        filters: Sequence[SegmentFilter | Json] | Unset = UNSET,
         enrichment_fields: Sequence[str] | Unset = UNSET,
-        custom_columns: Sequence[CustomColumn | JsonValue] | Unset = UNSET,
+        custom_columns: Sequence[CustomColumn | Json] | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
     ) -> Segment:
         """Change a segment, as a member of its account; what is not passed stays as it is.
@@ -269,9 +268,9 @@ class AsyncSegments(AsyncUserResource):
         source_type: SourceType | str,
         source_id: str,
         description: str | None = None,
-        filters: Sequence[SegmentFilter | JsonValue] = (),
+        filters: Sequence[SegmentFilter | Json] = (),
         enrichment_fields: Sequence[str] = (),
-        custom_columns: Sequence[CustomColumn | JsonValue] = (),
+        custom_columns: Sequence[CustomColumn | Json] = (),
         tags: Sequence[str] = (),
     ) -> Segment:
         """Like :meth:`Segments.create`, awaited."""
@@ -341,9 +340,9 @@ class AsyncSegments(AsyncUserResource):
         description: str | Unset | None = UNSET,
         source_type: SourceType | str | Unset = UNSET,
         source_id: str | Unset = UNSET,
-        filters: Sequence[SegmentFilter | JsonValue] | Unset = UNSET,
+        filters: Sequence[SegmentFilter | Json] | Unset = UNSET,
         enrichment_fields: Sequence[str] | Unset = UNSET,
-        custom_columns: Sequence[CustomColumn | JsonValue] | Unset = UNSET,
+        custom_columns: Sequence[CustomColumn | Json] | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
     ) -> Segment:
         """Like :meth:`Segments.update`, awaited."""

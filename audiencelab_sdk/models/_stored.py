@@ -1,13 +1,28 @@
-"""JSON that the database stores: written exactly as it was read."""
+"""What the database stores: JSON, and columns that may hold more than they should."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias, cast
 
-from pydantic import AwareDatetime, GetPydanticSchema, model_serializer
+from pydantic import AwareDatetime, GetPydanticSchema, JsonValue, model_serializer
 from pydantic_core import core_schema
+from typing_extensions import TypeAliasType
 
 from audiencelab_sdk.models._base import Model
+
+Json = TypeAliasType(
+    "Json", "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+)
+"""What callers may pass as JSON: a ``list[str]`` too, which is no `pydantic.JsonValue`."""
+
+
+def plain(value: Json) -> JsonValue:
+    """`value` as pydantic has it: with lists for tuples, and dicts for other mappings."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(item) for item in value]
+    return value
 
 
 class StoredObject(Model, frozen=True):

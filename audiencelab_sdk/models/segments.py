@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import Moment, StoredObject, Texts, otherwise
+from audiencelab_sdk.models._stored import Json, Moment, StoredObject, Texts, otherwise, plain
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -79,26 +79,26 @@ class FilterField:
     def __init__(self, field: str) -> None:
         self._field = field
 
-    def op(self, operator: str, value: JsonValue) -> SegmentFilter:
+    def op(self, operator: str, value: Json) -> SegmentFilter:
         """The filter with any operator; it is stored as it is written here."""
-        return SegmentFilter(field=self._field, operator=operator, value=value)
+        return SegmentFilter(field=self._field, operator=operator, value=plain(value))
 
-    def __eq__(self, value: JsonValue) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
+    def __eq__(self, value: Json) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
         return self.op("=", value)
 
-    def __ne__(self, value: JsonValue) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
+    def __ne__(self, value: Json) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
         return self.op("!=", value)
 
-    def __lt__(self, value: JsonValue) -> SegmentFilter:
+    def __lt__(self, value: Json) -> SegmentFilter:
         return self.op("<", value)
 
-    def __le__(self, value: JsonValue) -> SegmentFilter:
+    def __le__(self, value: Json) -> SegmentFilter:
         return self.op("<=", value)
 
-    def __gt__(self, value: JsonValue) -> SegmentFilter:
+    def __gt__(self, value: Json) -> SegmentFilter:
         return self.op(">", value)
 
-    def __ge__(self, value: JsonValue) -> SegmentFilter:
+    def __ge__(self, value: Json) -> SegmentFilter:
         return self.op(">=", value)
 
     def __repr__(self) -> str:

@@ -82,6 +82,10 @@ def segments_and_jobs(client: AudienceLab, account: UUID, log: UsageEvent) -> No
     assert_type(client.api_keys.log_usage_batch([log]), list[Outcome[UsageLog]])
     assert_type(SegmentFilter.where("country") == "US", SegmentFilter)
     assert_type(SegmentFilter.where("age") >= 30, SegmentFilter)
+    countries: list[str] = ["US", "CA"]
+    stored: list[dict[str, str]] = [{"field": "a"}]
+    assert_type(SegmentFilter.where("country").op("in", countries), SegmentFilter)
+    client.segments.create(account, "n", source_type="audience", source_id="a", filters=stored)
     segment = client.segments.create(
         account,
         "name",

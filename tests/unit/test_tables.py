@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any
 from uuid import UUID
 
@@ -363,6 +363,11 @@ def test_json_that_pydantic_cannot_read_is_named(value: str) -> None:
     next(steps)
     with pytest.raises(UnexpectedResponseError, match="goes too deep, or has too long a number"):
         steps.send(httpx.Response(200, content=body, request=httpx.Request("GET", URL)))
+
+
+def test_a_filter_takes_any_sequence_and_mapping() -> None:
+    made = SegmentFilter.where("country").op("in", ("US", MappingProxyType({"a": (1,)})))
+    assert made.value == ["US", {"a": [1]}]
 
 
 def test_a_filter_is_neither_true_nor_false() -> None:
