@@ -1,10 +1,11 @@
 """The progress bar of an enrichment job, drawn by rich on standard error."""
 
+import inspect
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TypeAlias
 
-from audiencelab_sdk.errors import ConfigurationError
+from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
 Observer: TypeAlias = Callable[[EnrichmentJob], object]
@@ -13,6 +14,10 @@ Observer: TypeAlias = Callable[[EnrichmentJob], object]
 @contextmanager
 def shown(on_progress: Observer | None, *, show: bool) -> Generator[Observer | None, None, None]:
     """`on_progress`, and with `show` a progress bar besides, for as long as the block runs."""
+    if inspect.iscoroutinefunction(on_progress):
+        raise InvalidArgumentError(
+            "on_progress must be a plain function: nobody would await a coroutine function"
+        )
     if not show:
         yield on_progress
         return

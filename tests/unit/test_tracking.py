@@ -243,6 +243,14 @@ async def test_a_cancelled_worker_fails_its_job(client: Any, server: Server) -> 
     assert server.job["status"] == "failed"
 
 
+async def test_nobody_awaits_an_observer(client: Any, server: Server) -> None:
+    async def observe(_: Any) -> None:
+        pytest.fail("never called")
+
+    with pytest.raises(InvalidArgumentError, match="must be a plain function"):
+        await settle(client.enrichment.wait(KEY_ID, on_progress=observe))
+
+
 async def test_a_bar_is_drawn(
     client: Any, server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
