@@ -87,8 +87,8 @@ class _Worker(Generic[R]):
 
     def _count(self, processed: int, failed: int) -> bool:
         """Add to the totals; whether it is time to report them."""
-        checked_int("processed", processed, 0, _MOST_RECORDS)
-        checked_int("failed", failed, 0, processed)
+        processed = checked_int("processed", processed, 0, _MOST_RECORDS)
+        failed = checked_int("failed", failed, 0, processed)
         with self._lock:
             self._processed += processed
             self._failed += failed

@@ -43,8 +43,9 @@ def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
         convert: Makes the annotated type of what is not of it, or raises ValueError. It is not
             called for the others, which are most: calling Python for every row takes long.
     """
-    return GetPydanticSchema(
-        lambda annotated, handler: core_schema.union_schema(
+
+    def validated(annotated: Any, handler: Callable[[Any], core_schema.CoreSchema]) -> Any:
+        return core_schema.union_schema(
             [
                 handler(annotated),
                 core_schema.no_info_after_validator_function(convert, core_schema.any_schema()),
@@ -54,7 +55,11 @@ def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
             custom_error_type="stored_shape",
             custom_error_message="Input is neither of the type that it should be nor like it",
         )
-    )
+
+    def documented(schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return handler(schema["choices"][0])
+
+    return GetPydanticSchema(validated, documented)
 
 
 def _as_texts(array: Any) -> tuple[str, ...]:

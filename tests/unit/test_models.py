@@ -44,6 +44,16 @@ def test_models_do_not_change(model: Any) -> None:
             setattr(model, name, None)
 
 
+@pytest.mark.parametrize("mode", ["validation", "serialization"])
+def test_json_schemas_say_what_columns_should_hold(mode: Any) -> None:
+    columns = Segment.model_json_schema(mode=mode)["properties"]
+    assert columns["tags"] == {"items": {"type": "string"}, "title": "Tags", "type": "array"}
+    assert columns["created_at"]["format"] == "date-time"
+    assert columns["filters"]["type"] == "array"
+    metadata = EnrichmentJob.model_json_schema(mode=mode)["properties"]["metadata"]
+    assert metadata["type"] == "object"
+
+
 @pytest.mark.parametrize("field", ["entity_type", "entity_id", "action"])
 @pytest.mark.parametrize("value", ["", None, 7])
 def test_a_scope_has_three_texts(field: str, value: Any) -> None:
