@@ -13,8 +13,9 @@ from uuid import UUID
 
 from pydantic import JsonValue, SecretStr
 
-from audiencelab_sdk._text import is_storable, storable
+from audiencelab_sdk._text import hidden, is_storable, storable
 from audiencelab_sdk.errors import InvalidArgumentError
+from audiencelab_sdk.models._stored import plain
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -66,11 +67,9 @@ def made_storable(name: str, value: Any) -> str:
 
 def checked_secret(name: str, value: Any) -> SecretStr:
     """`value`, a text that is kept secret, as a SecretStr: tracebacks may print variables."""
-    if isinstance(value, SecretStr):
-        return value
-    if not isinstance(value, str):
+    if not isinstance(value, str | SecretStr):
         raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {_kind(value)}")
-    return SecretStr(value)
+    return hidden(value)
 
 
 def checked_int(name: str, value: Any, lowest: int, highest: int) -> int:
@@ -116,16 +115,17 @@ def checked_sequence(name: str, value: Any) -> list[Any]:
 
 
 def checked_json(name: str, value: Any) -> JsonValue:
-    """`value`, something that JSON has and that PostgreSQL can store."""
+    """`value`, something that JSON has and that PostgreSQL can store, as lists and dicts."""
     try:
+        value = plain(value)
         sound = _is_json(value, _DEEPEST)
     except RecursionError:
         sound = False
     if not sound:
         raise InvalidArgumentError(
-            f"{name} must be JSON (dict with str keys, list, str, int, finite float, bool, None) "
-            f"without NUL or half of a surrogate pair in its texts, at most {_DEEPEST} levels deep "
-            "and with integers of less than 1,000 digits"
+            f"{name} must be JSON (mapping with str keys, sequence, str, int, finite float, bool, "
+            "None) without NUL or half of a surrogate pair in its texts, at most "
+            f"{_DEEPEST} levels deep and with integers of less than 1,000 digits"
         )
     return cast("JsonValue", value)
 
@@ -174,9 +174,8 @@ def _is_json(value: Any, levels: int) -> bool:
         return is_storable(value)
     if isinstance(value, float):
         return math.isfinite(value)
-    if isinstance(value, list | tuple):
-        items = cast("Sequence[Any]", value)
-        return levels > 0 and all(_is_json(item, levels - 1) for item in items)
+    if isinstance(value, list):
+        return levels > 0 and all(_is_json(item, levels - 1) for item in cast("Any", value))
     if isinstance(value, dict):
         entries: dict[Any, Any] = dict(cast("Any", value))
         return (

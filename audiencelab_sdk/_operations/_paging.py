@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
@@ -10,6 +10,7 @@ from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._operations._answers import Rows
 from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
 from audiencelab_sdk.errors import UnexpectedResponseError
+from audiencelab_sdk.models._stored import stored_moment
 
 if TYPE_CHECKING:
     from postgrest.base_request_builder import BaseSelectRequestBuilder
@@ -49,11 +50,9 @@ class Listing(Generic[R]):
             request = request.order("created_at", desc=True).order("id", desc=True)
             if after is None:
                 return request
-            # Python's times are exact: PostgreSQL counts microseconds as well. The first of the
-            # conditions is implied by the second, and there because PostgreSQL can begin to read
-            # an index at a range, but not at an `or`.
-            infinite = after.created_at == datetime.max.replace(tzinfo=UTC)
-            moment = "infinity" if infinite else after.created_at.isoformat()
+            # The first of the conditions is implied by the second, and there because PostgreSQL
+            # can begin to read an index at a range, but not at an `or`.
+            moment = stored_moment(after.created_at)
             request = request.lte("created_at", moment)
             return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
 

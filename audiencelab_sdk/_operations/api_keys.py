@@ -111,7 +111,7 @@ def revoke(api_key_id: UUID | str) -> Steps[None]:
 
 
 def verify(api_key: str | SecretStr) -> Steps[ValidApiKey | InvalidApiKey]:
-    key = api_key = checked_secret("api_key", api_key)
+    key = checked_secret("api_key", api_key)
     if not may_be_api_key(key.get_secret_value()):
         return InvalidApiKey(error="Invalid API key")
     answer = yield Call(

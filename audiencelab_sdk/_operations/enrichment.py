@@ -34,6 +34,7 @@ from audiencelab_sdk.errors import (
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
 from audiencelab_sdk.models._base import Model
+from audiencelab_sdk.models._stored import stored_moment
 
 PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
 
@@ -150,7 +151,7 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Steps[EnrichmentJob]
         }
         # The API cannot add a key to a jsonb column. So the whole column is written, but only
         # over the very row that was read: a worker's report in between means to read it again.
-        unchanged = equal("updated_at", job.updated_at.isoformat())
+        unchanged = equal("updated_at", stored_moment(job.updated_at))
         failed = yield from _TABLE.update_if(job.id, changes, [unchanged])
         if failed:
             return failed
@@ -193,7 +194,7 @@ def wait(
 def _object(name: str, value: Any) -> JsonValue:
     if not isinstance(value, Mapping):
         raise InvalidArgumentError(f"{name} must be a mapping, such as a dict")
-    return checked_json(name, dict(cast("Mapping[str, Any]", value)))
+    return checked_json(name, cast("Any", value))
 
 
 def _move(

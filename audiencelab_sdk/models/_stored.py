@@ -4,24 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeAlias, cast
 
-from pydantic import AwareDatetime, GetPydanticSchema, JsonValue, model_serializer
+from pydantic import AwareDatetime, GetPydanticSchema, model_serializer
 from pydantic_core import core_schema
-from typing_extensions import TypeAliasType
 
 from audiencelab_sdk.models._base import Model
 
-Json = TypeAliasType(
-    "Json", "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
-)
+Json: TypeAlias = bool | int | float | str | Sequence[Any] | Mapping[str, Any] | None
 """What callers may pass as JSON: a ``list[str]`` too, which is no `pydantic.JsonValue`."""
 
 
-def plain(value: Json) -> JsonValue:
-    """`value` as pydantic has it: with lists for tuples, and dicts for other mappings."""
+def plain(value: Any) -> Any:
+    """`value` with lists for its sequences and dicts for its mappings, as pydantic wants JSON."""
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [plain(item) for item in value]
+        return {key: plain(item) for key, item in cast("Any", value).items()}
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return [plain(item) for item in cast("Any", value)]
     return value
 
 
@@ -74,13 +71,23 @@ def _as_texts(array: Any) -> tuple[str, ...]:
     return tuple(texts)
 
 
+# PostgreSQL has two times that Python has not.
+_INFINITE = {
+    "infinity": datetime.max.replace(tzinfo=UTC),
+    "-infinity": datetime.min.replace(tzinfo=UTC),
+}
+
+
 def _as_moment(value: Any) -> datetime:
-    # PostgreSQL has two times that Python has not.
-    if value == "infinity":
-        return datetime.max.replace(tzinfo=UTC)
-    if value == "-infinity":
-        return datetime.min.replace(tzinfo=UTC)
+    if isinstance(value, str) and value in _INFINITE:
+        return _INFINITE[value]
     raise ValueError("not a time with its zone")
+
+
+def stored_moment(moment: datetime) -> str:
+    """What PostgreSQL has for a `Moment`, to the microsecond."""
+    texts = (text for text, infinite in _INFINITE.items() if infinite == moment)
+    return next(texts, moment.isoformat())
 
 
 Texts: TypeAlias = Annotated[tuple[str, ...], otherwise(_as_texts)]

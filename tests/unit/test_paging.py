@@ -1,4 +1,5 @@
 import gc
+import weakref
 from typing import Any
 from uuid import UUID
 
@@ -6,7 +7,7 @@ import httpx
 import pytest
 import respx
 
-from audiencelab_sdk import ServerError, UnexpectedResponseError
+from audiencelab_sdk import Page, ServerError, UnexpectedResponseError
 from tests.unit._support import ACCOUNT, LISTED, settle
 
 # All made at the same moment.
@@ -122,6 +123,25 @@ async def test_a_server_that_ignores_the_cursor_is_no_endless_walk(
     page = await settle(client.api_keys.list(ACCOUNT))
     with pytest.raises(UnexpectedResponseError, match="rows of the page before"):
         await names(page)
+
+
+class Item:
+    """Something that can be seen to be gone."""
+
+
+def test_a_walk_lets_go_of_a_page_before_it_fetches_the_next() -> None:
+    alive: weakref.WeakSet[Item] = weakref.WeakSet()
+    seen: list[int] = []
+
+    def page(_: Item | None) -> Page[Item]:
+        seen.append(len(alive))
+        items = [Item() for _ in range(3 if len(seen) < 5 else 0)]
+        alive.update(items)
+        return Page(items, page)
+
+    first = page(None)
+    assert sum(1 for _ in first) == 12
+    assert seen == [0, 3, 4, 4, 4]  # those of the first page, and the last one of the latest
 
 
 async def test_repr(client: Any, api: respx.MockRouter) -> None:

@@ -129,7 +129,7 @@ async def test_retry_after_is_honoured_of_a_server_that_restarts(
     assert pauses == [5.0]
 
 
-@pytest.mark.parametrize("date", ["soon", "Fri, 31 Dec 99999999 23:59:59 GMT"])
+@pytest.mark.parametrize("date", ["soon", "Fri, 31 Dec 99999999999999999999 23:59:59 GMT"])
 async def test_retry_after_that_is_no_time_is_ignored(
     client: Any, api: respx.MockRouter, pauses: list[float], date: str
 ) -> None:
@@ -197,6 +197,20 @@ async def test_a_call_may_ask_for_a_delay(
 
     assert await settle(client.api_keys._run(steps())) == 1
     assert pauses == [1.5]
+
+
+async def test_a_call_that_its_operation_repeats_is_not_retried_besides(
+    client: Any, api: respx.MockRouter, pauses: list[float]
+) -> None:
+    route = api.post("/rpc/f").respond(429)
+
+    def steps() -> Steps[Any]:
+        yield Call(lambda api: api.rpc("f", {}), repeatable=True, retried=False)
+
+    with pytest.raises(RateLimitError):
+        await settle(client.api_keys._run(steps()))
+    assert route.call_count == 1
+    assert pauses == []
 
 
 async def test_steps_may_handle_an_error_and_go_on(client: Any, api: respx.MockRouter) -> None:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from audiencelab_sdk import (
     APIConnectionError,
@@ -352,8 +353,15 @@ def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
     rows = answered(listing.page(), [SEGMENT | odd, SEGMENT])
     assert (rows[0].tags, rows[0].enrichment_fields) == (("a",), ("b", "c"))
     assert rows[0].created_at == datetime.max.replace(tzinfo=UTC)
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "2025-01-02T03:04:05.000001+05:30"])
+def test_a_page_begins_after_whatever_time_the_one_before_ended_with(moment: str) -> None:
+    listing = segments.listing(**LISTING)
+    rows = answered(listing.page(), [SEGMENT | {"created_at": moment}])
     query = sent(next(listing.page(rows[0])))[1]
-    assert query["or"] == f"(created_at.lt.infinity,id.lt.{KEY_ID})"
+    assert query["created_at"] == f"lte.{moment}"
+    assert query["or"] == f"(created_at.lt.{moment},id.lt.{KEY_ID})"
 
 
 @pytest.mark.parametrize("value", ["[" * 300 + "]" * 300, "9" * 4400], ids=["deep", "long"])
@@ -368,6 +376,16 @@ def test_json_that_pydantic_cannot_read_is_named(value: str) -> None:
 def test_a_filter_takes_any_sequence_and_mapping() -> None:
     made = SegmentFilter.where("country").op("in", ("US", MappingProxyType({"a": (1,)})))
     assert made.value == ["US", {"a": [1]}]
+    filters = (MappingProxyType({"in": ("US",)}), made)
+    body = sent(next(segments.update(KEY_ID, {"filters": filters})))[2]
+    assert json.loads(json.dumps(body)) == {"filters": [{"in": ["US"]}, made.model_dump()]}
+
+
+def test_a_filter_takes_no_bytes() -> None:
+    with pytest.raises(ValidationError, match="value"):
+        SegmentFilter.where("country").op("=", b"US")
+    with pytest.raises(InvalidArgumentError, match=r"filters\[0\] must be JSON"):
+        next(create(filters=[b"US"]))
 
 
 def test_a_filter_is_neither_true_nor_false() -> None:
