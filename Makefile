@@ -7,7 +7,7 @@ DEMO_READY := .venv/.demo-$(PLACE)
 DEV_READY := .venv/.dev-$(PLACE)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel clean
+.PHONY: help demo test lint format wheel sql clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -31,6 +31,10 @@ format: $(DEV_READY) ## format the Python code
 
 wheel: $(DEV_READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel
+
+sql: $(DEV_READY) ## build the SQL files that are made from the migrations
+	@$(BIN)/python -m tests.database.update_staging
+	@$(BIN)/python -m tests.database.update_verify
 
 clean: ## remove what the other targets made
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,18 +1,18 @@
 -- Is a database as the migrations leave it? One row for each object, with ok or what is wrong.
 --
--- Reads only. In the SQL editor: paste it. With psql: psql -v ON_ERROR_STOP=1 -f supabase/verify.sql, whose exit status
+-- It changes nothing. In the SQL editor: paste it. With psql: psql -v ON_ERROR_STOP=1 -f supabase/verify.sql, whose exit status
 -- is 3 when anything is wrong.
 
 create or replace function pg_temp.audiencelab_verification()
 returns table (kind text, object text, status text)
 language sql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $verification$
   with our_schemas as (
     select oid, nspname, nspowner, nspacl
     from pg_namespace
-    where nspname in ('api_keys_private', 'enrichment_private')
+    where nspname in ('audiencelab_private', 'api_keys_private', 'enrichment_private')
   ),
   our_relations as (
     select class.oid, class.oid::regclass::text as name, class.relkind, class.relrowsecurity, class.relforcerowsecurity,
@@ -38,6 +38,7 @@ as $verification$
     from pg_roles as role
     cross join lateral unnest(array[
       case when role.rolcanlogin then 'can log in' else 'cannot log in' end,
+      case when role.rolinherit then 'inherits' end,
       case when role.rolbypassrls or role.rolsuper then 'is above row security' else 'is under row security' end,
       case when role.rolcreaterole or role.rolcreatedb or role.rolreplication then 'can make roles or databases, or replicate' end,
       case when pg_has_role('authenticator', role.oid, 'member') then 'is granted to authenticator' end,
@@ -99,7 +100,7 @@ as $verification$
         case when relrowsecurity then 'row security on' when relkind = 'r' then 'row security off' end,
         case when relforcerowsecurity then 'row security forced' end,
         case when 'security_invoker=true' = any (reloptions) then 'with the rights of who asks' end,
-        case when relreplident not in ('d', 'f') then 'cannot be updated while it is published' end
+        case when relkind = 'r' and relreplident not in ('d', 'f') then 'cannot be updated while it is published' end
       ]
     ) as fact
 
@@ -235,7 +236,7 @@ as $verification$
   expected (kind, object, facts) as (
     values
       ('columns', 'api_keys_private.api_key_logs', array[
-        'api_key_id uuid not null',
+        'api_key_id uuid',
         'endpoint text not null',
         'id uuid not null default gen_random_uuid()',
         'ip_address text',
@@ -304,6 +305,9 @@ as $verification$
         'tags text[] not null default ''{}''::text[]',
         'updated_at timestamp with time zone not null default now()'
       ]),
+      ('constraint', 'api_key_logs_api_key_id_check on api_keys_private.api_key_logs', array[
+        'CHECK ((api_key_id IS NOT NULL)) NOT VALID'
+      ]),
       ('constraint', 'api_key_logs_api_key_id_fkey on api_keys_private.api_key_logs', array[
         'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'
       ]),
@@ -355,7 +359,7 @@ as $verification$
         'immutable',
         'language sql',
         'returns text',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
       ('function', 'api_keys_private.crc32(bytea)', array[
@@ -364,7 +368,7 @@ as $verification$
         'immutable',
         'language plpgsql',
         'returns bigint',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
       ('function', 'api_keys_private.generate_api_key()', array[
@@ -372,7 +376,7 @@ as $verification$
         'body 5b92d8d7d82275b2d9bc6ee8eb4a5217',
         'language plpgsql',
         'returns text',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
       ]),
@@ -381,7 +385,7 @@ as $verification$
         'body 0306f468bef016f206bcf40da1652a0d',
         'language sql',
         'returns boolean',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker',
         'stable'
       ]),
@@ -390,36 +394,18 @@ as $verification$
         'body 1d6ad96b4a1218becc838a8c4676dd28',
         'language sql',
         'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
-      ]),
-      ('function', 'api_keys_private.member_account_ids()', array[
-        'arguments ',
-        'body 9a9aafdd756512acac16183395186cf8',
-        'language sql',
-        'returns SETOF uuid',
-        'search_path=""',
-        'security definer',
-        'stable'
       ]),
       ('function', 'api_keys_private.random_base62(integer)', array[
         'arguments p_length integer',
         'body 1a4457ee2f938396058f7df361d8accd',
         'language plpgsql',
         'returns text',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
-      ]),
-      ('function', 'api_keys_private.require_member(uuid)', array[
-        'arguments p_account_id uuid',
-        'body 73ddd64b0feaf34b52a1c37cd0f93a92',
-        'language plpgsql',
-        'returns void',
-        'search_path=""',
-        'security invoker',
-        'stable'
       ]),
       ('function', 'api_keys_private.require_scopes(jsonb)', array[
         'arguments p_scopes jsonb',
@@ -427,7 +413,7 @@ as $verification$
         'immutable',
         'language plpgsql',
         'returns void',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
       ('function', 'api_keys_private.scoped_entity_ids(text,text[])', array[
@@ -435,43 +421,160 @@ as $verification$
         'body 24be97d0874e7bf2bbe3b448e4efe7c0',
         'language sql',
         'returns SETOF uuid',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.apply_columns(regclass,regclass)', array[
+        'arguments p_table regclass, p_desired regclass',
+        'body 8695781dd883230ea5c7dfd64ee69862',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.apply_foreign_keys(regclass,jsonb)', array[
+        'arguments p_table regclass, p_foreign_keys jsonb',
+        'body f984ecf939cd9d4b4a8bb35ee715d758',
+        'language sql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.apply_parts(regclass,regclass,text[],jsonb)', array[
+        'arguments p_table regclass, p_desired regclass, p_kinds text[], p_foreign_keys jsonb DEFAULT ''{}''::jsonb',
+        'body 5c2871df6489e6aa769df6b79fe4aa0d',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.apply_table(text,text)', array[
+        'arguments p_schema text, p_name text',
+        'body 15a97661ce9d3a306604a4d345657c0a',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.apply_type(text)', array[
+        'arguments p_name text',
+        'body 8e6a309b78f51b66be994c0e59b93fde',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.member_account_ids()', array[
+        'arguments ',
+        'body 9a9aafdd756512acac16183395186cf8',
+        'language sql',
+        'returns SETOF uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.prepare_functions(text[])', array[
+        'arguments VARIADIC p_signatures text[]',
+        'body 44cafd391cc26ff3fab62ced00a9721a',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.publish(regclass)', array[
+        'arguments p_table regclass',
+        'body edce643654da4444f2cf042946c02e62',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.require_member(uuid)', array[
+        'arguments p_account_id uuid',
+        'body 1041342965a326d732856d858d551f05',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.require_ownership(text,text[])', array[
+        'arguments p_schema text, p_names text[]',
+        'body 108fc762abb8f9e601c532e0db23fe73',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
+        'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
+        'body fa814e4669951dce33748fabaf48a34a',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.table_columns(regclass)', array[
+        'arguments p_table regclass',
+        'body 2208e440fd1aeaf2bf362d198d88f31b',
+        'language sql',
+        'returns TABLE("position" smallint, name text, type text, expression text, is_required boolean, definition text)',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.table_parts(regclass)', array[
+        'arguments p_table regclass',
+        'body 35be9c5ef15dab6b22bfb042c752a1b2',
+        'language sql',
+        'returns TABLE(kind text, name text, definition text)',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
         'stable'
       ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body 2a81e6a53db3b5dd9938c06b58df9550',
+        'body edbb55bee6efe1e41d840786edc19c1d',
         'language sql',
         'returns boolean',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker',
         'stable'
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body feae632517ed9f5e49b7c6fc09a8a272',
+        'body 6cca7ec7c60cbab1ee899e06ae6d2c35',
         'language plpgsql',
         'returns public.create_api_key_response',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
       ('function', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
         'arguments p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]',
-        'body aeaa07a27edd5c3f2d050f0bce95fc91',
+        'body 42ee7eea1e0bd40c9938fcb00056db9f',
         'language plpgsql',
         'returns uuid',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
       ]),
       ('function', 'public.delete_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body 38fa3d35a61c35ceebb9c60a094f90fe',
+        'body a511f804fa4f27a028ebdd9a24b4f47c',
         'language plpgsql',
         'returns void',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
@@ -480,7 +583,7 @@ as $verification$
         'body 6a6f17d265cd11505e10651e93ea7864',
         'language sql',
         'returns uuid',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'stable'
       ]),
@@ -489,16 +592,16 @@ as $verification$
         'body 1abc544053ce925884e60271a40d511c',
         'language sql',
         'returns boolean',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'stable'
       ]),
       ('function', 'public.list_api_keys(uuid)', array[
         'arguments p_account_id uuid',
-        'body f546d394e212ba3912888e9c046c2c7a',
+        'body e994b2f927c327ae99e6cd96da378751',
         'language plpgsql',
         'returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone, created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'stable'
       ]),
@@ -507,7 +610,7 @@ as $verification$
         'body 009acf92caa204d59572c26540bf1444',
         'language plpgsql',
         'returns public.api_key_usage_log_response',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
@@ -516,7 +619,7 @@ as $verification$
         'body f7c83c52a5dd18cd8e455abf1a78a339',
         'language plpgsql',
         'returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text, error_code text)',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
@@ -525,25 +628,25 @@ as $verification$
         'body d12d70f5a93f77c616179e2414ed7139',
         'language plpgsql',
         'returns public.enrichment_tracking',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
       ('function', 'public.restore_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body d910963c42b9f81be3fc8bfac60be7c6',
+        'body b9f3355e78ed6b48b2a5a5ed21b34001',
         'language plpgsql',
         'returns public.segments',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
       ('function', 'public.revoke_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
-        'body b4600bd7cbf3108f69beaec47a12f74b',
+        'body f69347340c90cb64844711b83500258e',
         'language plpgsql',
         'returns boolean',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
@@ -552,7 +655,7 @@ as $verification$
         'body 0b542f9c8dbe6fa7c1a36a6fb89139a4',
         'language plpgsql',
         'returns public.verify_api_key_response',
-        'search_path=""',
+        'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
@@ -623,13 +726,13 @@ as $verification$
         'for insert',
         'permissive',
         'to authenticated',
-        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+        'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
       ('policy', 'enrichment_tracking_select on public.enrichment_tracking', array[
         'for select',
         'permissive',
         'to authenticated',
-        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+        'using (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
       ('policy', 'enrichment_tracking_select_api_key on public.enrichment_tracking', array[
         'for select',
@@ -641,8 +744,8 @@ as $verification$
         'for update',
         'permissive',
         'to authenticated',
-        'using (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))',
-        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+        'using (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))',
+        'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
       ('policy', 'enrichment_tracking_update_api_key on public.enrichment_tracking', array[
         'for update',
@@ -655,19 +758,19 @@ as $verification$
         'for delete',
         'permissive',
         'to authenticated',
-        'using ((account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))'
+        'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))'
       ]),
       ('policy', 'segments_insert on public.segments', array[
         'for insert',
         'permissive',
         'to authenticated',
-        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+        'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
       ('policy', 'segments_select on public.segments', array[
         'for select',
         'permissive',
         'to authenticated',
-        'using ((account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids))) AND ((NOT deleted) OR ((updated_at = now()) AND (pg_current_xact_id_if_assigned() IS NOT NULL))))'
+        'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND ((NOT deleted) OR ((updated_at = now()) AND (pg_current_xact_id_if_assigned() IS NOT NULL))))'
       ]),
       ('policy', 'segments_select_api_key on public.segments', array[
         'for select',
@@ -679,8 +782,8 @@ as $verification$
         'for update',
         'permissive',
         'to authenticated',
-        'using ((account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
-        'with check (account_id = ANY (ARRAY( SELECT api_keys_private.member_account_ids() AS member_account_ids)))'
+        'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
+        'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
       ('privileges', 'api_keys_private.api_key_logs', array[
         'delete to service_role',
@@ -697,11 +800,11 @@ as $verification$
       ('privileges', 'api_keys_private.has_scope_on_all(text,text[])', array[
         'execute to api_key'
       ]),
-      ('privileges', 'api_keys_private.member_account_ids()', array[
-        'execute to authenticated'
-      ]),
       ('privileges', 'api_keys_private.scoped_entity_ids(text,text[])', array[
         'execute to api_key'
+      ]),
+      ('privileges', 'audiencelab_private.member_account_ids()', array[
+        'execute to authenticated'
       ]),
       ('privileges', 'enrichment_private.worker_progress', array[
         'delete to service_role',
@@ -804,7 +907,6 @@ as $verification$
         'table'
       ]),
       ('table', 'api_keys_private.live_api_keys', array[
-        'cannot be updated while it is published',
         'view',
         'with the rights of who asks'
       ]),

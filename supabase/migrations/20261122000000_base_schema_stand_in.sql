@@ -69,7 +69,7 @@ begin
   stable
   -- Definer, because it is asked from policies whose caller may not read the memberships of others.
   security definer
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $function$
     select exists (
       select
@@ -86,7 +86,7 @@ begin
   create function public.trigger_set_timestamps()
   returns trigger
   language plpgsql
-  set search_path = ''
+  set search_path = pg_catalog, pg_temp
   as $function$
   begin
     new.created_at := old.created_at;

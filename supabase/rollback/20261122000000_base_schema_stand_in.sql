@@ -1,6 +1,6 @@
--- Takes back the stand-in for V3's base schema. On a database with V3's own base schema it does nothing at all.
+-- Rolls back the stand-in for V3's base schema. On a database with V3's own base schema it does nothing at all.
 --
--- THIS DELETES DATA: all accounts and memberships. It refuses to run until you have said so in the same session:
+-- THIS DELETES DATA: all accounts and memberships. It refuses to run until the same session has confirmed it:
 --
 --   set audiencelab.confirm_rollback = 'delete the stand-in accounts';
 
@@ -15,7 +15,7 @@ begin
   if obj_description(to_regclass('public.accounts'), 'pg_class') is null
     or obj_description(to_regclass('public.accounts'), 'pg_class') not like '%Stand-in for V3''s own table.'
   then
-    raise notice 'public.accounts is not the stand-in: nothing to take back';
+    raise notice 'public.accounts is not the stand-in: nothing to roll back';
     return;
   end if;
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete the stand-in accounts' then
@@ -37,5 +37,5 @@ $rollback$;
 
 commit;
 
--- What was said holds for this once.
+-- A confirmation holds for one run.
 reset audiencelab.confirm_rollback;

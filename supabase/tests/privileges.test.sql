@@ -2,7 +2,7 @@
 
 begin;
 
-select plan(41);
+select plan(45);
 
 select has_role('api_key', 'requests with an API key have a role');
 select is_member_of('api_key', 'authenticator', 'that the REST API can take');
@@ -13,6 +13,8 @@ select results_eq(
 );
 
 -- Schemas.
+select schema_privs_are('audiencelab_private', role.name, array[]::text[], role.name || ' on audiencelab_private')
+from (values ('anon'), ('authenticated'), ('api_key'), ('service_role')) as role (name);
 select schema_privs_are('api_keys_private', role.name, role.privileges, role.name || ' on api_keys_private')
 from (
   values
@@ -133,7 +135,7 @@ select is_empty(
     from pg_proc
     cross join lateral aclexplode(coalesce(proacl, acldefault('f', proowner)))
     where grantee = 0
-      and (pronamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
+      and (pronamespace in ('audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
            or (pronamespace = 'public'::regnamespace and proname ~ '(api_key|studio_segment|has_scope|enrichment_progress)'))
   $$,
   'nothing of ours is executable by PUBLIC'
@@ -142,11 +144,11 @@ select is_empty(
   $$
     select oid::regprocedure
     from pg_proc
-    where (pronamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
+    where (pronamespace in ('audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
            or (pronamespace = 'public'::regnamespace and proname ~ '(api_key|studio_segment|has_scope|enrichment_progress)'))
-      and not coalesce('search_path=""' = any (proconfig), false)
+      and not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)
   $$,
-  'every function has an empty search path'
+  'every function looks into pg_catalog first and pg_temp last'
 );
 
 select * from finish();

@@ -7,17 +7,20 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tests.database._sql import Database
 
-# Every query sees these: `relations`, `functions` and `types` are ours.
+# Every query sees these: `namespaces`, `relations`, `functions` and `types` are ours.
 _OURS = """
-with relations as (
+with namespaces as (
+  select oid, nspname, nspowner, nspacl from pg_namespace
+  where nspname ~ '^(api_keys|audiencelab|enrichment)_'
+),
+relations as (
   select oid from pg_class
-  where relkind in ('r', 'v')
-    and relnamespace in (to_regnamespace('api_keys_private'), to_regnamespace('enrichment_private'))
+  where relkind in ('r', 'v') and relnamespace in (select oid from namespaces)
      or oid in (to_regclass('public.enrichment_tracking'), to_regclass('public.segments'))
 ),
 functions as (
   select oid from pg_proc
-  where pronamespace in (to_regnamespace('api_keys_private'), to_regnamespace('enrichment_private'))
+  where pronamespace in (select oid from namespaces)
      or pronamespace = 'public'::regnamespace and proname in (
        'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage',
        'has_scope', 'get_api_key_account_id', 'create_studio_segment', 'delete_studio_segment',
@@ -31,6 +34,8 @@ types as (
 """
 
 _PARTS = {
+    "schemas": """
+        select nspname, pg_get_userbyid(nspowner) from namespaces""",
     "relations": """
         select oid::regclass::text, relkind, relrowsecurity, relforcerowsecurity, reloptions,
                pg_get_userbyid(relowner), pg_get_viewdef(oid)
@@ -77,7 +82,7 @@ _PARTS = {
           from pg_proc join functions using (oid)
           union all
           select 'schema', nspname, coalesce(nspacl, acldefault('n', nspowner)), nspowner
-          from pg_namespace where nspname in ('api_keys_private', 'enrichment_private')
+          from namespaces
         ) as object
         cross join lateral aclexplode(acl)
         where grantee is distinct from owner""",
@@ -98,15 +103,18 @@ _PARTS = {
         where classoid = 'pg_type'::regclass
         union all
         select 'schema', nspname, null, obj_description(oid, 'pg_namespace')
-        from pg_namespace where nspname in ('api_keys_private', 'enrichment_private')""",
+        from namespaces""",
     "publication": """
-        select relid::regclass::text from pg_get_publication_tables('supabase_realtime')""",
+        select relid::regclass::text, qual
+        from pg_get_publication_tables('supabase_realtime')
+        join relations on relations.oid = relid""",
     "roles": """
-        select rolname, rolcanlogin, rolbypassrls, rolsuper, rolcreaterole,
-               (select array_agg(member.rolname::text)
-                from pg_auth_members
-                join pg_roles as member on member.oid = pg_auth_members.member
-                where pg_auth_members.roleid = pg_roles.oid and member.rolname <> 'postgres')
+        select rolname, rolcanlogin, rolinherit, rolbypassrls, rolsuper, rolcreaterole,
+               rolcreatedb, rolreplication, has_schema_privilege(oid, 'public', 'usage'),
+               (select array_agg(pg_get_userbyid(member)::text order by pg_get_userbyid(member))
+                from pg_auth_members where roleid = pg_roles.oid) as members,
+               (select array_agg(pg_get_userbyid(roleid)::text order by pg_get_userbyid(roleid))
+                from pg_auth_members where member = pg_roles.oid) as member_of
         from pg_roles where rolname = 'api_key'""",
 }
 

@@ -22,6 +22,22 @@ EVERYTHING = {"entity_type": "*", "entity_id": "*", "action": "*"}
 NOT_A_MEMBER = "the account does not exist, or you are not a member of it"
 
 
+def warnings_of(db: Database, text: str) -> list[str]:
+    """Run a file as `postgres` and return the warnings that it raises."""
+    said: list[str] = []
+    url = migrate.as_role(db.admin_url, "postgres")
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.add_notice_handler(
+            lambda notice: (
+                said.append(notice.message_primary or "")
+                if notice.severity_nonlocalized == "WARNING"
+                else None
+            )
+        )
+        connection.execute(text.encode())
+    return said
+
+
 @dataclass
 class Actor:
     """A role, and the subject of the token that it comes with."""

@@ -6,6 +6,7 @@ import json
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
@@ -13,6 +14,7 @@ from audiencelab_sdk.local._postgres import PostgresServer, find_programs
 from tests.database._catalog import catalog
 from tests.database._tools import SupabaseProject, find_supabase_cli, run
 from tests.database.conftest import make_database
+from tests.database.update_staging import STAGING, staging_migration
 
 if TYPE_CHECKING:
     import subprocess
@@ -20,8 +22,8 @@ if TYPE_CHECKING:
 
     from tests.database._sql import Database
 
-STAND_IN, STAGING, SUPPORT = migrate.migration_files()
-OUR_HISTORY = [file.name for file in (STAND_IN, STAGING, SUPPORT)]
+STAND_IN, *MIGRATIONS = migrate.migration_files()
+OUR_HISTORY = [file.name for file in (STAND_IN, *MIGRATIONS)]
 # What V3 itself has applied: our base schema's stand-in plays the part of the real one.
 V3_HISTORY = {
     "20250101000000": ("base_schema", [STAND_IN.read_text()]),
@@ -58,6 +60,14 @@ def live(server: PostgresServer) -> Database:
 
 def address(db: Database) -> str:
     return migrate.as_role(db.admin_url, "postgres")
+
+
+def psql(db: Database, file: Path) -> None:
+    """Run a file that has nothing to say."""
+    program = str(find_programs() / "psql")
+    options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--tuples-only"]
+    result = run([program, address(db), *options, f"--file={file}"])
+    assert (result.returncode, result.stderr, result.stdout.strip()) == (0, "", "")
 
 
 def record(db: Database, version: str, name: str, statements: list[str]) -> None:
@@ -158,19 +168,45 @@ def test_a_push_that_fails_names_what_is_missing_and_can_be_repeated(
 
 
 def test_each_file_with_psql(empty: Database, db: Database) -> None:
-    for file in (STAND_IN, STAGING, SUPPORT):
-        result = run(
-            [
-                str(find_programs() / "psql"),
-                address(empty),
-                "--no-psqlrc",
-                "--quiet",
-                "--set=ON_ERROR_STOP=1",
-                f"--file={file}",
-            ]
-        )
-        assert (result.returncode, result.stderr, result.stdout) == (0, "", "")
+    for file in (STAND_IN, *MIGRATIONS):
+        psql(empty, file)
     assert catalog(empty) == catalog(db)
+
+
+def test_the_file_to_paste_is_up_to_date() -> None:
+    assert STAGING.read_text() == staging_migration(), "run: make sql"
+
+
+def test_the_file_to_paste_with_psql_and_in_the_editor(
+    live: Database, empty: Database, db: Database
+) -> None:
+    empty.apply(STAND_IN.read_text())
+    for _ in range(2):
+        psql(live, STAGING)
+        empty.apply(STAGING.read_text())
+        assert catalog(live) == catalog(empty) == catalog(db)
+
+
+def test_the_file_to_paste_before_and_after_a_push(
+    project: SupabaseProject, empty: Database, db: Database
+) -> None:
+    empty.apply(STAND_IN.read_text() + STAGING.read_text())
+    pushed = push(project, empty)
+    assert pushed.returncode == 0, pushed.stderr
+    assert history(empty) == OUR_HISTORY
+    empty.apply(STAGING.read_text())
+    assert catalog(empty) == catalog(db)
+    assert "up to date" in push(project, empty).stdout
+
+
+def test_the_file_to_paste_is_one_transaction(live: Database) -> None:
+    live.admin("create view public.segments as select 1 as id")
+    live.admin("alter view public.segments owner to postgres")
+    with pytest.raises(
+        psycopg.errors.ObjectNotInPrerequisiteState, match="segments is not a table"
+    ):
+        live.apply(STAGING.read_text())
+    assert live.admin("select to_regnamespace('audiencelab_private') as made") == [{"made": None}]
 
 
 def test_the_advisors_find_nothing(project: SupabaseProject, db: Database) -> None:

@@ -1,26 +1,31 @@
-"""What earlier scripts and other people left on our tables gives way, is named, or is kept."""
+"""What earlier scripts left on our tables: replaced with a warning, refused, or kept."""
 
 from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import psycopg
 import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
 from tests.database._catalog import catalog
-from tests.database._sql import Database
+from tests.database._sql import Database, warnings_of
+from tests.database._states import apply_state
 
-_, STAGING, SUPPORT = migrate.migration_files()
-STATES = Path(__file__).parent / "states"
+_, *MIGRATIONS = migrate.migration_files()
+FOUNDATION, API_KEYS, JOBS, SEGMENTS = MIGRATIONS
 
 
-def test_other_scripts_policies_triggers_and_indexes_give_way(
+def apply_all(db: Database) -> None:
+    for file in MIGRATIONS:
+        db.apply(file.read_text())
+
+
+def test_the_policies_triggers_and_indexes_of_other_scripts_are_replaced(
     fresh: Database, db: Database
 ) -> None:
-    fresh.apply(STAGING.read_text())
+    apply_all(fresh)
     fresh.apply(
         "create policy select_segments on public.segments for select to public using (true);"
         'create policy "Accounts can read API Keys" on api_keys_private.api_keys'
@@ -39,8 +44,7 @@ def test_other_scripts_policies_triggers_and_indexes_give_way(
         "alter table public.segments disable row level security;"
         "alter publication supabase_realtime drop table public.segments;",
     )
-    fresh.apply(STAGING.read_text())
-    fresh.apply(SUPPORT.read_text())
+    apply_all(fresh)
     assert catalog(fresh) == catalog(db)
 
 
@@ -95,14 +99,12 @@ def test_other_scripts_policies_triggers_and_indexes_give_way(
         ],
     ],
 )
-def test_what_has_our_name_but_is_not_ours_gives_way(
+def test_what_has_our_name_but_another_definition_is_replaced(
     fresh: Database, db: Database, changes: list[str]
 ) -> None:
-    for migration in (STAGING, SUPPORT):
-        fresh.apply(migration.read_text())
+    apply_all(fresh)
     fresh.apply(";".join(changes))
-    for migration in (STAGING, SUPPORT):
-        fresh.apply(migration.read_text())
+    apply_all(fresh)
     assert catalog(fresh) == catalog(db)
     tenant = fresh.add_tenant()
     segment = fresh.create_segment(tenant)
@@ -110,16 +112,64 @@ def test_what_has_our_name_but_is_not_ours_gives_way(
     assert fresh.affected(tenant.member, rename, segment) == 1
 
 
-def test_what_gives_way_is_named(fresh: Database) -> None:
-    fresh.apply(STAGING.read_text())
-    fresh.apply("create index mine on public.segments (name)")
-    said: list[str] = []
-    with psycopg.connect(
-        migrate.as_role(fresh.admin_url, "postgres"), autocommit=True
-    ) as connection:
-        connection.add_notice_handler(lambda notice: said.append(notice.message_primary or ""))
-        connection.execute(STAGING.read_text().encode())
-    assert said == ["index mine on public.segments gives way: USING btree (name)"]
+def test_what_is_altered_is_named(fresh: Database) -> None:
+    apply_all(fresh)
+    fresh.apply(
+        "create index mine on public.segments (name);"
+        "alter index public.segments_created_by_idx rename to made_by;"
+        "alter table public.segments alter column tags drop not null;"
+        "alter table public.segments alter column tags set default '{x}';"
+        "alter table public.segments add column note text;"
+        "alter table public.segments force row level security;"
+        "create policy everyone on public.segments using (true);"
+        "alter publication supabase_realtime set table public.segments (id);"
+    )
+    assert sorted(warnings_of(fresh, SEGMENTS.read_text())) == [
+        "column note of public.segments is not part of the schema; it is kept: text",
+        (
+            "column tags of public.segments is altered from text[] default '{x}'::text[]"
+            " to text[] not null default '{}'::text[]"
+        ),
+        "index made_by on public.segments is renamed to segments_created_by_idx",
+        "index mine on public.segments is dropped: USING btree (name)",
+        (
+            "policy everyone on public.segments is dropped:"
+            " as permissive for all to public using (true)"
+        ),
+        (
+            "publication supabase_realtime published a part of public.segments;"
+            " it publishes all of it now"
+        ),
+        "row level security of public.segments no longer binds its owner",
+    ]
+    (rows,) = fresh.admin(
+        "select count(*) from information_schema.columns where column_name = 'note'"
+    )
+    assert rows["count"] == 1
+
+
+def test_a_column_of_another_type_keeps_its_values(fresh: Database, db: Database) -> None:
+    apply_all(fresh)
+    tenant = fresh.add_tenant()
+    segment = fresh.create_segment(tenant, "old")
+    fresh.apply("alter table public.segments alter column name type varchar(80)")
+    fresh.apply(SEGMENTS.read_text())
+    assert catalog(fresh) == catalog(db)
+    assert fresh.admin("select name from public.segments where id = %s", segment) == [
+        {"name": "old"}
+    ]
+
+
+def test_a_type_of_our_name_with_other_attributes_is_refused(fresh: Database) -> None:
+    fresh.apply(FOUNDATION.read_text())
+    fresh.apply("create type public.verify_api_key_response as (valid boolean)")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        fresh.apply(API_KEYS.read_text())
+    assert refusal.value.diag.message_primary == (
+        "nothing was changed, because type public.verify_api_key_response is (valid boolean)"
+        " and not (valid boolean, api_key_id uuid, account_id uuid, error text)"
+    )
+    assert "drop type public.verify_api_key_response" in (refusal.value.diag.message_hint or "")
 
 
 @pytest.mark.parametrize(
@@ -139,10 +189,10 @@ def test_what_gives_way_is_named(fresh: Database) -> None:
 def test_what_belongs_to_another_is_named_with_its_owner(
     fresh: Database, change: str, missing: str
 ) -> None:
-    fresh.apply(STAGING.read_text())
+    apply_all(fresh)
     fresh.admin(change)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        fresh.apply(STAGING.read_text())
+        apply_all(fresh)
     message = refusal.value.diag.message_primary or ""
     assert f"- {missing}: run this as supabase_admin" in message
 
@@ -150,13 +200,13 @@ def test_what_belongs_to_another_is_named_with_its_owner(
 def test_a_publication_of_all_tables_is_good_enough(fresh: Database) -> None:
     fresh.admin("drop publication supabase_realtime")
     fresh.admin("create publication supabase_realtime for all tables")
-    fresh.apply(STAGING.read_text())
+    apply_all(fresh)
     published = fresh.admin("select relid from pg_get_publication_tables('supabase_realtime')")
     assert len(published) >= 2
 
 
 def test_an_account_deleted_meanwhile_takes_its_keys_with_it(fresh: Database) -> None:
-    fresh.apply((STATES / "first_script.sql").read_text())
+    apply_state(fresh, "first_script")
     tenant = fresh.add_tenant()
     fresh.admin(
         "insert into api_keys_private.api_keys"
@@ -167,7 +217,7 @@ def test_an_account_deleted_meanwhile_takes_its_keys_with_it(fresh: Database) ->
     )
     with psycopg.connect(fresh.admin_url) as deleting, ThreadPoolExecutor(1) as pool:
         deleting.execute("delete from public.accounts where id = %s", [tenant.account_id])
-        migration = pool.submit(fresh.apply, STAGING.read_text())
+        migration = pool.submit(apply_all, fresh)
         time.sleep(1)
         deleting.commit()
         migration.result()
@@ -190,7 +240,7 @@ def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Databas
     )
     fresh.admin(insert, alive.account_id, "sk_alive", "sk_alive", alive.user_id)
     fresh.admin(insert, alive.user_id, "sk_orphan", "sk_orphan", alive.user_id)
-    fresh.apply(STAGING.read_text())
+    apply_all(fresh)
     keys = fresh.admin("select key_prefix, is_active from api_keys_private.api_keys order by 1")
     assert keys == [
         {"key_prefix": "sk_aliv", "is_active": True},

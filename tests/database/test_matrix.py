@@ -137,7 +137,8 @@ def test_private_tables_are_closed(
 def test_private_functions_cannot_be_called(db: Database, api: httpx.Client, world: World) -> None:
     functions = db.admin(
         "select pronamespace::regnamespace as schema, proname as name, pronargs from pg_proc"
-        " where pronamespace::regnamespace::text in ('api_keys_private', 'enrichment_private')"
+        " where pronamespace::regnamespace::text in"
+        " ('audiencelab_private', 'api_keys_private', 'enrichment_private')"
     )
     assert len(functions) > 10
     for function in functions:
@@ -158,7 +159,7 @@ def test_every_table_function_and_policy_is_in_the_matrix(db: Database) -> None:
         "select relnamespace::regnamespace || '.' || relname as name from pg_class"
         " where relkind in ('r', 'v', 'm', 'p') and relname <> all (%s)"
         " and relnamespace::regnamespace::text in"
-        " ('public', 'api_keys_private', 'enrichment_private')",
+        " ('public', 'audiencelab_private', 'api_keys_private', 'enrichment_private')",
         list(base_schema),
     )
     operated = {operation.rpartition(" ")[2] for operation in EXPECTED}

@@ -4,25 +4,63 @@ from __future__ import annotations
 
 import subprocess
 from itertools import count
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
-from audiencelab_sdk.local._errors import MigrationError
 from audiencelab_sdk.local._postgres import PostgresServer, find_programs
 from tests.database._catalog import catalog
-from tests.database._sql import Database
+from tests.database._sql import Database, warnings_of
+from tests.database._states import RECORDED, apply_state, provide_uuid_ossp
 from tests.database.conftest import make_database
 
-STAND_IN, STAGING, SUPPORT = migrate.migration_files()
-CONFIRMED = "set audiencelab.confirm_rollback = 'delete enrichment jobs, segments and API keys';"
-SUPPORT_CONFIRMED = "set audiencelab.confirm_rollback = 'delete the progress of workers';"
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+STAND_IN, FOUNDATION, API_KEYS, JOBS, SEGMENTS = migrate.migration_files()
+MIGRATIONS = (FOUNDATION, API_KEYS, JOBS, SEGMENTS)
+CONFIRMATIONS = {
+    FOUNDATION: "",
+    API_KEYS: "set audiencelab.confirm_rollback = 'delete all API keys';",
+    JOBS: "set audiencelab.confirm_rollback = 'delete all enrichment jobs';",
+    SEGMENTS: "set audiencelab.confirm_rollback = 'delete all segments';",
+}
+# What the team used to undo the first staging script with.
+OLD_ROLLBACK = """
+    drop table if exists public.enrichment_tracking cascade;
+    drop table if exists public.segments cascade;
+    drop schema if exists api_keys_private cascade;
+    drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz) cascade;
+    drop function if exists public.list_api_keys(uuid) cascade;
+    drop function if exists public.revoke_api_key(uuid) cascade;
+    drop function if exists public.verify_api_key(text) cascade;
+    drop function if exists
+      public.log_api_key_usage(uuid, text, text, integer, text, text) cascade;
+    drop function if exists public.has_scope(text, text, text) cascade;
+    drop function if exists public.get_api_key_account_id() cascade;
+    drop function if exists public.create_studio_segment(
+      uuid, text, text, text, text, jsonb, text[], jsonb, text[]) cascade;
+    drop type if exists public.create_api_key_response cascade;
+    drop type if exists public.verify_api_key_response cascade;
+    drop type if exists public.api_key_usage_log_response cascade;
+"""
 numbers = count()
 
 
-def rollback_of(name: str) -> str:
-    return (STAGING.parents[1] / "rollback" / name).read_text()
+def rollback_of(migration: Path) -> str:
+    return (migration.parents[1] / "rollback" / migration.name).read_text()
+
+
+def confirmed_rollback_of(migration: Path) -> str:
+    return CONFIRMATIONS[migration] + rollback_of(migration)
+
+
+def apply_all(db: Database, files: Iterable[Path] = MIGRATIONS) -> None:
+    for file in files:
+        db.apply(file.read_text())
 
 
 def dump(db: Database) -> str:
@@ -40,19 +78,64 @@ def dump(db: Database) -> str:
 
 def test_running_it_again_changes_nothing(db: Database) -> None:
     oids = (
-        "select oid from pg_proc where pronamespace = 'api_keys_private'::regnamespace"
-        " or proname = 'verify_api_key' union all"
+        "select oid from pg_proc where pronamespace::regnamespace::text like '%%_private'"
+        " or pronamespace = 'public'::regnamespace union all"
+        " select oid from pg_policy union all select oid from pg_trigger union all"
+        " select oid from pg_constraint union all"
         " select indexrelid from pg_index where indrelid = 'public.segments'::regclass order by 1"
     )
     tenant = db.add_tenant()
     key = db.create_key(tenant)
     segment = db.create_segment(tenant)
     before = catalog(db), db.admin(oids)
-    for file in (STAND_IN, STAGING, SUPPORT, SUPPORT, STAGING):
-        db.apply(file.read_text())
+    for file in (STAND_IN, *MIGRATIONS, *reversed(MIGRATIONS)):
+        assert warnings_of(db, file.read_text()) == []
         assert (catalog(db), db.admin(oids)) == before
     assert db.verify(key["key"])["valid"] is True
     assert db.admin("select id from public.segments where id = %s", segment) == [{"id": segment}]
+
+
+def test_running_it_again_does_not_block_the_base_schema(db: Database) -> None:
+    locks = (
+        "select mode from pg_locks where pid = pg_backend_pid()"
+        " and relation in ('public.accounts'::regclass, 'auth.users'::regclass)"
+    )
+    url = migrate.as_role(db.admin_url, "postgres")
+    for file in MIGRATIONS:
+        with psycopg.connect(url) as connection:
+            connection.execute(file.read_text().rpartition("commit;")[0].encode())
+            held = {mode for (mode,) in connection.execute(locks.encode())}
+            connection.rollback()
+        assert held <= {"AccessShareLock"}, file.name
+
+
+def test_each_file_needs_those_before_it_and_no_other(fresh: Database, db: Database) -> None:
+    for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, [JOBS, SEGMENTS])):
+        for file in dependents:
+            with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=missing.name):
+                fresh.apply(file.read_text())
+        apply_all(fresh, [missing])
+    apply_all(fresh, [SEGMENTS])
+    assert fresh.admin("select to_regnamespace('enrichment_private') as made") == [{"made": None}]
+    apply_all(fresh, [JOBS])
+    assert catalog(fresh) == catalog(db)
+
+
+def test_after_the_old_rollback_the_migrations_apply_again(fresh: Database, db: Database) -> None:
+    apply_all(fresh)
+    tenant = fresh.add_tenant()
+    fresh.create_key(tenant)
+    job = fresh.create_job(tenant)
+    report = "select public.report_enrichment_progress(%s, 'w1', 3, 0)"
+    fresh.rows(tenant.member, report, job)
+
+    fresh.apply(OLD_ROLLBACK)
+    apply_all(fresh)
+
+    assert catalog(fresh) == catalog(db)
+    assert fresh.verify(fresh.create_key(tenant)["key"])["valid"] is True
+    job = fresh.create_job(tenant)
+    assert fresh.rows(tenant.member, report, job)
 
 
 def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresServer) -> None:
@@ -61,7 +144,7 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
     db.admin("drop publication supabase_realtime")
     before = dump(db)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        db.apply(STAGING.read_text())
+        db.apply(FOUNDATION.read_text())
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines() == [
         "nothing was changed, because this is missing:",
@@ -85,13 +168,13 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
     migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
     before = dump(db)
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        db.apply(STAGING.read_text(), role="authenticator")
+        db.apply(FOUNDATION.read_text(), role="authenticator")
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines()[1:] == [
         (
             "- the right to add tables to publication supabase_realtime,"
             " the right to create in schema public and to grant its use,"
-            " the right to create role api_key and to grant it, the right to create schemas,"
+            " the right to create role api_key, the right to create schemas,"
             " the right to reference public.accounts and auth.users,"
             " the right to use the schemas auth and extensions:"
             " run this as a role that has it, such as postgres; you are authenticator"
@@ -103,54 +186,85 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
 def test_on_a_database_that_is_not_supabase_it_says_so(server: PostgresServer) -> None:
     url = migrate.create_database(server.admin_url, f"other_{next(numbers)}")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="a Supabase database"):
-        Database(url, url).apply(STAGING.read_text(), role="postgres")
+        Database(url, url).apply(FOUNDATION.read_text(), role="postgres")
 
 
 def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
+    apply_all(fresh, [FOUNDATION, API_KEYS])
     fresh.admin("create view public.segments as select 1 as id")
     fresh.admin("alter view public.segments owner to postgres")
     before = dump(fresh)
-    with pytest.raises(psycopg.Error):
-        fresh.apply(STAGING.read_text())
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="not a table"):
+        fresh.apply(SEGMENTS.read_text())
     assert dump(fresh) == before
 
 
-def test_a_rollback_refuses_until_it_is_confirmed(db: Database, fresh: Database) -> None:
-    before = catalog(db)
+@pytest.mark.parametrize("migration", [API_KEYS, JOBS, SEGMENTS], ids=lambda file: file.stem)
+def test_a_rollback_refuses_until_it_is_confirmed(fresh: Database, migration: Path) -> None:
+    apply_all(fresh, dict.fromkeys([FOUNDATION, API_KEYS, migration]))
+    before = catalog(fresh)
     for text in ("", "set audiencelab.confirm_rollback = 'yes';"):
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-            db.apply(text + rollback_of(SUPPORT.name))
+            fresh.apply(text + rollback_of(migration))
         message = refusal.value.diag.message_primary or ""
         assert "nothing was changed" in message
-        assert SUPPORT_CONFIRMED.rstrip(";") in message
-    assert catalog(db) == before
-    fresh.apply(STAGING.read_text())
-    before = catalog(fresh)
-    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
-        fresh.apply(rollback_of(STAGING.name))
-    assert CONFIRMED.rstrip(";") in (refusal.value.diag.message_primary or "")
+        assert "from before the migration too" in message
+        assert CONFIRMATIONS[migration].rstrip(";") in message
     assert catalog(fresh) == before
 
 
-def test_the_rollback_takes_back_exactly_what_was_done(bare_server: PostgresServer) -> None:
+def test_a_rollback_names_the_migration_that_depends_on_it(fresh: Database) -> None:
+    apply_all(fresh, [FOUNDATION, API_KEYS])
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=API_KEYS.name):
+        fresh.apply(confirmed_rollback_of(FOUNDATION))
+    for dependent in (JOBS, SEGMENTS):
+        apply_all(fresh, [dependent])
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=dependent.name):
+            fresh.apply(confirmed_rollback_of(API_KEYS))
+        fresh.apply(confirmed_rollback_of(dependent))
+
+
+def test_the_rollbacks_undo_exactly_what_was_done(bare_server: PostgresServer) -> None:
     db = make_database(bare_server, "rollback", migrated=False)
-    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
+    apply_all(db, [STAND_IN])
+    before = {}
+    for migration in MIGRATIONS:
+        before[migration] = dump(db)
+        apply_all(db, [migration])
+        assert dump(db) != before[migration]
+    for migration in reversed(MIGRATIONS):
+        for _ in range(2):
+            db.apply(confirmed_rollback_of(migration))
+            assert dump(db) == before[migration], migration.name
+        if migration is JOBS:
+            assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
+    apply_all(db)
+
+
+def test_the_rollbacks_work_where_the_objects_existed_before(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "rollback_of_live", migrated=False)
+    apply_all(db, [STAND_IN])
+    provide_uuid_ossp(db)
     before = dump(db)
-    db.apply(STAGING.read_text())
-    assert dump(db) != before
-    for _ in range(2):
-        db.apply(CONFIRMED + rollback_of(STAGING.name))
-        assert dump(db) == before
-    db.apply(STAGING.read_text())
-    with_staging = dump(db)
-    db.apply(SUPPORT.read_text())
-    assert dump(db) != with_staging
-    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=SUPPORT.name):
-        db.apply(CONFIRMED + rollback_of(STAGING.name))
-    for _ in range(2):
-        db.apply(SUPPORT_CONFIRMED + rollback_of(SUPPORT.name))
-        assert dump(db) == with_staging
-    assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
+    for state in RECORDED:
+        apply_state(db, state)
+    apply_all(db)
+    for migration in reversed(MIGRATIONS):
+        db.apply(confirmed_rollback_of(migration))
+    assert dump(db) == before
+
+
+def test_the_rollback_keeps_a_role_that_others_use(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "used_role", migrated=False)
+    apply_all(db, [STAND_IN, FOUNDATION])
+    db.apply("create table public.reports (id uuid); grant select on public.reports to api_key;")
+    said = warnings_of(db, rollback_of(FOUNDATION))
+    assert said == [
+        "role api_key is kept, because other objects depend on it: table public.reports"
+    ]
+    (role,) = db.admin("select to_regrole('api_key') is not null as kept")
+    assert role["kept"] is True
+    apply_all(db)
 
 
 def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) -> None:
@@ -158,37 +272,109 @@ def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) ->
     db.apply("create table public.accounts (id uuid primary key, theirs text)")
     before = dump(db)
     db.apply(STAND_IN.read_text())
-    db.apply(rollback_of(STAND_IN.name))
+    db.apply(rollback_of(STAND_IN))
     assert dump(db) == before
 
 
 def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) -> None:
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="nothing was changed"):
-        fresh.apply(rollback_of(STAND_IN.name))
+        fresh.apply(rollback_of(STAND_IN))
     confirmed = "set audiencelab.confirm_rollback = 'delete the stand-in accounts';"
-    fresh.apply(confirmed + rollback_of(STAND_IN.name))
+    fresh.apply(confirmed + rollback_of(STAND_IN))
     assert fresh.admin("select to_regclass('public.accounts') as accounts") == [{"accounts": None}]
 
 
-def test_the_second_migration_says_that_the_first_is_missing(fresh: Database) -> None:
-    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=STAGING.name):
-        fresh.apply(SUPPORT.read_text())
-
-
 @pytest.mark.parametrize(
-    "harm",
+    ("harm", "remedies"),
     [
-        "create role api_key login bypassrls",
-        "create role api_key createrole",
-        "create role api_key; grant service_role to api_key",
+        (
+            "create role api_key login bypassrls",
+            {
+                "a role api_key without bypassrls": "alter role api_key nobypassrls",
+                "a role api_key without login": "alter role api_key nologin",
+            },
+        ),
+        (
+            "create role api_key superuser",
+            {"a role api_key without superuser": "alter role api_key nosuperuser"},
+        ),
+        (
+            "create role api_key createrole",
+            {"a role api_key without createrole": "alter role api_key nocreaterole"},
+        ),
+        (
+            "create role api_key; grant service_role to api_key",
+            {
+                "a role api_key that is no member of service_role": (
+                    "revoke service_role from api_key"
+                )
+            },
+        ),
+        (
+            "create role api_key; grant api_key to anon",
+            {"a role api_key without the member anon": "revoke api_key from anon"},
+        ),
     ],
 )
-def test_a_harmful_api_key_role_is_reported(bare_server: PostgresServer, harm: str) -> None:
+def test_a_harmful_api_key_role_is_refused_with_the_remedy(
+    bare_server: PostgresServer, harm: str, remedies: dict[str, str]
+) -> None:
     db = make_database(bare_server, "harmful", migrated=False)
-    db.apply(harm, role="postgres") if "bypassrls" not in harm else db.admin(harm)
-    migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
-    with pytest.raises(MigrationError, match="alter role api_key nologin"):
-        migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAGING])
+    apply_all(db, [STAND_IN])
+    db.admin(harm)
+    db.admin("grant api_key to postgres with admin option")
+    with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+        apply_all(db)
+    message = refusal.value.diag.message_primary or ""
+    assert [line.partition(": as ")[0] for line in message.splitlines()[1:]] == [
+        f"- {missing}" for missing in remedies
+    ]
+    for line, remedy in zip(message.splitlines()[1:], remedies.values(), strict=True):
+        assert line.endswith(f", run: {remedy}")
+        db.admin(remedy)
+    apply_all(db)
+
+
+def test_an_api_key_role_of_another_is_refused_with_the_remedy(bare_server: PostgresServer) -> None:
+    db = make_database(bare_server, "foreign_role", migrated=False)
+    apply_all(db, [STAND_IN])
+    db.admin("create role api_key")
+    (version,) = db.admin("select current_setting('server_version_num')::integer as number")
+    if version["number"] >= 160000:
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+            apply_all(db)
+        message = refusal.value.diag.message_primary or ""
+        db.admin(message.rpartition("run: ")[2])
+    apply_all(db)
+
+
+@pytest.mark.parametrize("granted_by", ["postgres", "supabase_admin"])
+def test_what_earlier_scripts_gave_the_role_is_revoked(
+    bare_server: PostgresServer, granted_by: str
+) -> None:
+    db = make_database(bare_server, "inheriting", migrated=False)
+    apply_all(db, [STAND_IN])
+    db.apply("create role api_key nobypassrls")
+    (version,) = db.admin("select current_setting('server_version_num')::integer as number")
+    if granted_by == "postgres":
+        db.apply("grant anon to api_key")
+    else:
+        db.admin("grant anon to api_key")
+    if granted_by == "supabase_admin" and version["number"] >= 160000:
+        with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
+            apply_all(db)
+        message = refusal.value.diag.message_primary or ""
+        assert "as supabase_admin, run: revoke anon from api_key" in message
+        db.admin("revoke anon from api_key")
+        db.apply("grant anon to api_key")
+    said = warnings_of(db, FOUNDATION.read_text())
+    assert said == [
+        "role api_key inherited the privileges of its roles; it is altered to noinherit",
+        "the membership of api_key in anon is revoked",
+    ]
+    (role,) = db.admin("select rolinherit from pg_roles where rolname = 'api_key'")
+    assert role["rolinherit"] is False
+    assert db.admin("select from pg_auth_members where member = 'api_key'::regrole") == []
 
 
 def test_a_project_that_is_not_v3s_is_left_alone(server: PostgresServer) -> None:
@@ -198,17 +384,15 @@ def test_a_project_that_is_not_v3s_is_left_alone(server: PostgresServer) -> None
     db.apply(STAND_IN.read_text())
     assert dump(db) == before
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="base schema first"):
-        db.apply(STAGING.read_text())
+        db.apply(FOUNDATION.read_text())
     assert dump(db) == before
 
 
-def test_a_yes_to_a_rollback_holds_once(bare_server: PostgresServer) -> None:
-    db = make_database(bare_server, "once", migrated=False)
-    for migration in (STAND_IN, STAGING):
-        db.apply(migration.read_text())
-    url = migrate.as_role(db.admin_url, "postgres")
+def test_a_confirmation_holds_for_one_rollback(fresh: Database) -> None:
+    apply_all(fresh)
+    url = migrate.as_role(fresh.admin_url, "postgres")
     with psycopg.connect(url, autocommit=True) as connection:
-        connection.execute((CONFIRMED + rollback_of(STAGING.name)).encode())
-        connection.execute(STAGING.read_text().encode())
+        connection.execute(confirmed_rollback_of(SEGMENTS).encode())
+        connection.execute(SEGMENTS.read_text().encode())
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="nothing was"):
-            connection.execute(rollback_of(STAGING.name).encode())
+            connection.execute(rollback_of(SEGMENTS).encode())

@@ -23,8 +23,19 @@ EXECUTE = {
     "public.has_scope": {"api_key"},
     "public.get_api_key_account_id": {"api_key"},
     "public.create_studio_segment": {"authenticated"},
-    "api_keys_private.member_account_ids": {"authenticated"},
-    "api_keys_private.require_member": set(),
+    "audiencelab_private.member_account_ids": {"authenticated"},
+    "audiencelab_private.require_member": set(),
+    "audiencelab_private.require_ownership": set(),
+    "audiencelab_private.revoke_privileges": set(),
+    "audiencelab_private.prepare_functions": set(),
+    "audiencelab_private.apply_type": set(),
+    "audiencelab_private.apply_table": set(),
+    "audiencelab_private.apply_foreign_keys": set(),
+    "audiencelab_private.apply_parts": set(),
+    "audiencelab_private.apply_columns": set(),
+    "audiencelab_private.table_parts": set(),
+    "audiencelab_private.table_columns": set(),
+    "audiencelab_private.publish": set(),
     "api_keys_private.require_scopes": set(),
     "api_keys_private.base62": set(),
     "api_keys_private.random_base62": set(),
@@ -49,7 +60,7 @@ SECURITY_DEFINER = {
     "public.log_api_key_usage": "the logs are closed to everybody; service_role only",
     "public.has_scope": "the keys are closed to everybody; the caller's own key",
     "public.get_api_key_account_id": "the keys are closed to everybody; the caller's own key",
-    "api_keys_private.member_account_ids": "row security on memberships; the caller's own",
+    "audiencelab_private.member_account_ids": "row security on memberships; the caller's own",
     "public.delete_studio_segment": "finds a segment that is deleted already; checks membership",
     "public.restore_studio_segment": "row security hides deleted segments; checks membership",
     "public.report_enrichment_progress": "the workers' totals are closed; checks who may write",
@@ -81,7 +92,8 @@ OUR_FUNCTIONS = """
              select from aclexplode(coalesce(proacl, acldefault('f', proowner))) where grantee = 0
            ) as is_public
     from pg_proc
-    where pronamespace::regnamespace::text in ('api_keys_private', 'enrichment_private', 'public')
+    where pronamespace::regnamespace::text in
+      ('audiencelab_private', 'api_keys_private', 'enrichment_private', 'public')
       and proname not in ('has_role_on_account', 'trigger_set_timestamps')
 """
 
@@ -111,9 +123,9 @@ def test_every_function_has_an_expectation(db: Database) -> None:
     assert {function["name"] for function in db.admin(OUR_FUNCTIONS)} == set(EXECUTE)
 
 
-def test_every_function_has_an_empty_search_path(db: Database) -> None:
+def test_no_function_looks_for_anything_in_the_callers_schemas_first(db: Database) -> None:
     for function in db.admin(OUR_FUNCTIONS):
-        assert function["proconfig"] == ['search_path=""'], function["name"]
+        assert function["proconfig"] == ["search_path=pg_catalog, pg_temp"], function["name"]
 
 
 def test_security_definer_functions_have_a_reason(db: Database) -> None:
@@ -153,7 +165,7 @@ def test_every_table_has_row_security(db: Database) -> None:
     rows = db.admin(
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace::regnamespace::text in"
-        " ('api_keys_private', 'enrichment_private', 'public')"
+        " ('audiencelab_private', 'api_keys_private', 'enrichment_private', 'public')"
     )
     assert {row["relname"] for row in rows} >= {"segments", "enrichment_tracking", "api_keys"}
     assert all(row["relrowsecurity"] for row in rows), rows
@@ -165,6 +177,11 @@ def test_a_private_schema_is_closed_to_all_but_the_service_role(db: Database, sc
     allowed = {role for role in ROLES if db.admin(usage, role, schema)[0]["allowed"]}
     assert allowed == {"service_role"}
     assert db.admin("select * from pg_policies where schemaname = %s", schema) == []
+
+
+def test_the_shared_functions_are_in_a_schema_that_nobody_uses(db: Database) -> None:
+    usage = "select has_schema_privilege(%s, 'audiencelab_private', 'usage') as allowed"
+    assert not any(db.admin(usage, role)[0]["allowed"] for role in ROLES)
 
 
 def test_a_key_updates_a_job_but_not_whose_it_is_or_what_it_is_about(db: Database) -> None:

@@ -1,0 +1,274 @@
+-- Enrichment jobs: their counters, their status, and the progress of each worker.
+--
+-- One transaction, safe to run again, after 20261122000200_api_keys.sql.
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '3s';
+set local statement_timeout = '10min';
+set local client_min_messages = warning;
+
+do $requirements$
+begin
+  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
+  end if;
+end;
+$requirements$;
+select audiencelab_private.require_ownership('enrichment_private', '{worker_progress}');
+select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress}');
+
+create schema if not exists enrichment_private;
+comment on schema enrichment_private is 'The progress of the workers of enrichment jobs. Not exposed by the REST API.';
+select audiencelab_private.revoke_privileges('enrichment_private');
+grant usage on schema enrichment_private to service_role;
+
+-- The tables are created here, and then applied to those that the database has.
+create schema audiencelab_desired;
+
+create table audiencelab_desired.enrichment_tracking (
+  id uuid not null default gen_random_uuid(),
+  account_id uuid not null,
+  audience_id uuid not null,
+  enrichment_type text not null,
+  status text not null default 'pending',
+  total_records integer not null default 0,
+  processed_records integer not null default 0,
+  failed_records integer not null default 0,
+  enrichment_fields text[] not null default '{}',
+  metadata jsonb not null default '{}',
+  started_at timestamptz,
+  completed_at timestamptz,
+  created_by uuid not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  constraint enrichment_tracking_pkey primary key (id),
+  constraint enrichment_tracking_enrichment_type_check
+    check (enrichment_type in ('email', 'phone', 'company', 'social', 'custom')),
+  constraint enrichment_tracking_status_check check (status in ('pending', 'processing', 'completed', 'failed'))
+);
+-- Lists are read newest first within an account; id makes the order total.
+create index enrichment_tracking_account_id_created_at_id_idx
+  on audiencelab_desired.enrichment_tracking (account_id, created_at desc, id desc);
+create index enrichment_tracking_account_id_status_created_at_idx
+  on audiencelab_desired.enrichment_tracking (account_id, status, created_at desc);
+create index enrichment_tracking_audience_id_created_at_idx
+  on audiencelab_desired.enrichment_tracking (audience_id, created_at desc);
+create index enrichment_tracking_created_by_idx on audiencelab_desired.enrichment_tracking (created_by);
+-- Over all accounts a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
+create index enrichment_tracking_created_at_idx on audiencelab_desired.enrichment_tracking using brin (created_at);
+-- Workers look for unfinished jobs in all accounts.
+create index enrichment_tracking_unfinished_idx
+  on audiencelab_desired.enrichment_tracking (status, created_at) where status in ('pending', 'processing');
+
+create trigger set_timestamps_enrichment_tracking
+  before update on audiencelab_desired.enrichment_tracking
+  for each row execute function public.trigger_set_timestamps();
+
+-- `= any (array(select ...))` evaluates the caller's accounts once a statement, and can use an index on account_id.
+-- has_role_on_account(account_id) would run once a row.
+create policy enrichment_tracking_select on audiencelab_desired.enrichment_tracking
+  for select to authenticated
+  using (account_id = any (array(select audiencelab_private.member_account_ids())));
+create policy enrichment_tracking_insert on audiencelab_desired.enrichment_tracking
+  for insert to authenticated
+  with check (account_id = any (array(select audiencelab_private.member_account_ids())));
+create policy enrichment_tracking_update on audiencelab_desired.enrichment_tracking
+  for update to authenticated
+  using (account_id = any (array(select audiencelab_private.member_account_ids())))
+  with check (account_id = any (array(select audiencelab_private.member_account_ids())));
+-- An API key reads the jobs of its account that one of its scopes covers: all of them, or the one that a scope names.
+-- A key that may write a job may read it.
+create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichment_tracking
+  for select to api_key
+  using (
+    account_id = (select public.get_api_key_account_id())
+    and (
+      (select api_keys_private.has_scope_on_all('enrichment', '{read,write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('enrichment', '{read,write}')))
+    )
+  );
+create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichment_tracking
+  for update to api_key
+  using (
+    account_id = (select public.get_api_key_account_id())
+    and (
+      (select api_keys_private.has_scope_on_all('enrichment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('enrichment', '{write}')))
+    )
+  )
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (
+      (select api_keys_private.has_scope_on_all('enrichment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('enrichment', '{write}')))
+    )
+  );
+
+select audiencelab_private.apply_table('public', 'enrichment_tracking');
+comment on table public.enrichment_tracking is 'Jobs that enrich the records of an audience, by account.';
+comment on column public.enrichment_tracking.enrichment_fields is 'The fields that the job fills.';
+alter table public.enrichment_tracking enable row level security;
+grant select, insert, update on public.enrichment_tracking to authenticated;
+grant select, insert, update, delete on public.enrichment_tracking to service_role;
+grant select on public.enrichment_tracking to api_key;
+-- Neither the account of the job nor its audience.
+grant update (
+  status, total_records, processed_records, failed_records, enrichment_fields, metadata, started_at, completed_at
+) on public.enrichment_tracking to api_key;
+select audiencelab_private.publish('public.enrichment_tracking');
+
+create table audiencelab_desired.worker_progress (
+  job_id uuid not null,
+  worker text not null,
+  processed_records integer not null,
+  failed_records integer not null,
+  updated_at timestamptz not null default now(),
+  constraint worker_progress_pkey primary key (job_id, worker)
+);
+select audiencelab_private.apply_table('enrichment_private', 'worker_progress');
+comment on table enrichment_private.worker_progress is
+  'The running totals of each worker of a job. The counters of the job are their sums.';
+-- There is no policy: only service_role reads the table, and row level security does not bind it.
+alter table enrichment_private.worker_progress enable row level security;
+grant select, insert, update, delete on enrichment_private.worker_progress to service_role;
+
+create or replace function enrichment_private.may_write(p_job public.enrichment_tracking)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  -- Inside a definer function current_user is its owner, but the setting still says whom the request runs as.
+  select case current_setting('role')
+    when 'service_role' then true
+    when 'authenticated' then public.has_role_on_account((p_job).account_id, null::varchar)
+    when 'api_key' then
+      (p_job).account_id = public.get_api_key_account_id()
+      and (
+        api_keys_private.has_scope_on_all('enrichment', '{write}')
+        or (p_job).id in (select api_keys_private.scoped_entity_ids('enrichment', '{write}'))
+      )
+    else false
+  end;
+$$;
+comment on function enrichment_private.may_write(public.enrichment_tracking) is
+  'Returns whether the request may report progress of the job.';
+revoke all on function enrichment_private.may_write(public.enrichment_tracking) from public;
+
+select audiencelab_private.prepare_functions(
+  'report_enrichment_progress(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
+   returns public.enrichment_tracking'
+);
+
+create or replace function public.report_enrichment_progress(
+  p_job_id uuid,
+  p_worker text,
+  p_processed integer,
+  p_failed integer
+)
+returns public.enrichment_tracking
+language plpgsql
+volatile
+-- Definer, because the workers' totals are closed to everybody; members, service_role and keys with the scope only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job public.enrichment_tracking;
+  v_processed bigint;
+  v_failed bigint;
+begin
+  if p_worker is null or btrim(p_worker) = '' or length(p_worker) > 255 then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the name of a worker must have 1 to 255 characters, not all of them blank';
+  end if;
+  if p_processed is null or p_processed < 0 or p_failed is null or p_failed < 0 then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'a worker''s totals of processed and failed records must be 0 or more';
+  end if;
+
+  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
+  if enrichment_private.may_write(v_job) then
+    -- Only then, so that nobody waits for a job that is not his, or makes others wait. The lock puts the reports on one job
+    -- in a row, so that each sum sees all the reports before it.
+    select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+  end if;
+  if enrichment_private.may_write(v_job) is not true then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the enrichment job does not exist, or it is not yours to write';
+  end if;
+  if v_job.status in ('completed', 'failed') then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the enrichment job is already %s: its progress can no longer change', v_job.status);
+  end if;
+
+  -- Totals only grow: a report that comes again, or late, is no news.
+  insert into enrichment_private.worker_progress as progress (job_id, worker, processed_records, failed_records)
+  values (p_job_id, p_worker, p_processed, p_failed)
+  on conflict (job_id, worker) do update
+  set
+    processed_records = greatest(progress.processed_records, excluded.processed_records),
+    failed_records = greatest(progress.failed_records, excluded.failed_records),
+    updated_at = now()
+  where progress.processed_records < excluded.processed_records
+    or progress.failed_records < excluded.failed_records;
+
+  select sum(progress.processed_records), sum(progress.failed_records)
+  into v_processed, v_failed
+  from enrichment_private.worker_progress as progress
+  where progress.job_id = p_job_id;
+  if greatest(v_processed, v_failed) > 2147483647 then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the totals of all workers are too large: a job counts up to 2147483647 records';
+  end if;
+
+  update public.enrichment_tracking as job
+  set
+    status = 'processing',
+    started_at = coalesce(job.started_at, now()),
+    processed_records = v_processed,
+    failed_records = v_failed
+  where job.id = p_job_id
+    and (job.status, job.processed_records, job.failed_records) is distinct from ('processing', v_processed, v_failed)
+  returning * into v_job;
+  if not found then
+    select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
+  end if;
+  return v_job;
+end;
+$$;
+comment on function public.report_enrichment_progress(uuid, text, integer, integer) is
+  'Stores a worker''s running totals and returns the job. A repeated or late report changes nothing.';
+revoke all on function public.report_enrichment_progress(uuid, text, integer, integer)
+  from public, anon, authenticated, service_role;
+grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
+  to authenticated, service_role, api_key;
+
+drop schema audiencelab_desired cascade;
+
+-- Where the table of jobs was dropped, the progress of its jobs is still here.
+delete from enrichment_private.worker_progress as progress
+where not exists (select from public.enrichment_tracking as job where job.id = progress.job_id);
+
+-- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+select audiencelab_private.apply_foreign_keys('enrichment_private.worker_progress', '{
+  "worker_progress_job_id_fkey":
+    "FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE"
+}');
+select audiencelab_private.apply_foreign_keys('public.enrichment_tracking', '{
+  "enrichment_tracking_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE",
+  "enrichment_tracking_created_by_fkey": "FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE"
+}');
+
+notify pgrst, 'reload schema';
+
+commit;

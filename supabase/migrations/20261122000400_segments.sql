@@ -1,0 +1,260 @@
+-- Segments: saved audiences of an account, with soft delete.
+--
+-- One transaction, safe to run again, after 20261122000200_api_keys.sql.
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '3s';
+set local statement_timeout = '10min';
+set local client_min_messages = warning;
+
+do $requirements$
+begin
+  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
+  end if;
+end;
+$requirements$;
+select audiencelab_private.require_ownership(
+  'public', '{segments,create_studio_segment,delete_studio_segment,restore_studio_segment}'
+);
+
+-- The table is created here, and then applied to the one that the database has.
+create schema audiencelab_desired;
+
+create table audiencelab_desired.segments (
+  id uuid not null default gen_random_uuid(),
+  account_id uuid not null,
+  name text not null,
+  description text,
+  source_type text not null,
+  source_id text not null,
+  filters jsonb not null default '[]',
+  enrichment_fields text[] not null default '{}',
+  custom_columns jsonb not null default '[]',
+  tags text[] not null default '{}',
+  created_by uuid not null,
+  created_at timestamptz not null default now(),
+  updated_at timestamptz not null default now(),
+  deleted boolean not null default false,
+  constraint segments_pkey primary key (id),
+  constraint segments_source_type_check check (source_type in ('audience', 'webhook_upload', 'csv_upload'))
+);
+-- Lists are read newest first within an account; id makes the order total. The included columns are those that the policy
+-- reads, so that counting needs the index only.
+create index segments_account_id_created_at_id_idx
+  on audiencelab_desired.segments (account_id, created_at desc, id desc) include (deleted, updated_at);
+create index segments_account_id_source_type_created_at_idx
+  on audiencelab_desired.segments (account_id, source_type, created_at desc);
+create index segments_created_by_idx on audiencelab_desired.segments (created_by);
+-- Over all accounts a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
+create index segments_created_at_idx on audiencelab_desired.segments using brin (created_at);
+-- For purging deleted segments, which are few.
+create index segments_deleted_idx on audiencelab_desired.segments (updated_at) where deleted;
+
+create trigger set_timestamps_segments
+  before update on audiencelab_desired.segments
+  for each row execute function public.trigger_set_timestamps();
+
+-- PostgreSQL applies this policy to the new row of an UPDATE with a WHERE, too, and a soft delete creates a deleted row. So
+-- the policy admits a row that the current transaction has changed: the trigger sets updated_at to the transaction's time,
+-- and a transaction that only reads has no id.
+create policy segments_select on audiencelab_desired.segments
+  for select to authenticated
+  using (
+    account_id = any (array(select audiencelab_private.member_account_ids()))
+    and (not deleted or (updated_at = now() and pg_current_xact_id_if_assigned() is not null))
+  );
+create policy segments_insert on audiencelab_desired.segments
+  for insert to authenticated
+  with check (account_id = any (array(select audiencelab_private.member_account_ids())));
+-- Without a WHERE the policy above does not apply, so that deleted rows are excluded here as well.
+create policy segments_update on audiencelab_desired.segments
+  for update to authenticated
+  using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted)
+  with check (account_id = any (array(select audiencelab_private.member_account_ids())));
+create policy segments_delete on audiencelab_desired.segments
+  for delete to authenticated
+  using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted);
+-- An API key reads the segments of its account that one of its scopes covers: all of them, or the one that a scope names.
+create policy segments_select_api_key on audiencelab_desired.segments
+  for select to api_key
+  using (
+    account_id = (select public.get_api_key_account_id())
+    and not deleted
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{read}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read}')))
+    )
+  );
+
+select audiencelab_private.apply_table('public', 'segments');
+comment on table public.segments is 'Saved audience segments, by account. Deleted ones stay, hidden, until they are purged.';
+comment on column public.segments.source_id is 'Id of the audience or upload that source_type names.';
+comment on column public.segments.filters is
+  'Array of objects such as {"field": "country", "operator": "=", "value": "US"}.';
+comment on column public.segments.custom_columns is
+  'Array of objects such as {"field": "score", "headerName": "Score", "type": "number"}.';
+comment on column public.segments.deleted is 'Soft delete: members no longer see the row.';
+alter table public.segments enable row level security;
+grant select, insert, update, delete on public.segments to authenticated;
+grant select, insert, update, delete on public.segments to service_role;
+grant select on public.segments to api_key;
+select audiencelab_private.publish('public.segments');
+
+select audiencelab_private.prepare_functions(
+  'create_studio_segment(p_account_id uuid, p_name text, p_source_type text, p_source_id text,
+     p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb,
+     p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb,
+     p_tags text[] DEFAULT ''{}''::text[])
+   returns uuid',
+  'delete_studio_segment(p_segment_id uuid) returns void',
+  'restore_studio_segment(p_segment_id uuid) returns public.segments'
+);
+
+create or replace function public.create_studio_segment(
+  p_account_id uuid,
+  p_name text,
+  p_source_type text,
+  p_source_id text,
+  p_description text default null,
+  p_filters jsonb default '[]',
+  p_enrichment_fields text[] default '{}',
+  p_custom_columns jsonb default '[]',
+  p_tags text[] default '{}'
+)
+returns uuid
+language plpgsql
+volatile
+-- Invoker: row security on the table holds here too.
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid;
+begin
+  if public.has_role_on_account(p_account_id, null::varchar) is not true then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'the account does not exist, or you are not a member of it';
+  end if;
+  if p_name is null or btrim(p_name) = '' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the name of a segment must not be blank';
+  end if;
+  if p_source_id is null or btrim(p_source_id) = '' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the source id of a segment must not be blank';
+  end if;
+  if p_source_type is null or p_source_type not in ('audience', 'webhook_upload', 'csv_upload') then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the source type of a segment must be audience, webhook_upload or csv_upload';
+  end if;
+  if jsonb_typeof(p_filters) <> 'array' or p_filters @? 'strict $[*] ? (@.type() != "object")' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'filters must be an array of objects',
+      hint = 'A filter is {"field": "country", "operator": "=", "value": "US"}.';
+  end if;
+  if jsonb_typeof(p_custom_columns) <> 'array' or p_custom_columns @? 'strict $[*] ? (@.type() != "object")' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'custom columns must be an array of objects',
+      hint = 'A custom column is {"field": "score", "headerName": "Score", "type": "number"}.';
+  end if;
+
+  insert into public.segments (
+    account_id, name, source_type, source_id, description, filters, enrichment_fields, custom_columns, tags, created_by
+  )
+  values (
+    p_account_id,
+    p_name,
+    p_source_type,
+    p_source_id,
+    p_description,
+    coalesce(p_filters, '[]'),
+    coalesce(p_enrichment_fields, '{}'),
+    coalesce(p_custom_columns, '[]'),
+    coalesce(p_tags, '{}'),
+    (select auth.uid())
+  )
+  returning id into v_id;
+  return v_id;
+end;
+$$;
+comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
+  'Creates a segment of an account, in the caller''s name. Members only.';
+revoke all on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
+  from public, anon, authenticated, service_role;
+grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
+  to authenticated;
+
+create or replace function public.delete_studio_segment(p_segment_id uuid)
+returns void
+language plpgsql
+volatile
+-- Definer, so that a segment that is deleted already is found; members only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_account_id uuid;
+begin
+  select segment.account_id into v_account_id from public.segments as segment where segment.id = p_segment_id;
+  if public.has_role_on_account(v_account_id, null::varchar) is not true then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the segment does not exist, or you are not a member of its account';
+  end if;
+  update public.segments as segment set deleted = true where segment.id = p_segment_id and not segment.deleted;
+end;
+$$;
+comment on function public.delete_studio_segment(uuid) is 'Deletes a segment softly. Members only.';
+revoke all on function public.delete_studio_segment(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.delete_studio_segment(uuid) to authenticated;
+
+create or replace function public.restore_studio_segment(p_segment_id uuid)
+returns public.segments
+language plpgsql
+volatile
+-- Definer, because row security shows deleted segments to nobody; members only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_segment public.segments;
+begin
+  select * into v_segment from public.segments as segment where segment.id = p_segment_id;
+  if public.has_role_on_account(v_segment.account_id, null::varchar) is not true then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the segment does not exist, or you are not a member of its account';
+  end if;
+  if v_segment.deleted then
+    update public.segments as segment set deleted = false where segment.id = p_segment_id
+    returning * into v_segment;
+  end if;
+  return v_segment;
+end;
+$$;
+comment on function public.restore_studio_segment(uuid) is 'Restores a deleted segment. Members only.';
+revoke all on function public.restore_studio_segment(uuid) from public, anon, authenticated, service_role;
+grant execute on function public.restore_studio_segment(uuid) to authenticated;
+
+drop schema audiencelab_desired cascade;
+
+-- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+select audiencelab_private.apply_foreign_keys('public.segments', '{
+  "segments_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE",
+  "segments_created_by_fkey": "FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE"
+}');
+
+notify pgrst, 'reload schema';
+
+commit;

@@ -1,0 +1,247 @@
+-- Builds the indexes and foreign keys of the migrations while the application keeps reading and writing.
+--
+-- Optional. On a large live database, run it as role postgres before the migrations:
+--
+--     psql "$DATABASE_URL" -f supabase/prepare.sql
+--
+-- The migrations use what it has built, under whatever name. Without it they build the same themselves, and readers and
+-- writers wait for that: about five seconds for a million segments and five million log rows.
+--
+-- It builds only what is missing, so that it can be repeated. On an error it stops with exit status 3: remove the cause
+-- and run it again. DATABASE_URL has to be a direct connection or one of a session pooler, not of a transaction pooler.
+-- The SQL editor cannot run this file: the commands that begin with a backslash are psql's, and PostgreSQL refuses
+-- concurrent builds within a transaction.
+
+\set ON_ERROR_STOP on
+\set AUTOCOMMIT on
+\set QUIET on
+\pset format unaligned
+\pset fieldsep ' '
+\pset tuples_only on
+
+-- With an empty search path the catalogs print qualified names.
+set search_path = '';
+set statement_timeout = 0;
+set client_min_messages = warning;
+
+-- An index that is still being built looks like one that an interrupted run left.
+do $$
+declare
+  v_relation text;
+begin
+  select progress.relid::regclass
+  into v_relation
+  from pg_stat_progress_create_index as progress
+  join pg_class as class on class.oid = progress.relid
+  where progress.datname = current_database()
+    and class.relname in ('enrichment_tracking', 'segments', 'api_keys', 'api_key_logs');
+  if found then
+    raise exception using
+      errcode = 'object_in_use',
+      message = format('an index of %s is being built at the moment', v_relation),
+      hint = 'Wait until it is done, then run this again.';
+  end if;
+end;
+$$;
+
+drop table if exists pg_temp.steps;
+create temporary table steps as
+-- As the migrations define them, in the spelling of the catalogs, so that definitions can be compared.
+with wanted (relation, kind, name, definition) as (
+  values
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_account_id_created_at_id_idx',
+      'USING btree (account_id, created_at DESC, id DESC)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_account_id_status_created_at_idx',
+      'USING btree (account_id, status, created_at DESC)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_audience_id_created_at_idx',
+      'USING btree (audience_id, created_at DESC)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_created_by_idx', 'USING btree (created_by)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_created_at_idx', 'USING brin (created_at)'),
+    ('public.enrichment_tracking', 'index', 'enrichment_tracking_unfinished_idx',
+      'USING btree (status, created_at) WHERE (status = ANY (ARRAY[''pending''::text, ''processing''::text]))'),
+    ('public.segments', 'index', 'segments_account_id_created_at_id_idx',
+      'USING btree (account_id, created_at DESC, id DESC) INCLUDE (deleted, updated_at)'),
+    ('public.segments', 'index', 'segments_account_id_source_type_created_at_idx',
+      'USING btree (account_id, source_type, created_at DESC)'),
+    ('public.segments', 'index', 'segments_created_by_idx', 'USING btree (created_by)'),
+    ('public.segments', 'index', 'segments_created_at_idx', 'USING brin (created_at)'),
+    ('public.segments', 'index', 'segments_deleted_idx', 'USING btree (updated_at) WHERE deleted'),
+    ('api_keys_private.api_keys', 'unique index', 'api_keys_key_hash_key', 'USING btree (key_hash)'),
+    ('api_keys_private.api_keys', 'index', 'api_keys_account_id_created_at_id_idx',
+      'USING btree (account_id, created_at DESC, id DESC)'),
+    ('api_keys_private.api_keys', 'index', 'api_keys_key_prefix_idx',
+      'USING btree (key_prefix) WHERE (key_hash ~~ ''$2a$%''::text)'),
+    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_api_key_id_timestamp_idx',
+      'USING btree (api_key_id, "timestamp" DESC)'),
+    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_timestamp_idx', 'USING brin ("timestamp")'),
+    ('public.enrichment_tracking', 'foreign key', 'enrichment_tracking_account_id_fkey',
+      'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'),
+    ('public.enrichment_tracking', 'foreign key', 'enrichment_tracking_created_by_fkey',
+      'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'),
+    ('public.segments', 'foreign key', 'segments_account_id_fkey',
+      'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'),
+    ('public.segments', 'foreign key', 'segments_created_by_fkey',
+      'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'),
+    -- Never validated: old databases hold keys of accounts that are gone.
+    ('api_keys_private.api_keys', 'foreign key', 'api_keys_account_id_fkey',
+      'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID'),
+    ('api_keys_private.api_key_logs', 'foreign key', 'api_key_logs_api_key_id_fkey',
+      'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE')
+),
+-- The columns that the definitions name. Each has the same type in every table.
+known_column (name, type) as (
+  values
+    ('id', 'uuid'), ('account_id', 'uuid'), ('api_key_id', 'uuid'), ('audience_id', 'uuid'), ('created_by', 'uuid'),
+    ('status', 'text'), ('source_type', 'text'), ('key_hash', 'text'), ('key_prefix', 'character varying'),
+    ('deleted', 'boolean'), ('created_at', 'timestamp with time zone'), ('updated_at', 'timestamp with time zone'),
+    ('timestamp', 'timestamp with time zone')
+),
+existing_table as (
+  select class.oid, class.relnamespace, format('%I.%I', namespace.nspname, class.relname) as name
+  from pg_class as class
+  join pg_namespace as namespace on namespace.oid = class.relnamespace
+  where class.relkind = 'r'
+),
+-- On a column of another type an index would have another definition, and the migrations would drop it.
+possible as (
+  select wanted.*, existing_table.oid as table_oid, existing_table.relnamespace
+  from wanted
+  join existing_table on existing_table.name = wanted.relation
+  where not exists (
+    select from known_column
+    where wanted.definition ~ format('\m%s\M', known_column.name)
+      and not exists (
+        select from pg_attribute
+        where attrelid = existing_table.oid
+          and attname = known_column.name
+          and format_type(atttypid, null) = known_column.type
+      )
+  )
+),
+found_index as (
+  select
+    index.indrelid as table_oid,
+    class.oid,
+    class.relname as name,
+    index.indisvalid as is_valid,
+    case when index.indisunique then 'unique index' else 'index' end as kind,
+    substring(pg_get_indexdef(class.oid) from ' (USING .*)$') as definition
+  from pg_index as index
+  join pg_class as class on class.oid = index.indexrelid
+  where not exists (select from pg_constraint where conindid = class.oid and contype in ('p', 'u', 'x'))
+),
+invalid_index as (
+  select distinct found_index.oid
+  from found_index
+  join possible on possible.table_oid = found_index.table_oid
+    and found_index.name in (possible.name, possible.name || '_new')
+  where not found_index.is_valid
+),
+missing_index as (
+  select
+    possible.relation,
+    possible.kind,
+    possible.definition,
+    -- The migrations drop an index that has the name but another definition, then rename this one.
+    possible.name || case when taken.oid is null then '' else '_new' end as name
+  from possible
+  left join pg_class as taken on taken.relnamespace = possible.relnamespace
+    and taken.relname = possible.name
+    and taken.oid not in (select oid from invalid_index)
+  where possible.kind <> 'foreign key'
+    and not exists (
+      select from found_index
+      where found_index.is_valid
+        and (found_index.table_oid, found_index.kind, found_index.definition)
+          = (possible.table_oid, possible.kind, possible.definition)
+    )
+),
+foreign_key as (
+  select
+    possible.relation,
+    possible.definition,
+    found.name is null as is_missing,
+    possible.definition not like '% NOT VALID' and found.is_valid is not true as is_to_validate,
+    coalesce(found.name, possible.name || case when taken.oid is null then '' else '_new' end) as name
+  from possible
+  left join pg_constraint as taken on taken.conrelid = possible.table_oid and taken.conname = possible.name
+  left join lateral (
+    select conname as name, convalidated as is_valid
+    from pg_constraint
+    where conrelid = possible.table_oid
+      and replace(pg_get_constraintdef(oid), ' NOT VALID', '') = replace(possible.definition, ' NOT VALID', '')
+    order by convalidated desc, conname
+    limit 1
+  ) as found on true
+  where possible.kind = 'foreign key'
+    -- The table that it refers to is there, with its key.
+    and exists (
+      select from pg_constraint as key
+      join existing_table on existing_table.oid = key.conrelid
+      where existing_table.name = substring(possible.definition from 'REFERENCES ([^(]+)')
+        and pg_get_constraintdef(key.oid) = 'PRIMARY KEY (id)'
+    )
+),
+step (phase, description, statement) as (
+  select
+    1,
+    format('drop invalid index %s', oid::regclass),
+    format('drop index concurrently %s', oid::regclass)
+  from invalid_index
+  union all
+  select
+    2,
+    format('build %s %I on %s', kind, name, relation),
+    format('create %s concurrently %I on %s %s', kind, name, relation, definition)
+  from missing_index
+  union all
+  select
+    3,
+    format('add foreign key %I to %s', name, relation),
+    format(
+      'alter table %s add constraint %I %s',
+      relation,
+      name,
+      replace(definition, ' NOT VALID', '') || ' NOT VALID'
+    )
+  from foreign_key
+  where is_missing
+  union all
+  select
+    4,
+    format('validate foreign key %I of %s', name, relation),
+    format('alter table %s validate constraint %I', relation, name)
+  from foreign_key
+  where is_to_validate
+)
+select
+  phase,
+  row_number() over (order by phase, description) as number,
+  count(*) over () as total,
+  description,
+  statement
+from step;
+
+select case count(*) when 0 then 'Nothing to do.' else 'To do:' end from pg_temp.steps;
+select '- ' || description from pg_temp.steps order by number;
+
+-- A concurrent build waits for older transactions, but neither readers nor writers wait for it. A timeout would only
+-- leave an invalid index.
+set lock_timeout = 0;
+select format('select current_time(0), %L', format('%s of %s: %s', number, total, description)), statement
+from pg_temp.steps
+where phase <= 2
+order by number
+\gexec
+
+-- While a new foreign key waits for its locks, writers wait behind it. Each statement is a transaction of its own: in a
+-- common one, the lock on the accounts that adding takes would be held until the validation is over.
+set lock_timeout = '3s';
+select format('select current_time(0), %L', format('%s of %s: %s', number, total, description)), statement
+from pg_temp.steps
+where phase > 2
+order by number
+\gexec
+
+select 'Done.' where exists (select from pg_temp.steps);
+drop table pg_temp.steps;

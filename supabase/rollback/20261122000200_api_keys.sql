@@ -1,0 +1,73 @@
+-- Rolls back the migration of the same name: the tables, types and functions of API keys.
+--
+-- THIS DELETES DATA: all API keys, those from before the migration too, and their usage logs. Every API key stops working.
+-- What an earlier script had created for the tables was replaced by the migration and is not restored.
+-- It refuses to run until the same session has confirmed it:
+--
+--   set audiencelab.confirm_rollback = 'delete all API keys';
+--
+-- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
+-- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- supabase migration repair --status reverted 20261122000200
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '3s';
+set local statement_timeout = '10min';
+set local client_min_messages = warning;
+
+do $confirmation$
+begin
+  if to_regprocedure('public.restore_studio_segment(uuid)') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: roll back 20261122000400_segments.sql first';
+  end if;
+  if to_regnamespace('enrichment_private') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: roll back 20261122000300_enrichment_jobs.sql first';
+  end if;
+  if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: this deletes all API keys, those from before the migration too, and their logs. To confirm, run'
+        ' first: set audiencelab.confirm_rollback = ''delete all API keys''';
+  end if;
+end;
+$confirmation$;
+
+drop function if exists public.get_api_key_account_id();
+drop function if exists public.has_scope(text, text, text);
+drop function if exists public.log_api_key_usage_batch(jsonb);
+drop function if exists public.log_api_key_usage(uuid, text, text, integer, text, text);
+drop function if exists public.verify_api_key(text);
+drop function if exists public.revoke_api_key(uuid);
+drop function if exists public.list_api_keys(uuid);
+drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz);
+
+drop type if exists public.api_key_usage_log_response;
+drop type if exists public.verify_api_key_response;
+drop type if exists public.create_api_key_response;
+
+drop function if exists api_keys_private.has_scope_on_all(text, text[]);
+drop function if exists api_keys_private.scoped_entity_ids(text, text[]);
+drop function if exists api_keys_private.log_usage_events(jsonb);
+drop function if exists api_keys_private.generate_api_key();
+drop function if exists api_keys_private.crc32(bytea);
+drop function if exists api_keys_private.random_base62(integer);
+drop function if exists api_keys_private.base62(integer);
+drop function if exists api_keys_private.require_scopes(jsonb);
+drop view if exists api_keys_private.live_api_keys;
+drop table if exists api_keys_private.api_key_logs;
+drop table if exists api_keys_private.api_keys;
+-- Without cascade: objects of somebody else in the schema make this fail.
+drop schema if exists api_keys_private;
+
+notify pgrst, 'reload schema';
+
+commit;
+
+-- A confirmation holds for one run.
+reset audiencelab.confirm_rollback;

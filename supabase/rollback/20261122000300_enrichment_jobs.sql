@@ -1,0 +1,50 @@
+-- Rolls back the migration of the same name: the tables of enrichment jobs and of worker progress, and their functions.
+--
+-- THIS DELETES DATA: all enrichment jobs, those from before the migration too, and the totals of each worker. What an
+-- earlier script had created for the table (policies, indexes) was replaced by the migration and is not restored.
+-- It refuses to run until the same session has confirmed it:
+--
+--   set audiencelab.confirm_rollback = 'delete all enrichment jobs';
+--
+-- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
+-- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- supabase migration repair --status reverted 20261122000300
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '3s';
+set local statement_timeout = '10min';
+set local client_min_messages = warning;
+
+do $confirmation$
+begin
+  if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all enrichment jobs' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: this deletes all enrichment jobs, those from before the migration too. To confirm, run'
+        ' first: set audiencelab.confirm_rollback = ''delete all enrichment jobs''';
+  end if;
+end;
+$confirmation$;
+
+drop function if exists public.report_enrichment_progress(uuid, text, integer, integer);
+do $schema$
+begin
+  if to_regnamespace('enrichment_private') is not null then
+    drop function if exists enrichment_private.may_write(public.enrichment_tracking);
+    drop table if exists enrichment_private.worker_progress;
+    -- Without cascade: objects of somebody else in the schema make this fail.
+    drop schema enrichment_private;
+  end if;
+end;
+$schema$;
+-- Its policies go with the table, and so does its entry in the publication.
+drop table if exists public.enrichment_tracking;
+
+notify pgrst, 'reload schema';
+
+commit;
+
+-- A confirmation holds for one run.
+reset audiencelab.confirm_rollback;

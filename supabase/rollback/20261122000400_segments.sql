@@ -1,0 +1,44 @@
+-- Rolls back the migration of the same name: the table of segments and its functions.
+--
+-- THIS DELETES DATA: all segments, those from before the migration too. What an earlier script had created for the table
+-- (policies, indexes, functions) was replaced by the migration and is not restored.
+-- It refuses to run until the same session has confirmed it:
+--
+--   set audiencelab.confirm_rollback = 'delete all segments';
+--
+-- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
+-- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- supabase migration repair --status reverted 20261122000400
+
+begin;
+
+set local search_path = '';
+set local lock_timeout = '3s';
+set local statement_timeout = '10min';
+set local client_min_messages = warning;
+
+do $confirmation$
+begin
+  if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all segments' then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: this deletes all segments, those from before the migration too. To confirm, run'
+        ' first: set audiencelab.confirm_rollback = ''delete all segments''';
+  end if;
+end;
+$confirmation$;
+
+drop function if exists public.restore_studio_segment(uuid);
+drop function if exists public.delete_studio_segment(uuid);
+drop function if exists public.create_studio_segment(
+  uuid, text, text, text, text, jsonb, text[], jsonb, text[]
+);
+-- Its policies go with the table, and so does its entry in the publication.
+drop table if exists public.segments;
+
+notify pgrst, 'reload schema';
+
+commit;
+
+-- A confirmation holds for one run.
+reset audiencelab.confirm_rollback;

@@ -1,0 +1,154 @@
+"""pg-delta, with which the Supabase CLI compares databases, judges what the migrations make."""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import count
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from audiencelab_sdk.local._postgres import PostgresServer
+from tests.database._catalog import catalog
+from tests.database._sql import Database
+from tests.database._states import RECORDED, apply_state, provide_uuid_ossp
+from tests.database._tools import SupabaseProject, find_supabase_cli
+from tests.database.conftest import make_database
+
+STAND_IN = migrate.migration_files()[0]
+# Up to a semicolon that is in no body, string, name or comment.
+STATEMENT = re.compile(r"""(?:(\$\w*\$).*?\1|'[^']*'|"[^"]*"|--[^\n]*|[^;])+""", re.DOTALL)
+CHANGES = {
+    "drop policy segments_select on public.segments": 'DROP POLICY "segments_select"',
+    "alter table public.segments add column note text": 'ADD COLUMN "note" text',
+    "alter table public.segments alter column tags drop not null": (
+        'ALTER COLUMN "tags" DROP NOT NULL'
+    ),
+    "drop index public.segments_created_at_idx": 'DROP INDEX "public"."segments_created_at_idx"',
+    "drop trigger set_timestamps_segments on public.segments": (
+        'DROP TRIGGER "set_timestamps_segments"'
+    ),
+    "alter table api_keys_private.api_keys disable row level security": (
+        "DISABLE ROW LEVEL SECURITY"
+    ),
+    "alter function public.revoke_api_key security invoker": (
+        "CREATE OR REPLACE FUNCTION public.revoke_api_key"
+    ),
+    "grant select on public.segments to anon": (
+        'GRANT SELECT ON TABLE "public"."segments" TO "anon"'
+    ),
+    "alter publication supabase_realtime drop table public.segments": (
+        'ALTER PUBLICATION "supabase_realtime" DROP TABLE "public"."segments"'
+    ),
+}
+numbers = count()
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> SupabaseProject:
+    return SupabaseProject(find_supabase_cli(), tmp_path_factory.mktemp("pg_delta"))
+
+
+@pytest.fixture(scope="module")
+def original(server: PostgresServer) -> Database:
+    """A database that was empty when the migrations came."""
+    return migrated(server)
+
+
+def migrated(server: PostgresServer, *states: str) -> Database:
+    """A database that was in these states, one after the other, before the migrations."""
+    db = make_database(server, f"pg_delta_{next(numbers)}", migrated=False)
+    provide_uuid_ossp(db)
+    migrate.apply_migrations(address(db), [STAND_IN])
+    for state in states:
+        apply_state(db, state)
+    migrate.apply_migrations(address(db))
+    return db
+
+
+def address(db: Database) -> str:
+    return migrate.as_role(db.admin_url, "postgres")
+
+
+def differences(project: SupabaseProject, before: Database, after: Database) -> str:
+    """The SQL that pg-delta would run in the one database to make it equal to the other."""
+    result = project.run(
+        *("db", "diff", "--use-pg-delta", "--strict-coverage"),
+        *("--from", address(before), "--to", address(after)),
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
+
+
+def export(project: SupabaseProject, db: Database) -> list[Path]:
+    """The files that pg-delta describes a database with, in the order in which it loads them."""
+    result = project.run(
+        *("db", "schema", "declarative", "generate", "--strict-coverage"),
+        f"--remote={address(db)}",
+    )
+    assert result.returncode == 0, result.stderr
+    folder = project.migrations.parent / "schemas"
+    index = json.loads((folder / ".pgdelta-export.json").read_text())
+    return [folder / name for name in index["loadOrder"]]
+
+
+def load(db: Database, files: list[Path]) -> None:
+    """Run the statements of the files, again and again those that need a later one."""
+    pending = [
+        statement
+        for file in files
+        for match in STATEMENT.finditer(file.read_text())
+        if (statement := match[0].strip())
+    ]
+    options = "-c check_function_bodies=off"
+    with psycopg.connect(address(db), autocommit=True, options=options) as connection:
+        while pending:
+            failed = {}
+            for statement in pending:
+                try:
+                    connection.execute(statement.encode())
+                except psycopg.Error as error:
+                    failed[statement] = str(error)
+            assert len(failed) < len(pending), failed
+            pending = [*failed]
+
+
+@pytest.mark.parametrize("states", [*([state] for state in RECORDED), RECORDED], ids=", ".join)
+def test_it_finds_no_difference_whatever_was_there_before(
+    project: SupabaseProject, server: PostgresServer, original: Database, states: list[str]
+) -> None:
+    target = migrated(server, *states)
+
+    assert differences(project, original, target) == ""
+
+
+def test_it_finds_what_is_changed(
+    project: SupabaseProject, server: PostgresServer, original: Database
+) -> None:
+    target = migrated(server)
+    for change in CHANGES:
+        target.apply(change)
+
+    found = differences(project, original, target)
+
+    assert [text for text in CHANGES.values() if text not in found] == []
+
+
+def test_what_it_exports_builds_the_same_database(
+    project: SupabaseProject, server: PostgresServer, original: Database
+) -> None:
+    rebuilt = make_database(server, f"pg_delta_{next(numbers)}", migrated=False)
+    provide_uuid_ossp(rebuilt)
+
+    # It takes pgcrypto for the project's own, but every Supabase project comes with it.
+    files = [file for file in export(project, original) if file.parent.name != "extensions"]
+    defaults = [file for file in files if file.name == "default_privileges.sql"]
+    load(rebuilt, [file for file in files if file not in defaults])
+    # They would add to the privileges of what is made after them.
+    load(rebuilt, defaults)
+
+    assert differences(project, original, rebuilt) == ""
+    assert catalog(rebuilt) == catalog(original)
