@@ -630,11 +630,7 @@ begin
         and found.definition in (desired.definition, desired.definition || ' NOT VALID')
         and (found.name = desired.name or found.kind not in ('policy', 'trigger'))
         and not exists (
-          select from desired as other
-          where other.kind = found.kind
-            and other.name = found.name
-            and other.name <> desired.name
-            and found.definition in (other.definition, other.definition || ' NOT VALID')
+          select from desired as other where other.name = found.name and other.name <> desired.name
         )
       order by desired.kind, desired.name, found.name <> desired.name, found.name
     )

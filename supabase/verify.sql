@@ -445,7 +445,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_parts(regclass,regclass,text[],jsonb)', array[
         'arguments p_table regclass, p_desired regclass, p_kinds text[], p_foreign_keys jsonb DEFAULT ''{}''::jsonb',
-        'body 5c2871df6489e6aa769df6b79fe4aa0d',
+        'body 55d2b48ab6c6ec0becb7b97e504615c1',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',

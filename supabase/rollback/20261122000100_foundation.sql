@@ -45,12 +45,22 @@ begin
   if to_regrole('api_key') is null then
     return;
   end if;
-  select string_agg(pg_describe_object(classid, objid, objsubid), ', ')
+  select string_agg(distinct dependent.description, ', ')
   into v_dependents
-  from pg_shdepend
-  where refclassid = 'pg_authid'::regclass
-    and refobjid = to_regrole('api_key')
-    and (classid, objid) is distinct from ('pg_namespace'::regclass, to_regnamespace('public'));
+  from (
+    select
+      case
+        when database.datname <> current_database() then format('objects in database %I', database.datname)
+        else pg_describe_object(dependency.classid, dependency.objid, dependency.objsubid)
+      end
+    from pg_shdepend as dependency
+    left join pg_database as database on database.oid = dependency.dbid
+    where dependency.refclassid = 'pg_authid'::regclass
+      and dependency.refobjid = to_regrole('api_key')
+      -- The migration granted usage of schema public.
+      and (dependency.classid, dependency.objid, database.datname)
+        is distinct from ('pg_namespace'::regclass, to_regnamespace('public'), current_database())
+  ) as dependent (description);
   if v_dependents is not null then
     raise warning 'role api_key is kept, because other objects depend on it: %', v_dependents;
   else

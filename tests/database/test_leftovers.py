@@ -61,6 +61,11 @@ def test_the_policies_triggers_and_indexes_of_other_scripts_are_replaced(
             "create index api_keys_key_hash_key on api_keys_private.api_keys (key_hash)",
         ],
         ["alter table public.segments rename constraint segments_pkey to pk_segments"],
+        [
+            "alter index public.segments_created_at_idx rename to swapped",
+            "alter index public.segments_created_by_idx rename to segments_created_at_idx",
+            "alter index public.swapped rename to segments_created_by_idx",
+        ],
         ["alter table public.segments rename constraint segments_account_id_fkey to fk"],
         [
             "alter table public.segments drop constraint segments_account_id_fkey",

@@ -257,14 +257,17 @@ def test_the_rollbacks_work_where_the_objects_existed_before(bare_server: Postgr
 def test_the_rollback_keeps_a_role_that_others_use(bare_server: PostgresServer) -> None:
     db = make_database(bare_server, "used_role", migrated=False)
     apply_all(db, [STAND_IN, FOUNDATION])
+    other = make_database(bare_server, "other_user")
     db.apply("create table public.reports (id uuid); grant select on public.reports to api_key;")
     said = warnings_of(db, rollback_of(FOUNDATION))
     assert said == [
-        "role api_key is kept, because other objects depend on it: table public.reports"
+        "role api_key is kept, because other objects depend on it:"
+        " objects in database other_user, table public.reports"
     ]
     (role,) = db.admin("select to_regrole('api_key') is not null as kept")
     assert role["kept"] is True
     apply_all(db)
+    assert other.verify(other.create_key(other.add_tenant())["key"])["valid"] is True
 
 
 def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) -> None:
