@@ -24,7 +24,7 @@ set search_path = '';
 set statement_timeout = 0;
 set client_min_messages = warning;
 
--- An index that is still being built looks like one that an interrupted run left.
+-- An index under construction looks the same as one that an interrupted run left.
 do $$
 declare
   v_relation text;
@@ -174,7 +174,7 @@ foreign_key as (
     limit 1
   ) as found on true
   where possible.kind = 'foreign key'
-    -- The table that it refers to is there, with its key.
+    -- The referenced table exists and has its primary key.
     and exists (
       select from pg_constraint as key
       join existing_table on existing_table.oid = key.conrelid

@@ -6,9 +6,11 @@
 begin;
 
 set local search_path = '';
--- Requests queue behind a statement that waits for a lock, so it gives up early. Run the migration again.
+-- Requests queue behind a statement that waits for a lock, so the wait is short. After a timeout, run the migration again.
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
+-- Two sessions that run migrations at the same time wait for each other.
+select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
 -- 20261122000100_foundation.sql
@@ -138,7 +140,7 @@ begin
     from api_key
     cross join caller
     union all
-    -- A role that can log in, or that row level security does not bind, may be somebody's on purpose.
+    -- A role that can log in or bypass row level security may have been created so on purpose, so it is not altered.
     select
       'a role api_key without ' || attribute.name,
       'as a superuser, run: alter role api_key no' || attribute.name,
@@ -228,7 +230,7 @@ begin
   ) then
     grant api_key to authenticator;
   end if;
-  -- Version 15 ends in the same state as later ones.
+  -- On PostgreSQL 15 the creator of a role is not a member of it. This gives the same state as on later versions.
   if c_version < 160000 and not (select rolsuper from pg_roles where rolname = current_user) then
     execute format('grant api_key to %I', current_user);
   end if;
@@ -263,7 +265,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Both arguments are given, so that an overload of the function cannot make the call ambiguous.
+  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
   if public.has_role_on_account(p_account_id, null::varchar) is not true then
     raise exception using
       errcode = 'insufficient_privilege',
@@ -274,9 +276,9 @@ $$;
 comment on function audiencelab_private.require_member(uuid) is 'Raises 42501 unless the caller is a member of the account.';
 
 -- The functions below are for migrations. A migration creates its tables and types in the schema audiencelab_desired, which
--- it drops at its end. The functions compare each of them with the table of the same name that the database has, in the
--- server's own spelling, and alter what differs. Rows are never changed or deleted. Foreign keys are not created in that
--- schema, because creating and dropping them would lock the referenced tables even if nothing differs.
+-- it drops at its end. The functions compare each table with the one of the same name that the database has, as the server
+-- prints their definitions, and alter the differences. Rows are never deleted. Foreign keys are not created in that schema,
+-- because creating and dropping them would lock the referenced tables even if nothing differs.
 
 create or replace function audiencelab_private.require_ownership(p_schema text, p_names text[])
 returns void
@@ -288,7 +290,15 @@ declare
   v_missing text;
 begin
   select string_agg(
-    format(E'\n- the ownership of %s: run this as %s', owned.object, pg_get_userbyid(owned.owner)),
+    format(
+      E'\n- the ownership of %s: %s',
+      owned.object,
+      case
+        when owned.is_api_role
+          then format('alter its owner from %s to %I', pg_get_userbyid(owned.owner), current_user)
+        else format('run this as %s', pg_get_userbyid(owned.owner))
+      end
+    ),
     '' order by owned.object
   )
   into v_missing
@@ -304,8 +314,15 @@ begin
     select format('schema %I', nspname), nspowner
     from pg_namespace
     where nspname = p_schema and nspname <> 'public'
-  ) as owned (object, owner)
-  where not pg_has_role(owned.owner, 'usage');
+  ) as found (object, owner)
+  cross join lateral (
+    -- The owner of a table is above row level security, so it cannot be a role that requests run as.
+    select
+      found.object,
+      found.owner,
+      pg_get_userbyid(found.owner) in ('anon', 'authenticated', 'service_role', 'authenticator', 'api_key')
+  ) as owned (object, owner, is_api_role)
+  where owned.is_api_role or not pg_has_role(owned.owner, 'usage');
 
   if v_missing is not null then
     raise exception using
@@ -324,9 +341,9 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_statement text;
+  v_granted record;
 begin
-  for v_statement in
+  for v_granted in
     with privileged (kind, object, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
@@ -340,7 +357,7 @@ begin
         select attacl from pg_attribute where attrelid = class.oid
       ) as granted (acl)
       where class.relnamespace = to_regnamespace(quote_ident(p_schema))
-        and class.relkind in ('r', 'v')
+        and class.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
         and (p_names is null or class.relname = any (p_names))
       union all
       select 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner))
@@ -348,22 +365,23 @@ begin
       where pronamespace = to_regnamespace(quote_ident(p_schema)) and (p_names is null or proname = any (p_names))
     )
     select distinct
-      format(
-        'revoke all on %s %s from %s cascade',
-        privileged.kind,
-        privileged.object,
-        case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end
-      )
+      privileged.kind,
+      privileged.object,
+      case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end as grantee
     from privileged
     cross join lateral aclexplode(privileged.acl) as entry
-    where entry.grantee <> privileged.owner
+    where entry.grantee <> privileged.owner and pg_has_role(privileged.owner, 'usage')
   loop
-    execute v_statement;
+    -- Default privileges and earlier scripts grant to these. What they may do is granted again by the migration.
+    if v_granted.grantee not in ('public', 'anon', 'authenticated', 'service_role', 'api_key') then
+      raise warning 'the privileges of % on % % are revoked', v_granted.grantee, v_granted.kind, v_granted.object;
+    end if;
+    execute format('revoke all on %s %s from %s cascade', v_granted.kind, v_granted.object, v_granted.grantee);
   end loop;
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes all privileges but the owner''s, on the relations and functions of these names or on the whole schema.';
+  'Revokes all privileges except the owner''s: on the named relations and functions, or on everything in the schema.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void
@@ -372,7 +390,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- They may be written over several lines.
+  -- A signature may span several lines.
   c_signatures constant text[] := array(
     select regexp_replace(signature, '\s+', ' ', 'g') from unnest(p_signatures) as signature
   );
@@ -387,15 +405,14 @@ begin
     where pronamespace = 'public'::regnamespace and proname = any (c_names)
   loop
     if v_function.signature <> all (c_signatures) then
-      raise warning 'function public.% is dropped: it has another signature', v_function.signature;
+      raise warning 'function public.% is dropped, because its signature differs', v_function.signature;
       execute format('drop routine %s', v_function.function);
     end if;
   end loop;
-  perform audiencelab_private.revoke_privileges('public', c_names);
 end;
 $$;
 comment on function audiencelab_private.prepare_functions(text[]) is
-  'Drops the functions in public that have one of these names but another signature, and revokes all privileges on the others.';
+  'Drops the functions in public that have one of these names but another signature, with a warning.';
 
 create or replace function audiencelab_private.apply_type(p_name text)
 returns void
@@ -429,7 +446,7 @@ begin
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = format('nothing was changed, because type public.%I is (%s) and not (%s)', p_name, v_found, v_desired),
-      hint = format('If nothing else uses it, run: drop type public.%I cascade', p_name);
+      hint = 'Rename or drop it, then run the migration again.';
   end if;
 end;
 $$;
@@ -525,6 +542,9 @@ as $$
     select pg_get_expr(adbin, adrelid)
     from pg_attrdef
     where adrelid = attribute.attrelid and adnum = attribute.attnum
+    union all
+    select 'generated as identity'
+    where attribute.attidentity <> ''
   ) as col_default (expression) on true
   where attribute.attrelid = p_table and attribute.attnum > 0 and not attribute.attisdropped;
 $$;
@@ -539,6 +559,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_column record;
+  v_filled bigint;
 begin
   for v_column in
     select
@@ -561,6 +582,11 @@ begin
     elsif v_column.desired_definition is null then
       raise warning 'column % of % is not part of the schema; it is kept: %',
         v_column.name, p_table, v_column.found_definition;
+      if v_column.found_definition ~ ' not null$' then
+        -- Without a default, no insert of ours would succeed.
+        raise warning 'column % of % may be null now', v_column.name, p_table;
+        execute format('alter table %s alter column %I drop not null', p_table, v_column.name);
+      end if;
       continue;
     elsif v_column.found_definition = v_column.desired_definition then
       continue;
@@ -571,15 +597,22 @@ begin
     if v_column.has_other_type then
       -- The default goes first, because it need not have a cast to the new type.
       execute format('alter table %s alter column %I drop default', p_table, v_column.name);
-      execute format(
-        'alter table %1$s alter column %2$I type %3$s using %2$I::%3$s', p_table, v_column.name, v_column.type
-      );
+      execute format('alter table %s alter column %I type %s', p_table, v_column.name, v_column.type);
     end if;
     if v_column.has_other_type or v_column.has_other_default then
       execute format(
         'alter table %s alter column %I %s', p_table, v_column.name,
         coalesce('set default ' || v_column.expression, 'drop default')
       );
+    end if;
+    if v_column.has_other_nullability and v_column.is_required and v_column.expression is not null then
+      execute format(
+        'update %1$s set %2$I = %3$s where %2$I is null', p_table, v_column.name, v_column.expression
+      );
+      get diagnostics v_filled = row_count;
+      if v_filled > 0 then
+        raise warning 'column % of % is set to its default in % rows, where it was null', v_column.name, p_table, v_filled;
+      end if;
     end if;
     if v_column.has_other_nullability then
       execute format(
@@ -603,8 +636,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_schema constant text := (select relnamespace::regnamespace::text from pg_class where oid = p_table);
+  v_taken record;
   v_step record;
 begin
+  for v_taken in
+    select desired.name, index.indrelid::regclass as owner
+    from audiencelab_private.table_parts(p_desired) as desired
+    join pg_class as class on class.relname = desired.name and class.relnamespace = c_schema::regnamespace
+    join pg_index as index on index.indexrelid = class.oid and index.indrelid <> p_table
+    where desired.kind = any (p_kinds) and desired.kind in ('constraint', 'unique index', 'index')
+  loop
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = format('nothing was changed, because %s has an index with the name %I', v_taken.owner, v_taken.name),
+      hint = format('Run: alter index %s.%I rename to another name', c_schema, v_taken.name);
+  end loop;
+
   for v_step in
     with desired as materialized (
       select * from audiencelab_private.table_parts(p_desired) where kind = any (p_kinds)
@@ -615,8 +662,8 @@ begin
     found as materialized (
       select * from audiencelab_private.table_parts(p_table) where kind = any (p_kinds)
     ),
-    -- A found part serves as the desired one if its definition is the same: it is validated and renamed as needed, which is
-    -- cheaper than building it anew. One that has the right name comes first.
+    -- An existing part with the same definition is reused: it is renamed and validated, not built again. A part with the
+    -- right name is preferred.
     served as materialized (
       select distinct on (desired.kind, desired.name)
         desired.kind,
@@ -640,7 +687,7 @@ begin
       from found
       where not exists (select from served where served.kind = found.kind and served.found_name = found.name)
       union all
-      -- Between the two, because a policy or a check can stand in the way of altering a column.
+      -- Columns are altered after the drops, because a policy or a check can block altering a column.
       select 2, 'column', null, null, null where 'column' = any (p_kinds)
       union all
       select 3, kind, found_name, definition, name from served where found_name <> name
@@ -707,27 +754,30 @@ begin
   if v_found.relkind <> 'r' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = format('nothing was changed, because %s is not a table: rename or drop it first', v_table);
+      message = format('nothing was changed, because %s is not an ordinary table: rename it first', v_table);
   end if;
 
   perform audiencelab_private.apply_parts(
     v_table, c_desired, '{column,rule,policy,trigger,constraint,unique index,index}'
   );
 
+  if not v_found.relrowsecurity then
+    execute format('alter table %s enable row level security', v_table);
+  end if;
   if v_found.relforcerowsecurity then
-    raise warning 'row level security of % no longer binds its owner', v_table;
+    raise warning 'FORCE ROW LEVEL SECURITY is removed from %', v_table;
     execute format('alter table %s no force row level security', v_table);
   end if;
-  -- Logical replication refuses updates of a table whose replica identity is an index that is gone.
+  -- Logical replication refuses updates of a table whose replica identity is an index that was dropped.
   if v_found.relreplident in ('i', 'n') then
-    raise warning 'the replica identity of % is its primary key again', v_table;
+    raise warning 'the replica identity of % is reset to its primary key', v_table;
     execute format('alter table %s replica identity default', v_table);
   end if;
   perform audiencelab_private.revoke_privileges(p_schema, array[p_name]);
 end;
 $$;
 comment on function audiencelab_private.apply_table(text, text) is
-  'Makes a table equal to its namesake in audiencelab_desired, but for foreign keys, and revokes all privileges on it.';
+  'Alters a table to match its namesake in audiencelab_desired, but for foreign keys; enables RLS, revokes all privileges.';
 
 create or replace function audiencelab_private.apply_foreign_keys(p_table regclass, p_foreign_keys jsonb)
 returns void
@@ -755,10 +805,11 @@ begin
       and entry.prrelid = p_table
       and (entry.prqual is not null or entry.prattrs is not null)
   ) then
-    raise warning 'publication supabase_realtime published a part of %; it publishes all of it now', p_table;
+    raise warning 'publication supabase_realtime published only some rows or columns of %; it now publishes the whole table',
+      p_table;
     execute format('alter publication supabase_realtime drop table %s', p_table);
   end if;
-  -- Covers a publication of all tables, or of the whole schema, as well.
+  -- Also true for a publication of all tables or of the whole schema.
   if not exists (select from pg_get_publication_tables('supabase_realtime') where relid = p_table) then
     execute format('alter publication supabase_realtime add table %s', p_table);
   end if;
@@ -791,10 +842,13 @@ select audiencelab_private.require_ownership(
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for its foreign key, the keys. In the other order they would deadlock.
+-- An insert into the log locks the log and then, for its foreign key, the keys. Locks in the other order would deadlock.
+-- Where the migration was applied before, it needs neither.
 do $lock$
 begin
-  if to_regclass('api_keys_private.api_key_logs') is not null then
+  if to_regclass('api_keys_private.api_key_logs') is not null
+    and to_regclass('api_keys_private.live_api_keys') is null
+  then
     lock table api_keys_private.api_key_logs in access exclusive mode;
   end if;
 end;
@@ -837,7 +891,6 @@ comment on column api_keys_private.api_keys.key_hash is
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used, to the minute.';
 -- There is no policy: only service_role reads the table, and row level security does not bind it.
-alter table api_keys_private.api_keys enable row level security;
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
 create table audiencelab_desired.api_key_logs (
@@ -860,7 +913,6 @@ create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs usin
 
 select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
 comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
-alter table api_keys_private.api_key_logs enable row level security;
 grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
 
 -- The only definition of a live key.
@@ -871,6 +923,7 @@ select id, account_id, key_prefix, key_hash, scopes
 from api_keys_private.api_keys
 where is_active and (expires_at is null or expires_at > now());
 comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
 
 create type audiencelab_desired.create_api_key_response as (
   id uuid,
@@ -955,7 +1008,7 @@ end;
 $$;
 comment on function api_keys_private.require_scopes(jsonb) is
   'Raises 22023 unless it is an array of well-formed scopes.';
-revoke all on function api_keys_private.require_scopes(jsonb) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_scopes}');
 
 create or replace function api_keys_private.base62(p_digit integer)
 returns text
@@ -967,7 +1020,7 @@ as $$
 $$;
 comment on function api_keys_private.base62(integer) is
   'Returns the character for a digit from 0 to 61: A-Z, a-z, 0-9.';
-revoke all on function api_keys_private.base62(integer) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{base62}');
 
 create or replace function api_keys_private.random_base62(p_length integer)
 returns text
@@ -995,7 +1048,7 @@ end;
 $$;
 comment on function api_keys_private.random_base62(integer) is
   'Returns that many random characters A-Z, a-z, 0-9, all equally likely.';
-revoke all on function api_keys_private.random_base62(integer) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{random_base62}');
 
 create or replace function api_keys_private.crc32(p_bytes bytea)
 returns bigint
@@ -1016,7 +1069,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.crc32(bytea) is 'Returns the CRC-32 that zip and PNG use.';
-revoke all on function api_keys_private.crc32(bytea) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{crc32}');
 
 create or replace function api_keys_private.generate_api_key()
 returns text
@@ -1036,8 +1089,8 @@ begin
 end;
 $$;
 comment on function api_keys_private.generate_api_key() is
-  'Returns a new key: sk_, 40 random characters, 6 characters of CRC-32 over what precedes.';
-revoke all on function api_keys_private.generate_api_key() from public;
+  'Returns a new key: sk_, 40 random characters, 6 characters of CRC-32 of the preceding ones.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{generate_api_key}');
 
 -- "create or replace" changes neither a result nor an argument, and an overload would make calls by name ambiguous.
 select audiencelab_private.prepare_functions(
@@ -1068,7 +1121,7 @@ create or replace function public.create_api_key(
 returns public.create_api_key_response
 language plpgsql
 volatile
--- Definer, because the keys are closed to everybody; members only.
+-- Definer, because callers have no access to the table; members only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1116,7 +1169,7 @@ end;
 $$;
 comment on function public.create_api_key(uuid, text, jsonb, timestamptz) is
   'Creates an API key of an account. Members only.';
-revoke all on function public.create_api_key(uuid, text, jsonb, timestamptz) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
 create or replace function public.list_api_keys(p_account_id uuid)
@@ -1133,7 +1186,7 @@ returns table (
 )
 language plpgsql
 stable
--- Definer, because the keys are closed to everybody; members only.
+-- Definer, because callers have no access to the table; members only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1156,14 +1209,14 @@ begin
 end;
 $$;
 comment on function public.list_api_keys(uuid) is 'Lists the API keys of an account, newest first. Members only.';
-revoke all on function public.list_api_keys(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{list_api_keys}');
 grant execute on function public.list_api_keys(uuid) to authenticated;
 
 create or replace function public.revoke_api_key(p_api_key_id uuid)
 returns boolean
 language plpgsql
 volatile
--- Definer, because the keys are closed to everybody; members only.
+-- Definer, because callers have no access to the table; members only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1181,14 +1234,14 @@ begin
 end;
 $$;
 comment on function public.revoke_api_key(uuid) is 'Revokes an API key permanently. Members of its account only.';
-revoke all on function public.revoke_api_key(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
 grant execute on function public.revoke_api_key(uuid) to authenticated;
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
 language plpgsql
 volatile
--- Definer, because the keys are closed to everybody; granted to those who already hold a key's text.
+-- Definer, because callers have no access to the table; granted to roles that receive keys from clients.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1213,7 +1266,7 @@ begin
       select api_key.id, api_key.account_id, api_key.key_hash
       from api_keys_private.live_api_keys as api_key
       where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- Another call may have re-hashed it since we looked: one statement sees either the old hash or the new one.
+        -- Another call may have re-hashed the key since the first query. This query finds it by either hash.
         or api_key.key_hash = v_hash
     loop
       if (
@@ -1235,7 +1288,7 @@ end;
 $$;
 comment on function public.verify_api_key(text) is
   'Returns whether a text is a live API key, and whose. Replaces a bcrypt hash when the key is valid.';
-revoke all on function public.verify_api_key(text) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
 create or replace function public.log_api_key_usage(
@@ -1249,7 +1302,7 @@ create or replace function public.log_api_key_usage(
 returns public.api_key_usage_log_response
 language plpgsql
 volatile
--- Definer, because the logs are closed to everybody; granted to service_role only.
+-- Definer, because callers have no access to the table; granted to service_role only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1261,7 +1314,7 @@ begin
   values (p_api_key_id, p_endpoint, p_method, p_status_code, p_ip_address, p_user_agent)
   returning log.id, log.timestamp into v_id, v_timestamp;
 
-  -- At most once a minute, and never by waiting for somebody who is about to do it: a busy key must be no queue.
+  -- At most once a minute, and without waiting for a concurrent update, so that calls with the same key do not queue.
   update api_keys_private.api_keys as api_key
   set last_used_at = now()
   where api_key.id = (
@@ -1280,8 +1333,7 @@ end;
 $$;
 comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
   'Writes one log row for a use of an API key. A failure is part of the result.';
-revoke all on function public.log_api_key_usage(uuid, text, text, integer, text, text)
-  from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
 grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
 
 create or replace function api_keys_private.log_usage_events(p_events jsonb)
@@ -1326,7 +1378,7 @@ as $$
   select event.index, event.id, event.logged_at from event order by event.index;
 $$;
 comment on function api_keys_private.log_usage_events(jsonb) is 'Writes one log row for each event; all or none.';
-revoke all on function api_keys_private.log_usage_events(jsonb) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
 
 create or replace function public.log_api_key_usage_batch(p_events jsonb)
 returns table (
@@ -1339,7 +1391,7 @@ returns table (
 )
 language plpgsql
 volatile
--- Definer, because the logs are closed to everybody; granted to service_role only.
+-- Definer, because callers have no access to the table; granted to service_role only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1352,7 +1404,7 @@ begin
       message = format('events must be an array of at most %s', c_most);
   end if;
 
-  -- Nearly always all of them are good, and one statement writes them. If not, each is tried alone.
+  -- Usually all events are valid and one statement inserts them. Otherwise each is inserted separately.
   begin
     return query
       select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
@@ -1383,14 +1435,14 @@ end;
 $$;
 comment on function public.log_api_key_usage_batch(jsonb) is
   'Writes up to 1,000 log rows, each with its own outcome: a failure does not affect the others.';
-revoke all on function public.log_api_key_usage_batch(jsonb) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
 grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
 
 create or replace function public.has_scope(p_entity_type text, p_entity_id text, p_action text)
 returns boolean
 language sql
 stable
--- Definer, because the keys are closed to everybody; it tells only the scopes of the key that the request runs as.
+-- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1411,14 +1463,14 @@ as $$
 $$;
 comment on function public.has_scope(text, text, text) is
   'Returns whether the API key that the request runs as has the scope.';
-revoke all on function public.has_scope(text, text, text) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{has_scope}');
 grant execute on function public.has_scope(text, text, text) to api_key;
 
 create or replace function public.get_api_key_account_id()
 returns uuid
 language sql
 stable
--- Definer, because the keys are closed to everybody; it tells only the account of the key that the request runs as.
+-- Definer, because callers have no access to the table; it tells only the account of the key that the request runs as.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1427,20 +1479,20 @@ as $$
   where api_key.id = (select auth.uid());
 $$;
 comment on function public.get_api_key_account_id() is
-  'Returns the account of the API key that the request runs as; null when it is not live.';
-revoke all on function public.get_api_key_account_id() from public, anon, authenticated, service_role;
+  'Returns the account of the API key that the request runs as; null if the key is revoked or expired.';
+select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
 grant execute on function public.get_api_key_account_id() to api_key;
 
 create or replace function api_keys_private.scoped_entity_ids(p_entity_type text, p_actions text[])
 returns setof uuid
 language sql
 stable
--- Definer, because the keys are closed to everybody; it tells only the scopes of the key that the request runs as.
+-- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    -- In a CASE, because nothing else promises that the text is looked at before it is cast.
+    -- CASE guarantees that the text is checked before the cast.
     case
       when scope.value ->> 'entity_id' ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
       then (scope.value ->> 'entity_id')::uuid
@@ -1455,7 +1507,7 @@ as $$
 $$;
 comment on function api_keys_private.scoped_entity_ids(text, text[]) is
   'Returns the ids that the scopes of the request''s API key name, for an entity type and any of the actions.';
-revoke all on function api_keys_private.scoped_entity_ids(text, text[]) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{scoped_entity_ids}');
 -- For policies only: without usage of the schema nobody can call it by name.
 grant execute on function api_keys_private.scoped_entity_ids(text, text[]) to api_key;
 
@@ -1463,7 +1515,7 @@ create or replace function api_keys_private.has_scope_on_all(p_entity_type text,
 returns boolean
 language sql
 stable
--- Invoker: has_scope is the caller's own to ask.
+-- Invoker: the caller may execute has_scope itself.
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1471,14 +1523,14 @@ as $$
 $$;
 comment on function api_keys_private.has_scope_on_all(text, text[]) is
   'Returns whether the request''s API key may do any of the actions with every entity of a type.';
-revoke all on function api_keys_private.has_scope_on_all(text, text[]) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_all}');
 -- For policies only: without usage of the schema nobody can call it by name.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last: adding one locks the referenced table until the transaction ends.
--- The first is not valid in any database, because older ones hold keys of accounts that are gone. Their rows are kept.
+-- The first is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
 }');
@@ -1547,7 +1599,7 @@ create index enrichment_tracking_account_id_status_created_at_idx
 create index enrichment_tracking_audience_id_created_at_idx
   on audiencelab_desired.enrichment_tracking (audience_id, created_at desc);
 create index enrichment_tracking_created_by_idx on audiencelab_desired.enrichment_tracking (created_by);
--- Over all accounts a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
+-- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
 create index enrichment_tracking_created_at_idx on audiencelab_desired.enrichment_tracking using brin (created_at);
 -- Workers look for unfinished jobs in all accounts.
 create index enrichment_tracking_unfinished_idx
@@ -1600,7 +1652,6 @@ create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichme
 select audiencelab_private.apply_table('public', 'enrichment_tracking');
 comment on table public.enrichment_tracking is 'Jobs that enrich the records of an audience, by account.';
 comment on column public.enrichment_tracking.enrichment_fields is 'The fields that the job fills.';
-alter table public.enrichment_tracking enable row level security;
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
 grant select on public.enrichment_tracking to api_key;
@@ -1622,7 +1673,6 @@ select audiencelab_private.apply_table('enrichment_private', 'worker_progress');
 comment on table enrichment_private.worker_progress is
   'The running totals of each worker of a job. The counters of the job are their sums.';
 -- There is no policy: only service_role reads the table, and row level security does not bind it.
-alter table enrichment_private.worker_progress enable row level security;
 grant select, insert, update, delete on enrichment_private.worker_progress to service_role;
 
 create or replace function enrichment_private.may_write(p_job public.enrichment_tracking)
@@ -1631,7 +1681,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Inside a definer function current_user is its owner, but the setting still says whom the request runs as.
+  -- Inside a definer function current_user is its owner, but the setting is still the request's role.
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then public.has_role_on_account((p_job).account_id, null::varchar)
@@ -1646,7 +1696,7 @@ as $$
 $$;
 comment on function enrichment_private.may_write(public.enrichment_tracking) is
   'Returns whether the request may report progress of the job.';
-revoke all on function enrichment_private.may_write(public.enrichment_tracking) from public;
+select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}');
 
 select audiencelab_private.prepare_functions(
   'report_enrichment_progress(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
@@ -1684,14 +1734,14 @@ begin
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
   if enrichment_private.may_write(v_job) then
-    -- Only then, so that nobody waits for a job that is not his, or makes others wait. The lock puts the reports on one job
-    -- in a row, so that each sum sees all the reports before it.
+    -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
+    -- on one job, so that each sum includes all earlier reports.
     select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
   end if;
   if enrichment_private.may_write(v_job) is not true then
     raise exception using
       errcode = 'PT404',
-      message = 'the enrichment job does not exist, or it is not yours to write';
+      message = 'the enrichment job does not exist, or you may not write it';
   end if;
   if v_job.status in ('completed', 'failed') then
     raise exception using
@@ -1699,7 +1749,7 @@ begin
       message = format('the enrichment job is already %s: its progress can no longer change', v_job.status);
   end if;
 
-  -- Totals only grow: a report that comes again, or late, is no news.
+  -- Totals only increase: repeated or late reports change nothing.
   insert into enrichment_private.worker_progress as progress (job_id, worker, processed_records, failed_records)
   values (p_job_id, p_worker, p_processed, p_failed)
   on conflict (job_id, worker) do update
@@ -1737,14 +1787,13 @@ end;
 $$;
 comment on function public.report_enrichment_progress(uuid, text, integer, integer) is
   'Stores a worker''s running totals and returns the job. A repeated or late report changes nothing.';
-revoke all on function public.report_enrichment_progress(uuid, text, integer, integer)
-  from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
 
 drop schema audiencelab_desired cascade;
 
--- Where the table of jobs was dropped, the progress of its jobs is still here.
+-- Progress of jobs that no longer exist, for example after the table of jobs was dropped.
 delete from enrichment_private.worker_progress as progress
 where not exists (select from public.enrichment_tracking as job where job.id = progress.job_id);
 
@@ -1804,7 +1853,7 @@ create index segments_account_id_created_at_id_idx
 create index segments_account_id_source_type_created_at_idx
   on audiencelab_desired.segments (account_id, source_type, created_at desc);
 create index segments_created_by_idx on audiencelab_desired.segments (created_by);
--- Over all accounts a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
+-- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
 create index segments_created_at_idx on audiencelab_desired.segments using brin (created_at);
 -- For purging deleted segments, which are few.
 create index segments_deleted_idx on audiencelab_desired.segments (updated_at) where deleted;
@@ -1853,7 +1902,6 @@ comment on column public.segments.filters is
 comment on column public.segments.custom_columns is
   'Array of objects such as {"field": "score", "headerName": "Score", "type": "number"}.';
 comment on column public.segments.deleted is 'Soft delete: members no longer see the row.';
-alter table public.segments enable row level security;
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
 grant select on public.segments to api_key;
@@ -1944,8 +1992,7 @@ end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
   'Creates a segment of an account, in the caller''s name. Members only.';
-revoke all on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
-  from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
   to authenticated;
 
@@ -1970,7 +2017,7 @@ begin
 end;
 $$;
 comment on function public.delete_studio_segment(uuid) is 'Deletes a segment softly. Members only.';
-revoke all on function public.delete_studio_segment(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
 grant execute on function public.delete_studio_segment(uuid) to authenticated;
 
 create or replace function public.restore_studio_segment(p_segment_id uuid)
@@ -1998,7 +2045,7 @@ begin
 end;
 $$;
 comment on function public.restore_studio_segment(uuid) is 'Restores a deleted segment. Members only.';
-revoke all on function public.restore_studio_segment(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
 grant execute on function public.restore_studio_segment(uuid) to authenticated;
 
 drop schema audiencelab_desired cascade;

@@ -418,7 +418,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.scoped_entity_ids(text,text[])', array[
         'arguments p_entity_type text, p_actions text[]',
-        'body 24be97d0874e7bf2bbe3b448e4efe7c0',
+        'body 4e97c1466fae876c4232ed2319b4a1c9',
         'language sql',
         'returns SETOF uuid',
         'search_path=pg_catalog, pg_temp',
@@ -427,7 +427,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_columns(regclass,regclass)', array[
         'arguments p_table regclass, p_desired regclass',
-        'body 8695781dd883230ea5c7dfd64ee69862',
+        'body 7c8f3220fdca6fcd9734d09e51ca36b3',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -445,7 +445,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_parts(regclass,regclass,text[],jsonb)', array[
         'arguments p_table regclass, p_desired regclass, p_kinds text[], p_foreign_keys jsonb DEFAULT ''{}''::jsonb',
-        'body 55d2b48ab6c6ec0becb7b97e504615c1',
+        'body f4d977b1f4316abd7a993b75a3677456',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -454,7 +454,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_table(text,text)', array[
         'arguments p_schema text, p_name text',
-        'body 15a97661ce9d3a306604a4d345657c0a',
+        'body f88c99ff3f8fcfa2768c1e010e969b15',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -463,7 +463,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_type(text)', array[
         'arguments p_name text',
-        'body 8e6a309b78f51b66be994c0e59b93fde',
+        'body 31f51aebbb756cf795eaecee447641dd',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -481,7 +481,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.prepare_functions(text[])', array[
         'arguments VARIADIC p_signatures text[]',
-        'body 44cafd391cc26ff3fab62ced00a9721a',
+        'body c1de8c7281d9488be33bb2f021c99391',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -490,7 +490,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.publish(regclass)', array[
         'arguments p_table regclass',
-        'body edce643654da4444f2cf042946c02e62',
+        'body b7fae6de5b45b4939c1689ea3d782abe',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -499,7 +499,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.require_member(uuid)', array[
         'arguments p_account_id uuid',
-        'body 1041342965a326d732856d858d551f05',
+        'body fb52f37097810c0f9a2e8eb3dcbe32dd',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -508,7 +508,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.require_ownership(text,text[])', array[
         'arguments p_schema text, p_names text[]',
-        'body 108fc762abb8f9e601c532e0db23fe73',
+        'body 5a170ea32b90019f7bcaa6847e83bde1',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -517,7 +517,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
-        'body fa814e4669951dce33748fabaf48a34a',
+        'body aea2cc3e68e7b34795f631b5767af30a',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -526,7 +526,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.table_columns(regclass)', array[
         'arguments p_table regclass',
-        'body 2208e440fd1aeaf2bf362d198d88f31b',
+        'body 962c3a650f56edf5acf4733b534b6013',
         'language sql',
         'returns TABLE("position" smallint, name text, type text, expression text, is_required boolean, definition text)',
         'search_path=pg_catalog, pg_temp',
@@ -544,7 +544,7 @@ as $verification$
       ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body edbb55bee6efe1e41d840786edc19c1d',
+        'body c9c6c721de1c92f9534af8292b21a464',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -607,7 +607,7 @@ as $verification$
       ]),
       ('function', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
         'arguments p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text',
-        'body 009acf92caa204d59572c26540bf1444',
+        'body 5bb7b3e6e455d9d48c70c94c53830f95',
         'language plpgsql',
         'returns public.api_key_usage_log_response',
         'search_path=pg_catalog, pg_temp',
@@ -616,7 +616,7 @@ as $verification$
       ]),
       ('function', 'public.log_api_key_usage_batch(jsonb)', array[
         'arguments p_events jsonb',
-        'body f7c83c52a5dd18cd8e455abf1a78a339',
+        'body 7e751b7a62069054773399e25d7c0fad',
         'language plpgsql',
         'returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text, error_code text)',
         'search_path=pg_catalog, pg_temp',
@@ -625,7 +625,7 @@ as $verification$
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
-        'body d12d70f5a93f77c616179e2414ed7139',
+        'body cebcdd5f003d0c113bb503b2a618aa6c',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
@@ -652,7 +652,7 @@ as $verification$
       ]),
       ('function', 'public.verify_api_key(text)', array[
         'arguments p_api_key text',
-        'body 0b542f9c8dbe6fa7c1a36a6fb89139a4',
+        'body e103f4611b7562f79d8a212e8cc30fe0',
         'language plpgsql',
         'returns public.verify_api_key_response',
         'search_path=pg_catalog, pg_temp',

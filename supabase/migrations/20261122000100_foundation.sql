@@ -1,14 +1,16 @@
--- What all other migrations need: role api_key, the accounts of the caller, and helpers that bring an existing database to
--- the wanted schema.
+-- The foundation of the other migrations: role api_key, the accounts of the caller, and helpers that alter an existing
+-- database to match the schema.
 --
 -- One transaction, safe to run again. It builds on V3's base schema (accounts, memberships, auth) and does not change it.
 
 begin;
 
 set local search_path = '';
--- Requests queue behind a statement that waits for a lock, so it gives up early. Run the migration again.
+-- Requests queue behind a statement that waits for a lock, so the wait is short. After a timeout, run the migration again.
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
+-- Two sessions that run migrations at the same time wait for each other.
+select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
 -- Reports everything that is missing at once, before anything is changed. It reads the catalogs instead of calling
@@ -136,7 +138,7 @@ begin
     from api_key
     cross join caller
     union all
-    -- A role that can log in, or that row level security does not bind, may be somebody's on purpose.
+    -- A role that can log in or bypass row level security may have been created so on purpose, so it is not altered.
     select
       'a role api_key without ' || attribute.name,
       'as a superuser, run: alter role api_key no' || attribute.name,
@@ -226,7 +228,7 @@ begin
   ) then
     grant api_key to authenticator;
   end if;
-  -- Version 15 ends in the same state as later ones.
+  -- On PostgreSQL 15 the creator of a role is not a member of it. This gives the same state as on later versions.
   if c_version < 160000 and not (select rolsuper from pg_roles where rolname = current_user) then
     execute format('grant api_key to %I', current_user);
   end if;
@@ -261,7 +263,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Both arguments are given, so that an overload of the function cannot make the call ambiguous.
+  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
   if public.has_role_on_account(p_account_id, null::varchar) is not true then
     raise exception using
       errcode = 'insufficient_privilege',
@@ -272,9 +274,9 @@ $$;
 comment on function audiencelab_private.require_member(uuid) is 'Raises 42501 unless the caller is a member of the account.';
 
 -- The functions below are for migrations. A migration creates its tables and types in the schema audiencelab_desired, which
--- it drops at its end. The functions compare each of them with the table of the same name that the database has, in the
--- server's own spelling, and alter what differs. Rows are never changed or deleted. Foreign keys are not created in that
--- schema, because creating and dropping them would lock the referenced tables even if nothing differs.
+-- it drops at its end. The functions compare each table with the one of the same name that the database has, as the server
+-- prints their definitions, and alter the differences. Rows are never deleted. Foreign keys are not created in that schema,
+-- because creating and dropping them would lock the referenced tables even if nothing differs.
 
 create or replace function audiencelab_private.require_ownership(p_schema text, p_names text[])
 returns void
@@ -286,7 +288,15 @@ declare
   v_missing text;
 begin
   select string_agg(
-    format(E'\n- the ownership of %s: run this as %s', owned.object, pg_get_userbyid(owned.owner)),
+    format(
+      E'\n- the ownership of %s: %s',
+      owned.object,
+      case
+        when owned.is_api_role
+          then format('alter its owner from %s to %I', pg_get_userbyid(owned.owner), current_user)
+        else format('run this as %s', pg_get_userbyid(owned.owner))
+      end
+    ),
     '' order by owned.object
   )
   into v_missing
@@ -302,8 +312,15 @@ begin
     select format('schema %I', nspname), nspowner
     from pg_namespace
     where nspname = p_schema and nspname <> 'public'
-  ) as owned (object, owner)
-  where not pg_has_role(owned.owner, 'usage');
+  ) as found (object, owner)
+  cross join lateral (
+    -- The owner of a table is above row level security, so it cannot be a role that requests run as.
+    select
+      found.object,
+      found.owner,
+      pg_get_userbyid(found.owner) in ('anon', 'authenticated', 'service_role', 'authenticator', 'api_key')
+  ) as owned (object, owner, is_api_role)
+  where owned.is_api_role or not pg_has_role(owned.owner, 'usage');
 
   if v_missing is not null then
     raise exception using
@@ -322,9 +339,9 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_statement text;
+  v_granted record;
 begin
-  for v_statement in
+  for v_granted in
     with privileged (kind, object, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
@@ -338,7 +355,7 @@ begin
         select attacl from pg_attribute where attrelid = class.oid
       ) as granted (acl)
       where class.relnamespace = to_regnamespace(quote_ident(p_schema))
-        and class.relkind in ('r', 'v')
+        and class.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
         and (p_names is null or class.relname = any (p_names))
       union all
       select 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner))
@@ -346,22 +363,23 @@ begin
       where pronamespace = to_regnamespace(quote_ident(p_schema)) and (p_names is null or proname = any (p_names))
     )
     select distinct
-      format(
-        'revoke all on %s %s from %s cascade',
-        privileged.kind,
-        privileged.object,
-        case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end
-      )
+      privileged.kind,
+      privileged.object,
+      case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end as grantee
     from privileged
     cross join lateral aclexplode(privileged.acl) as entry
-    where entry.grantee <> privileged.owner
+    where entry.grantee <> privileged.owner and pg_has_role(privileged.owner, 'usage')
   loop
-    execute v_statement;
+    -- Default privileges and earlier scripts grant to these. What they may do is granted again by the migration.
+    if v_granted.grantee not in ('public', 'anon', 'authenticated', 'service_role', 'api_key') then
+      raise warning 'the privileges of % on % % are revoked', v_granted.grantee, v_granted.kind, v_granted.object;
+    end if;
+    execute format('revoke all on %s %s from %s cascade', v_granted.kind, v_granted.object, v_granted.grantee);
   end loop;
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes all privileges but the owner''s, on the relations and functions of these names or on the whole schema.';
+  'Revokes all privileges except the owner''s: on the named relations and functions, or on everything in the schema.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void
@@ -370,7 +388,7 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- They may be written over several lines.
+  -- A signature may span several lines.
   c_signatures constant text[] := array(
     select regexp_replace(signature, '\s+', ' ', 'g') from unnest(p_signatures) as signature
   );
@@ -385,15 +403,14 @@ begin
     where pronamespace = 'public'::regnamespace and proname = any (c_names)
   loop
     if v_function.signature <> all (c_signatures) then
-      raise warning 'function public.% is dropped: it has another signature', v_function.signature;
+      raise warning 'function public.% is dropped, because its signature differs', v_function.signature;
       execute format('drop routine %s', v_function.function);
     end if;
   end loop;
-  perform audiencelab_private.revoke_privileges('public', c_names);
 end;
 $$;
 comment on function audiencelab_private.prepare_functions(text[]) is
-  'Drops the functions in public that have one of these names but another signature, and revokes all privileges on the others.';
+  'Drops the functions in public that have one of these names but another signature, with a warning.';
 
 create or replace function audiencelab_private.apply_type(p_name text)
 returns void
@@ -427,7 +444,7 @@ begin
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = format('nothing was changed, because type public.%I is (%s) and not (%s)', p_name, v_found, v_desired),
-      hint = format('If nothing else uses it, run: drop type public.%I cascade', p_name);
+      hint = 'Rename or drop it, then run the migration again.';
   end if;
 end;
 $$;
@@ -523,6 +540,9 @@ as $$
     select pg_get_expr(adbin, adrelid)
     from pg_attrdef
     where adrelid = attribute.attrelid and adnum = attribute.attnum
+    union all
+    select 'generated as identity'
+    where attribute.attidentity <> ''
   ) as col_default (expression) on true
   where attribute.attrelid = p_table and attribute.attnum > 0 and not attribute.attisdropped;
 $$;
@@ -537,6 +557,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_column record;
+  v_filled bigint;
 begin
   for v_column in
     select
@@ -559,6 +580,11 @@ begin
     elsif v_column.desired_definition is null then
       raise warning 'column % of % is not part of the schema; it is kept: %',
         v_column.name, p_table, v_column.found_definition;
+      if v_column.found_definition ~ ' not null$' then
+        -- Without a default, no insert of ours would succeed.
+        raise warning 'column % of % may be null now', v_column.name, p_table;
+        execute format('alter table %s alter column %I drop not null', p_table, v_column.name);
+      end if;
       continue;
     elsif v_column.found_definition = v_column.desired_definition then
       continue;
@@ -569,15 +595,22 @@ begin
     if v_column.has_other_type then
       -- The default goes first, because it need not have a cast to the new type.
       execute format('alter table %s alter column %I drop default', p_table, v_column.name);
-      execute format(
-        'alter table %1$s alter column %2$I type %3$s using %2$I::%3$s', p_table, v_column.name, v_column.type
-      );
+      execute format('alter table %s alter column %I type %s', p_table, v_column.name, v_column.type);
     end if;
     if v_column.has_other_type or v_column.has_other_default then
       execute format(
         'alter table %s alter column %I %s', p_table, v_column.name,
         coalesce('set default ' || v_column.expression, 'drop default')
       );
+    end if;
+    if v_column.has_other_nullability and v_column.is_required and v_column.expression is not null then
+      execute format(
+        'update %1$s set %2$I = %3$s where %2$I is null', p_table, v_column.name, v_column.expression
+      );
+      get diagnostics v_filled = row_count;
+      if v_filled > 0 then
+        raise warning 'column % of % is set to its default in % rows, where it was null', v_column.name, p_table, v_filled;
+      end if;
     end if;
     if v_column.has_other_nullability then
       execute format(
@@ -601,8 +634,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_schema constant text := (select relnamespace::regnamespace::text from pg_class where oid = p_table);
+  v_taken record;
   v_step record;
 begin
+  for v_taken in
+    select desired.name, index.indrelid::regclass as owner
+    from audiencelab_private.table_parts(p_desired) as desired
+    join pg_class as class on class.relname = desired.name and class.relnamespace = c_schema::regnamespace
+    join pg_index as index on index.indexrelid = class.oid and index.indrelid <> p_table
+    where desired.kind = any (p_kinds) and desired.kind in ('constraint', 'unique index', 'index')
+  loop
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = format('nothing was changed, because %s has an index with the name %I', v_taken.owner, v_taken.name),
+      hint = format('Run: alter index %s.%I rename to another name', c_schema, v_taken.name);
+  end loop;
+
   for v_step in
     with desired as materialized (
       select * from audiencelab_private.table_parts(p_desired) where kind = any (p_kinds)
@@ -613,8 +660,8 @@ begin
     found as materialized (
       select * from audiencelab_private.table_parts(p_table) where kind = any (p_kinds)
     ),
-    -- A found part serves as the desired one if its definition is the same: it is validated and renamed as needed, which is
-    -- cheaper than building it anew. One that has the right name comes first.
+    -- An existing part with the same definition is reused: it is renamed and validated, not built again. A part with the
+    -- right name is preferred.
     served as materialized (
       select distinct on (desired.kind, desired.name)
         desired.kind,
@@ -638,7 +685,7 @@ begin
       from found
       where not exists (select from served where served.kind = found.kind and served.found_name = found.name)
       union all
-      -- Between the two, because a policy or a check can stand in the way of altering a column.
+      -- Columns are altered after the drops, because a policy or a check can block altering a column.
       select 2, 'column', null, null, null where 'column' = any (p_kinds)
       union all
       select 3, kind, found_name, definition, name from served where found_name <> name
@@ -705,27 +752,30 @@ begin
   if v_found.relkind <> 'r' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = format('nothing was changed, because %s is not a table: rename or drop it first', v_table);
+      message = format('nothing was changed, because %s is not an ordinary table: rename it first', v_table);
   end if;
 
   perform audiencelab_private.apply_parts(
     v_table, c_desired, '{column,rule,policy,trigger,constraint,unique index,index}'
   );
 
+  if not v_found.relrowsecurity then
+    execute format('alter table %s enable row level security', v_table);
+  end if;
   if v_found.relforcerowsecurity then
-    raise warning 'row level security of % no longer binds its owner', v_table;
+    raise warning 'FORCE ROW LEVEL SECURITY is removed from %', v_table;
     execute format('alter table %s no force row level security', v_table);
   end if;
-  -- Logical replication refuses updates of a table whose replica identity is an index that is gone.
+  -- Logical replication refuses updates of a table whose replica identity is an index that was dropped.
   if v_found.relreplident in ('i', 'n') then
-    raise warning 'the replica identity of % is its primary key again', v_table;
+    raise warning 'the replica identity of % is reset to its primary key', v_table;
     execute format('alter table %s replica identity default', v_table);
   end if;
   perform audiencelab_private.revoke_privileges(p_schema, array[p_name]);
 end;
 $$;
 comment on function audiencelab_private.apply_table(text, text) is
-  'Makes a table equal to its namesake in audiencelab_desired, but for foreign keys, and revokes all privileges on it.';
+  'Alters a table to match its namesake in audiencelab_desired, but for foreign keys; enables RLS, revokes all privileges.';
 
 create or replace function audiencelab_private.apply_foreign_keys(p_table regclass, p_foreign_keys jsonb)
 returns void
@@ -753,10 +803,11 @@ begin
       and entry.prrelid = p_table
       and (entry.prqual is not null or entry.prattrs is not null)
   ) then
-    raise warning 'publication supabase_realtime published a part of %; it publishes all of it now', p_table;
+    raise warning 'publication supabase_realtime published only some rows or columns of %; it now publishes the whole table',
+      p_table;
     execute format('alter publication supabase_realtime drop table %s', p_table);
   end if;
-  -- Covers a publication of all tables, or of the whole schema, as well.
+  -- Also true for a publication of all tables or of the whole schema.
   if not exists (select from pg_get_publication_tables('supabase_realtime') where relid = p_table) then
     execute format('alter publication supabase_realtime add table %s', p_table);
   end if;

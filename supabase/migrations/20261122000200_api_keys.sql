@@ -7,6 +7,7 @@ begin;
 set local search_path = '';
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
+select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
 do $requirements$
@@ -27,10 +28,13 @@ select audiencelab_private.require_ownership(
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for its foreign key, the keys. In the other order they would deadlock.
+-- An insert into the log locks the log and then, for its foreign key, the keys. Locks in the other order would deadlock.
+-- Where the migration was applied before, it needs neither.
 do $lock$
 begin
-  if to_regclass('api_keys_private.api_key_logs') is not null then
+  if to_regclass('api_keys_private.api_key_logs') is not null
+    and to_regclass('api_keys_private.live_api_keys') is null
+  then
     lock table api_keys_private.api_key_logs in access exclusive mode;
   end if;
 end;
@@ -73,7 +77,6 @@ comment on column api_keys_private.api_keys.key_hash is
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used, to the minute.';
 -- There is no policy: only service_role reads the table, and row level security does not bind it.
-alter table api_keys_private.api_keys enable row level security;
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
 create table audiencelab_desired.api_key_logs (
@@ -96,7 +99,6 @@ create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs usin
 
 select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
 comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
-alter table api_keys_private.api_key_logs enable row level security;
 grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
 
 -- The only definition of a live key.
@@ -107,6 +109,7 @@ select id, account_id, key_prefix, key_hash, scopes
 from api_keys_private.api_keys
 where is_active and (expires_at is null or expires_at > now());
 comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
 
 create type audiencelab_desired.create_api_key_response as (
   id uuid,
@@ -191,7 +194,7 @@ end;
 $$;
 comment on function api_keys_private.require_scopes(jsonb) is
   'Raises 22023 unless it is an array of well-formed scopes.';
-revoke all on function api_keys_private.require_scopes(jsonb) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_scopes}');
 
 create or replace function api_keys_private.base62(p_digit integer)
 returns text
@@ -203,7 +206,7 @@ as $$
 $$;
 comment on function api_keys_private.base62(integer) is
   'Returns the character for a digit from 0 to 61: A-Z, a-z, 0-9.';
-revoke all on function api_keys_private.base62(integer) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{base62}');
 
 create or replace function api_keys_private.random_base62(p_length integer)
 returns text
@@ -231,7 +234,7 @@ end;
 $$;
 comment on function api_keys_private.random_base62(integer) is
   'Returns that many random characters A-Z, a-z, 0-9, all equally likely.';
-revoke all on function api_keys_private.random_base62(integer) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{random_base62}');
 
 create or replace function api_keys_private.crc32(p_bytes bytea)
 returns bigint
@@ -252,7 +255,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.crc32(bytea) is 'Returns the CRC-32 that zip and PNG use.';
-revoke all on function api_keys_private.crc32(bytea) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{crc32}');
 
 create or replace function api_keys_private.generate_api_key()
 returns text
@@ -272,8 +275,8 @@ begin
 end;
 $$;
 comment on function api_keys_private.generate_api_key() is
-  'Returns a new key: sk_, 40 random characters, 6 characters of CRC-32 over what precedes.';
-revoke all on function api_keys_private.generate_api_key() from public;
+  'Returns a new key: sk_, 40 random characters, 6 characters of CRC-32 of the preceding ones.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{generate_api_key}');
 
 -- "create or replace" changes neither a result nor an argument, and an overload would make calls by name ambiguous.
 select audiencelab_private.prepare_functions(
@@ -304,7 +307,7 @@ create or replace function public.create_api_key(
 returns public.create_api_key_response
 language plpgsql
 volatile
--- Definer, because the keys are closed to everybody; members only.
+-- Definer, because callers have no access to the table; members only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -352,7 +355,7 @@ end;
 $$;
 comment on function public.create_api_key(uuid, text, jsonb, timestamptz) is
   'Creates an API key of an account. Members only.';
-revoke all on function public.create_api_key(uuid, text, jsonb, timestamptz) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
 create or replace function public.list_api_keys(p_account_id uuid)
@@ -369,7 +372,7 @@ returns table (
 )
 language plpgsql
 stable
--- Definer, because the keys are closed to everybody; members only.
+-- Definer, because callers have no access to the table; members only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -392,14 +395,14 @@ begin
 end;
 $$;
 comment on function public.list_api_keys(uuid) is 'Lists the API keys of an account, newest first. Members only.';
-revoke all on function public.list_api_keys(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{list_api_keys}');
 grant execute on function public.list_api_keys(uuid) to authenticated;
 
 create or replace function public.revoke_api_key(p_api_key_id uuid)
 returns boolean
 language plpgsql
 volatile
--- Definer, because the keys are closed to everybody; members only.
+-- Definer, because callers have no access to the table; members only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -417,14 +420,14 @@ begin
 end;
 $$;
 comment on function public.revoke_api_key(uuid) is 'Revokes an API key permanently. Members of its account only.';
-revoke all on function public.revoke_api_key(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
 grant execute on function public.revoke_api_key(uuid) to authenticated;
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
 language plpgsql
 volatile
--- Definer, because the keys are closed to everybody; granted to those who already hold a key's text.
+-- Definer, because callers have no access to the table; granted to roles that receive keys from clients.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -449,7 +452,7 @@ begin
       select api_key.id, api_key.account_id, api_key.key_hash
       from api_keys_private.live_api_keys as api_key
       where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- Another call may have re-hashed it since we looked: one statement sees either the old hash or the new one.
+        -- Another call may have re-hashed the key since the first query. This query finds it by either hash.
         or api_key.key_hash = v_hash
     loop
       if (
@@ -471,7 +474,7 @@ end;
 $$;
 comment on function public.verify_api_key(text) is
   'Returns whether a text is a live API key, and whose. Replaces a bcrypt hash when the key is valid.';
-revoke all on function public.verify_api_key(text) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
 create or replace function public.log_api_key_usage(
@@ -485,7 +488,7 @@ create or replace function public.log_api_key_usage(
 returns public.api_key_usage_log_response
 language plpgsql
 volatile
--- Definer, because the logs are closed to everybody; granted to service_role only.
+-- Definer, because callers have no access to the table; granted to service_role only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -497,7 +500,7 @@ begin
   values (p_api_key_id, p_endpoint, p_method, p_status_code, p_ip_address, p_user_agent)
   returning log.id, log.timestamp into v_id, v_timestamp;
 
-  -- At most once a minute, and never by waiting for somebody who is about to do it: a busy key must be no queue.
+  -- At most once a minute, and without waiting for a concurrent update, so that calls with the same key do not queue.
   update api_keys_private.api_keys as api_key
   set last_used_at = now()
   where api_key.id = (
@@ -516,8 +519,7 @@ end;
 $$;
 comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
   'Writes one log row for a use of an API key. A failure is part of the result.';
-revoke all on function public.log_api_key_usage(uuid, text, text, integer, text, text)
-  from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
 grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
 
 create or replace function api_keys_private.log_usage_events(p_events jsonb)
@@ -562,7 +564,7 @@ as $$
   select event.index, event.id, event.logged_at from event order by event.index;
 $$;
 comment on function api_keys_private.log_usage_events(jsonb) is 'Writes one log row for each event; all or none.';
-revoke all on function api_keys_private.log_usage_events(jsonb) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
 
 create or replace function public.log_api_key_usage_batch(p_events jsonb)
 returns table (
@@ -575,7 +577,7 @@ returns table (
 )
 language plpgsql
 volatile
--- Definer, because the logs are closed to everybody; granted to service_role only.
+-- Definer, because callers have no access to the table; granted to service_role only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -588,7 +590,7 @@ begin
       message = format('events must be an array of at most %s', c_most);
   end if;
 
-  -- Nearly always all of them are good, and one statement writes them. If not, each is tried alone.
+  -- Usually all events are valid and one statement inserts them. Otherwise each is inserted separately.
   begin
     return query
       select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
@@ -619,14 +621,14 @@ end;
 $$;
 comment on function public.log_api_key_usage_batch(jsonb) is
   'Writes up to 1,000 log rows, each with its own outcome: a failure does not affect the others.';
-revoke all on function public.log_api_key_usage_batch(jsonb) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
 grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
 
 create or replace function public.has_scope(p_entity_type text, p_entity_id text, p_action text)
 returns boolean
 language sql
 stable
--- Definer, because the keys are closed to everybody; it tells only the scopes of the key that the request runs as.
+-- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -647,14 +649,14 @@ as $$
 $$;
 comment on function public.has_scope(text, text, text) is
   'Returns whether the API key that the request runs as has the scope.';
-revoke all on function public.has_scope(text, text, text) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{has_scope}');
 grant execute on function public.has_scope(text, text, text) to api_key;
 
 create or replace function public.get_api_key_account_id()
 returns uuid
 language sql
 stable
--- Definer, because the keys are closed to everybody; it tells only the account of the key that the request runs as.
+-- Definer, because callers have no access to the table; it tells only the account of the key that the request runs as.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -663,20 +665,20 @@ as $$
   where api_key.id = (select auth.uid());
 $$;
 comment on function public.get_api_key_account_id() is
-  'Returns the account of the API key that the request runs as; null when it is not live.';
-revoke all on function public.get_api_key_account_id() from public, anon, authenticated, service_role;
+  'Returns the account of the API key that the request runs as; null if the key is revoked or expired.';
+select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
 grant execute on function public.get_api_key_account_id() to api_key;
 
 create or replace function api_keys_private.scoped_entity_ids(p_entity_type text, p_actions text[])
 returns setof uuid
 language sql
 stable
--- Definer, because the keys are closed to everybody; it tells only the scopes of the key that the request runs as.
+-- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
   select
-    -- In a CASE, because nothing else promises that the text is looked at before it is cast.
+    -- CASE guarantees that the text is checked before the cast.
     case
       when scope.value ->> 'entity_id' ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
       then (scope.value ->> 'entity_id')::uuid
@@ -691,7 +693,7 @@ as $$
 $$;
 comment on function api_keys_private.scoped_entity_ids(text, text[]) is
   'Returns the ids that the scopes of the request''s API key name, for an entity type and any of the actions.';
-revoke all on function api_keys_private.scoped_entity_ids(text, text[]) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{scoped_entity_ids}');
 -- For policies only: without usage of the schema nobody can call it by name.
 grant execute on function api_keys_private.scoped_entity_ids(text, text[]) to api_key;
 
@@ -699,7 +701,7 @@ create or replace function api_keys_private.has_scope_on_all(p_entity_type text,
 returns boolean
 language sql
 stable
--- Invoker: has_scope is the caller's own to ask.
+-- Invoker: the caller may execute has_scope itself.
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
@@ -707,14 +709,14 @@ as $$
 $$;
 comment on function api_keys_private.has_scope_on_all(text, text[]) is
   'Returns whether the request''s API key may do any of the actions with every entity of a type.';
-revoke all on function api_keys_private.has_scope_on_all(text, text[]) from public;
+select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_all}');
 -- For policies only: without usage of the schema nobody can call it by name.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last: adding one locks the referenced table until the transaction ends.
--- The first is not valid in any database, because older ones hold keys of accounts that are gone. Their rows are kept.
+-- The first is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
 }');

@@ -7,6 +7,7 @@ begin;
 set local search_path = '';
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
+select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
 do $requirements$
@@ -58,7 +59,7 @@ create index enrichment_tracking_account_id_status_created_at_idx
 create index enrichment_tracking_audience_id_created_at_idx
   on audiencelab_desired.enrichment_tracking (audience_id, created_at desc);
 create index enrichment_tracking_created_by_idx on audiencelab_desired.enrichment_tracking (created_by);
--- Over all accounts a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
+-- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
 create index enrichment_tracking_created_at_idx on audiencelab_desired.enrichment_tracking using brin (created_at);
 -- Workers look for unfinished jobs in all accounts.
 create index enrichment_tracking_unfinished_idx
@@ -111,7 +112,6 @@ create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichme
 select audiencelab_private.apply_table('public', 'enrichment_tracking');
 comment on table public.enrichment_tracking is 'Jobs that enrich the records of an audience, by account.';
 comment on column public.enrichment_tracking.enrichment_fields is 'The fields that the job fills.';
-alter table public.enrichment_tracking enable row level security;
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
 grant select on public.enrichment_tracking to api_key;
@@ -133,7 +133,6 @@ select audiencelab_private.apply_table('enrichment_private', 'worker_progress');
 comment on table enrichment_private.worker_progress is
   'The running totals of each worker of a job. The counters of the job are their sums.';
 -- There is no policy: only service_role reads the table, and row level security does not bind it.
-alter table enrichment_private.worker_progress enable row level security;
 grant select, insert, update, delete on enrichment_private.worker_progress to service_role;
 
 create or replace function enrichment_private.may_write(p_job public.enrichment_tracking)
@@ -142,7 +141,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Inside a definer function current_user is its owner, but the setting still says whom the request runs as.
+  -- Inside a definer function current_user is its owner, but the setting is still the request's role.
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then public.has_role_on_account((p_job).account_id, null::varchar)
@@ -157,7 +156,7 @@ as $$
 $$;
 comment on function enrichment_private.may_write(public.enrichment_tracking) is
   'Returns whether the request may report progress of the job.';
-revoke all on function enrichment_private.may_write(public.enrichment_tracking) from public;
+select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}');
 
 select audiencelab_private.prepare_functions(
   'report_enrichment_progress(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
@@ -195,14 +194,14 @@ begin
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
   if enrichment_private.may_write(v_job) then
-    -- Only then, so that nobody waits for a job that is not his, or makes others wait. The lock puts the reports on one job
-    -- in a row, so that each sum sees all the reports before it.
+    -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
+    -- on one job, so that each sum includes all earlier reports.
     select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
   end if;
   if enrichment_private.may_write(v_job) is not true then
     raise exception using
       errcode = 'PT404',
-      message = 'the enrichment job does not exist, or it is not yours to write';
+      message = 'the enrichment job does not exist, or you may not write it';
   end if;
   if v_job.status in ('completed', 'failed') then
     raise exception using
@@ -210,7 +209,7 @@ begin
       message = format('the enrichment job is already %s: its progress can no longer change', v_job.status);
   end if;
 
-  -- Totals only grow: a report that comes again, or late, is no news.
+  -- Totals only increase: repeated or late reports change nothing.
   insert into enrichment_private.worker_progress as progress (job_id, worker, processed_records, failed_records)
   values (p_job_id, p_worker, p_processed, p_failed)
   on conflict (job_id, worker) do update
@@ -248,14 +247,13 @@ end;
 $$;
 comment on function public.report_enrichment_progress(uuid, text, integer, integer) is
   'Stores a worker''s running totals and returns the job. A repeated or late report changes nothing.';
-revoke all on function public.report_enrichment_progress(uuid, text, integer, integer)
-  from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
 
 drop schema audiencelab_desired cascade;
 
--- Where the table of jobs was dropped, the progress of its jobs is still here.
+-- Progress of jobs that no longer exist, for example after the table of jobs was dropped.
 delete from enrichment_private.worker_progress as progress
 where not exists (select from public.enrichment_tracking as job where job.id = progress.job_id);
 

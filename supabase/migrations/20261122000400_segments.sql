@@ -7,6 +7,7 @@ begin;
 set local search_path = '';
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
+select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
 do $requirements$
@@ -50,7 +51,7 @@ create index segments_account_id_created_at_id_idx
 create index segments_account_id_source_type_created_at_idx
   on audiencelab_desired.segments (account_id, source_type, created_at desc);
 create index segments_created_by_idx on audiencelab_desired.segments (created_by);
--- Over all accounts a block range index: a B-tree would tempt the planner to walk everybody's rows for a member's page.
+-- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
 create index segments_created_at_idx on audiencelab_desired.segments using brin (created_at);
 -- For purging deleted segments, which are few.
 create index segments_deleted_idx on audiencelab_desired.segments (updated_at) where deleted;
@@ -99,7 +100,6 @@ comment on column public.segments.filters is
 comment on column public.segments.custom_columns is
   'Array of objects such as {"field": "score", "headerName": "Score", "type": "number"}.';
 comment on column public.segments.deleted is 'Soft delete: members no longer see the row.';
-alter table public.segments enable row level security;
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
 grant select on public.segments to api_key;
@@ -190,8 +190,7 @@ end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
   'Creates a segment of an account, in the caller''s name. Members only.';
-revoke all on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
-  from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
   to authenticated;
 
@@ -216,7 +215,7 @@ begin
 end;
 $$;
 comment on function public.delete_studio_segment(uuid) is 'Deletes a segment softly. Members only.';
-revoke all on function public.delete_studio_segment(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
 grant execute on function public.delete_studio_segment(uuid) to authenticated;
 
 create or replace function public.restore_studio_segment(p_segment_id uuid)
@@ -244,7 +243,7 @@ begin
 end;
 $$;
 comment on function public.restore_studio_segment(uuid) is 'Restores a deleted segment. Members only.';
-revoke all on function public.restore_studio_segment(uuid) from public, anon, authenticated, service_role;
+select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
 grant execute on function public.restore_studio_segment(uuid) to authenticated;
 
 drop schema audiencelab_desired cascade;

@@ -1,6 +1,6 @@
 -- Rolls back the stand-in for V3's base schema. On a database with V3's own base schema it does nothing at all.
 --
--- THIS DELETES DATA: all accounts and memberships. It refuses to run until the same session has confirmed it:
+-- THIS DELETES DATA: all accounts and memberships. It refuses to run until confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete the stand-in accounts';
 
@@ -37,5 +37,5 @@ $rollback$;
 
 commit;
 
--- A confirmation holds for one run.
+-- The confirmation applies to one run.
 reset audiencelab.confirm_rollback;

@@ -1,8 +1,8 @@
 -- Rolls back the migration of the same name: the tables, types and functions of API keys.
 --
--- THIS DELETES DATA: all API keys, those from before the migration too, and their usage logs. Every API key stops working.
+-- THIS DELETES DATA: all API keys, including those from before the migration, and their usage logs. Every API key stops working.
 -- What an earlier script had created for the tables was replaced by the migration and is not restored.
--- It refuses to run until the same session has confirmed it:
+-- It refuses to run until confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all API keys';
 --
@@ -32,7 +32,7 @@ begin
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed: this deletes all API keys, those from before the migration too, and their logs. To confirm, run'
+      message = 'nothing was changed: this deletes all API keys, including those from before the migration, and their logs. To confirm, run'
         ' first: set audiencelab.confirm_rollback = ''delete all API keys''';
   end if;
 end;
@@ -69,5 +69,5 @@ notify pgrst, 'reload schema';
 
 commit;
 
--- A confirmation holds for one run.
+-- The confirmation applies to one run.
 reset audiencelab.confirm_rollback;

@@ -1,8 +1,8 @@
 -- Rolls back the migration of the same name: the tables of enrichment jobs and of worker progress, and their functions.
 --
--- THIS DELETES DATA: all enrichment jobs, those from before the migration too, and the totals of each worker. What an
+-- THIS DELETES DATA: all enrichment jobs, including those from before the migration, and the totals of each worker. What an
 -- earlier script had created for the table (policies, indexes) was replaced by the migration and is not restored.
--- It refuses to run until the same session has confirmed it:
+-- It refuses to run until confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all enrichment jobs';
 --
@@ -22,7 +22,7 @@ begin
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all enrichment jobs' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed: this deletes all enrichment jobs, those from before the migration too. To confirm, run'
+      message = 'nothing was changed: this deletes all enrichment jobs, including those from before the migration. To confirm, run'
         ' first: set audiencelab.confirm_rollback = ''delete all enrichment jobs''';
   end if;
 end;
@@ -46,5 +46,5 @@ notify pgrst, 'reload schema';
 
 commit;
 
--- A confirmation holds for one run.
+-- The confirmation applies to one run.
 reset audiencelab.confirm_rollback;

@@ -1,8 +1,8 @@
 -- Rolls back the migration of the same name: the table of segments and its functions.
 --
--- THIS DELETES DATA: all segments, those from before the migration too. What an earlier script had created for the table
+-- THIS DELETES DATA: all segments, including those from before the migration. What an earlier script had created for the table
 -- (policies, indexes, functions) was replaced by the migration and is not restored.
--- It refuses to run until the same session has confirmed it:
+-- It refuses to run until confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all segments';
 --
@@ -22,7 +22,7 @@ begin
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all segments' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed: this deletes all segments, those from before the migration too. To confirm, run'
+      message = 'nothing was changed: this deletes all segments, including those from before the migration. To confirm, run'
         ' first: set audiencelab.confirm_rollback = ''delete all segments''';
   end if;
 end;
@@ -40,5 +40,5 @@ notify pgrst, 'reload schema';
 
 commit;
 
--- A confirmation holds for one run.
+-- The confirmation applies to one run.
 reset audiencelab.confirm_rollback;

@@ -203,7 +203,7 @@ def test_the_file_to_paste_is_one_transaction(live: Database) -> None:
     live.admin("create view public.segments as select 1 as id")
     live.admin("alter view public.segments owner to postgres")
     with pytest.raises(
-        psycopg.errors.ObjectNotInPrerequisiteState, match="segments is not a table"
+        psycopg.errors.ObjectNotInPrerequisiteState, match="segments is not an ordinary table"
     ):
         live.apply(STAGING.read_text())
     assert live.admin("select to_regnamespace('audiencelab_private') as made") == [{"made": None}]
