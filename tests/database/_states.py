@@ -269,7 +269,7 @@ def _role(role: dict[str, Any] | None) -> Iterator[str]:
     for group in role["member_of"] or ():
         yield f"grant {group} to api_key"
     for member in role["members"] or ():
-        # From PostgreSQL 16 on, whoever creates a role becomes a member of it.
+        # From PostgreSQL 16 on, the creator of a role is a member of it.
         if member != "postgres":
             yield f"grant api_key to {member}"
 

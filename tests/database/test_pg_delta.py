@@ -96,7 +96,7 @@ def export(project: SupabaseProject, db: Database) -> list[Path]:
 
 
 def load(db: Database, files: list[Path]) -> None:
-    """Run the statements of the files, again and again those that need a later one."""
+    """Run the statements of the files; those that need a later one are retried."""
     pending = [
         statement
         for file in files
