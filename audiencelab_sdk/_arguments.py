@@ -3,6 +3,7 @@
 No message quotes the value: what was passed by mistake may be a key.
 """
 
+import json
 import math
 import operator
 from collections.abc import Iterable, Sequence
@@ -13,16 +14,19 @@ from uuid import UUID
 
 from pydantic import JsonValue, SecretStr
 
+from audiencelab_sdk._limits import (
+    LARGEST_NUMBER,
+    LONGEST_ITEM,
+    MOST_ITEMS,
+    MOST_JSON_BYTES,
+    MOST_JSON_LEVELS,
+)
 from audiencelab_sdk._text import hidden, is_storable, storable
 from audiencelab_sdk.errors import InvalidArgumentError
 from audiencelab_sdk.models._stored import plain
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
-
-# Half of what pydantic reads, so that there is room for the rows and columns around a value.
-_DEEPEST = 100
-_LARGEST = 10**999
 
 
 def checked_uuid(name: str, value: Any) -> UUID:
@@ -46,7 +50,7 @@ def checked_text(name: str, value: Any, *, longest: int | None = None) -> str:
         raise InvalidArgumentError(f"{name} is empty or blank")
     if longest is not None and len(value) > longest:
         raise InvalidArgumentError(
-            f"{name} has {len(value)} characters; at most {longest} are allowed"
+            f"{name} has {len(value):,} characters; at most {longest:,} are allowed"
         )
     if not is_storable(value):
         raise InvalidArgumentError(
@@ -56,13 +60,13 @@ def checked_text(name: str, value: Any, *, longest: int | None = None) -> str:
     return value
 
 
-def made_storable(name: str, value: Any) -> str:
-    """`value`, any text that is not empty, with what PostgreSQL cannot store replaced."""
+def made_storable(name: str, value: Any, *, longest: int) -> str:
+    """`value`, any text that is not empty, cut, and with what PostgreSQL cannot store replaced."""
     if not isinstance(value, str):
         raise InvalidArgumentError(f"{name} must be a str, not {_kind(value)}")
     if not value:
         raise InvalidArgumentError(f"{name} is empty")
-    return storable(value)
+    return storable(value[:longest])
 
 
 def checked_secret(name: str, value: Any) -> SecretStr:
@@ -102,9 +106,16 @@ def checked_member(name: str, value: Any, kind: type[E]) -> E:
 
 
 def checked_texts(name: str, value: Any) -> list[str]:
-    """`value`, a sequence of texts, as a list."""
+    """`value`, a sequence of texts within the database's limits, as a list."""
     items = checked_sequence(name, value)
-    return [checked_text(f"{name}[{index}]", item) for index, item in enumerate(items)]
+    if len(items) > MOST_ITEMS:
+        raise InvalidArgumentError(
+            f"{name} has {len(items):,} items; at most {MOST_ITEMS:,} are allowed"
+        )
+    return [
+        checked_text(f"{name}[{index}]", item, longest=LONGEST_ITEM)
+        for index, item in enumerate(items)
+    ]
 
 
 def checked_sequence(name: str, value: Any) -> list[Any]:
@@ -114,18 +125,27 @@ def checked_sequence(name: str, value: Any) -> list[Any]:
     return list(cast("Any", value))
 
 
-def checked_json(name: str, value: Any) -> JsonValue:
+def checked_size(name: str, value: JsonValue) -> None:
+    """Make sure that the database takes this much JSON."""
+    size = len(json.dumps(value, ensure_ascii=False).encode())
+    if size > MOST_JSON_BYTES:
+        raise InvalidArgumentError(
+            f"{name} has {size:,} bytes as JSON; at most {MOST_JSON_BYTES:,} are allowed"
+        )
+
+
+def checked_json(name: str, value: Any, *, levels: int = MOST_JSON_LEVELS) -> JsonValue:
     """`value`, something that JSON has and that PostgreSQL can store, as lists and dicts."""
     try:
         value = plain(value)
-        sound = _is_json(value, _DEEPEST)
+        sound = _is_json(value, levels)
     except RecursionError:
         sound = False
     if not sound:
         raise InvalidArgumentError(
             f"{name} must be JSON (mapping with str keys, sequence, str, int, finite float, bool, "
             "None) without NUL or half of a surrogate pair in its texts, at most "
-            f"{_DEEPEST} levels deep and with integers of less than 1,000 digits"
+            f"{levels} levels deep and with numbers in the range of a double"
         )
     return cast("JsonValue", value)
 
@@ -145,6 +165,10 @@ def checked_moment(name: str, value: Any) -> datetime:
 def checked_future(name: str, value: Any) -> datetime:
     """`value`, a moment in the future that says its time zone."""
     moment = checked_moment(name, value)
+    try:
+        moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidArgumentError(f"{name} must be in the years 1 to 9999 of UTC") from None
     if moment <= datetime.now(UTC):
         raise InvalidArgumentError(f"{name} must be in the future")
     return moment
@@ -184,5 +208,5 @@ def _is_json(value: Any, levels: int) -> bool:
             and all(_is_json(item, levels - 1) for item in entries.values())
         )
     if isinstance(value, int):
-        return abs(value) < _LARGEST
+        return abs(value) <= LARGEST_NUMBER
     return value is None

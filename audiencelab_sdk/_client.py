@@ -42,6 +42,8 @@ class AudienceLab:
         access_token: The JWT of a user, or of an API key, to act as.
         timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
         max_retries: How often to repeat a request that failed for a moment, if that is safe.
+        allow_http: Whether to send the key and tokens over ``http://`` to another machine without
+            an InsecureURLWarning.
 
     Attributes:
         api_keys: The API keys of accounts.
@@ -64,9 +66,12 @@ class AudienceLab:
         access_token: str | SecretStr | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
+        allow_http: bool = False,
     ) -> None:
         key, access_token = hidden(key), access_token and hidden(access_token)
-        self._connect(Settings.checked(url, key, access_token, timeout, max_retries))
+        self._connect(
+            Settings.checked(url, key, access_token, timeout, max_retries, allow_http=allow_http)
+        )
 
     @classmethod
     def from_env(
@@ -75,6 +80,7 @@ class AudienceLab:
         access_token: str | SecretStr | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
+        allow_http: bool = False,
     ) -> Self:
         """A client of the project that the environment names.
 
@@ -86,7 +92,14 @@ class AudienceLab:
         """
         access_token = access_token and hidden(access_token)
         url, key = environment()
-        return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
+        return cls(
+            url,
+            key,
+            access_token=access_token,
+            timeout=timeout,
+            max_retries=max_retries,
+            allow_http=allow_http,
+        )
 
     @classmethod
     def from_supabase(
@@ -95,6 +108,7 @@ class AudienceLab:
         *,
         timeout: float = 10.0,
         max_retries: int = 2,
+        allow_http: bool = False,
     ) -> Self:
         """A client of the project that a supabase-py client is of, acting as its user.
 
@@ -110,6 +124,7 @@ class AudienceLab:
             supabase_client: A synchronous client of supabase-py. It stays as it is.
             timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
             max_retries: How often to repeat a request that failed for a moment, if that is safe.
+            allow_http: As for the constructor.
 
         Returns:
             A client with connections of its own, to be closed.
@@ -118,7 +133,11 @@ class AudienceLab:
             ConfigurationError: It is no such client, or a setting cannot be used.
         """
         settings = supabase_settings(
-            supabase_client, asynchronous=False, timeout=timeout, max_retries=max_retries
+            supabase_client,
+            asynchronous=False,
+            timeout=timeout,
+            max_retries=max_retries,
+            allow_http=allow_http,
         )
         client = object.__new__(cls)
         client._connect(settings)
@@ -255,9 +274,12 @@ class AsyncAudienceLab:
         access_token: str | SecretStr | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
+        allow_http: bool = False,
     ) -> None:
         key, access_token = hidden(key), access_token and hidden(access_token)
-        self._connect(Settings.checked(url, key, access_token, timeout, max_retries))
+        self._connect(
+            Settings.checked(url, key, access_token, timeout, max_retries, allow_http=allow_http)
+        )
 
     @classmethod
     def from_env(
@@ -266,11 +288,19 @@ class AsyncAudienceLab:
         access_token: str | SecretStr | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
+        allow_http: bool = False,
     ) -> Self:
         """Like :meth:`AudienceLab.from_env`."""
         access_token = access_token and hidden(access_token)
         url, key = environment()
-        return cls(url, key, access_token=access_token, timeout=timeout, max_retries=max_retries)
+        return cls(
+            url,
+            key,
+            access_token=access_token,
+            timeout=timeout,
+            max_retries=max_retries,
+            allow_http=allow_http,
+        )
 
     @classmethod
     def from_supabase(
@@ -279,13 +309,18 @@ class AsyncAudienceLab:
         *,
         timeout: float = 10.0,
         max_retries: int = 2,
+        allow_http: bool = False,
     ) -> Self:
         """Like :meth:`AudienceLab.from_supabase`.
 
         supabase-py itself runs on asyncio only.
         """
         settings = supabase_settings(
-            supabase_client, asynchronous=True, timeout=timeout, max_retries=max_retries
+            supabase_client,
+            asynchronous=True,
+            timeout=timeout,
+            max_retries=max_retries,
+            allow_http=allow_http,
         )
         client = object.__new__(cls)
         client._connect(settings)

@@ -1,17 +1,21 @@
 """The settings of a client: read, checked, and with the secrets kept out of sight."""
 
+import inspect
 import math
 import os
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
 from audiencelab_sdk._text import hidden
-from audiencelab_sdk.errors import ConfigurationError
+from audiencelab_sdk.errors import ConfigurationError, InsecureURLWarning
 
 _KEY_VARIABLES = ("SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+_warned_hosts: set[str] = set()
 _EXAMPLE = "such as https://abcdefgh.supabase.co (in the dashboard: Project Settings, API)"
 
 
@@ -41,12 +45,17 @@ class Settings:
         access_token: str | SecretStr | None,
         timeout: float,
         max_retries: int,
+        *,
+        allow_http: bool,
     ) -> "Settings":
         """Settings made of what the user gave; ConfigurationError for what cannot work."""
         checked_key = header_secret("key", key)
         token = checked_key if access_token is None else header_secret("access_token", access_token)
+        checked_url = _checked_url(url)
+        if not allow_http:
+            _warn_of_clear_text(checked_url)
         return cls(
-            url=_checked_url(url),
+            url=checked_url,
             key=checked_key,
             token=lambda: token,
             timeout=_checked_timeout(timeout),
@@ -135,6 +144,31 @@ def _checked_url(url: object) -> str:
             f"url must be a host with an optional port and path and nothing more, {_EXAMPLE}"
         )
     return url.rstrip("/").removesuffix("/rest/v1")
+
+
+def _warn_of_clear_text(url: str) -> None:
+    parts = urlsplit(url)
+    host = parts.hostname or ""
+    if parts.scheme == "https" or _is_loopback(host) or host in _warned_hosts:
+        return
+    _warned_hosts.add(host)
+    # The first frame outside of this package is the caller's.
+    level, frame = 1, inspect.currentframe()
+    while frame and frame.f_globals["__name__"].startswith(f"{__package__}."):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(
+        f"the project's key and all access tokens are sent to {host} in clear text: "
+        "use https://, or pass allow_http=True",
+        InsecureURLWarning,
+        stacklevel=level,
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 def _checked_timeout(timeout: object) -> float:

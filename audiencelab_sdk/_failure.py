@@ -5,6 +5,7 @@ import ssl
 
 import httpx
 
+from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import (
     APIConnectionError,
     APITimeoutError,
@@ -36,7 +37,7 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
 def connection_error(request: httpx.Request, error: httpx.RequestError) -> AudienceLabError:
     """The error that says what `error` means for `request`, and what to do."""
     url = request.url
-    reason = ": ".join(text for text in (type(error).__name__, str(error)) if text)
+    reason = ": ".join(text for text in (type(error).__name__, shown(str(error))) if text)
     what = f"{request.method} {url.path}"
     where = f"{url.scheme}://{url.netloc.decode('ascii')}"
     if isinstance(error, httpx.DecodingError):

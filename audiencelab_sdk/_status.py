@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import httpx
 
+from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import (
     APIStatusError,
     AuthenticationError,
@@ -53,10 +54,14 @@ def status_error(response: httpx.Response) -> APIStatusError:
         _message(response, body, text),
         _text(body, "details"),
         _text(body, "hint") or (None if code else _ADVICE_WITHOUT_CODE.get(status)),
-        next((response.headers[name] for name in _REQUEST_IDS if name in response.headers), None),
+        _request_id(response.headers),
     )
     error.retry_after = _seconds(response.headers.get("Retry-After", ""))
     return error
+
+
+def _request_id(headers: httpx.Headers) -> str | None:
+    return next((shown(headers[name]) for name in _REQUEST_IDS if name in headers), None)
 
 
 def _without_secrets(response: httpx.Response) -> str:
@@ -78,7 +83,7 @@ def _json_object(text: str) -> Mapping[str, Any]:
 
 def _text(body: Mapping[str, Any], *names: str) -> str | None:
     value = next((body[name] for name in names if body.get(name)), None)
-    return value if value is None or isinstance(value, str) else json.dumps(value)
+    return None if value is None else shown(value if isinstance(value, str) else json.dumps(value))
 
 
 def _error_class(status: int, code: str | None) -> type[APIStatusError]:
@@ -97,10 +102,10 @@ def _message(response: httpx.Response, body: Mapping[str, Any], text: str) -> st
         return message
     if title := _TITLE.search(text):
         text = title[1]
-    text = " ".join(text.split())
+    text = " ".join(shown(text).split())
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}…"
-    return text or response.reason_phrase or "the server gave no reason"
+    return text or shown(response.reason_phrase) or "the server gave no reason"
 
 
 def _seconds(retry_after: str) -> float | None:

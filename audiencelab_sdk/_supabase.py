@@ -9,7 +9,12 @@ from audiencelab_sdk.errors import ConfigurationError
 
 
 def supabase_settings(
-    supabase_client: object, *, asynchronous: bool, timeout: float, max_retries: int
+    supabase_client: object,
+    *,
+    asynchronous: bool,
+    timeout: float,
+    max_retries: int,
+    allow_http: bool,
 ) -> Settings:
     """Settings with the URL and the key of `supabase_client`, and the token of its session.
 
@@ -39,6 +44,11 @@ def supabase_settings(
         return header_secret("access_token", authorization.removeprefix("Bearer "))
 
     settings = Settings.checked(
-        str(supabase_client.supabase_url), supabase_client.supabase_key, None, timeout, max_retries
+        str(supabase_client.supabase_url),
+        supabase_client.supabase_key,
+        None,
+        timeout,
+        max_retries,
+        allow_http=allow_http,
     )
     return replace(settings, token=token)

@@ -19,9 +19,12 @@
         ├── InvalidRequestError      any other 4xx
         └── ServerError              5xx
 
+A client that would send its key in clear text warns with an InsecureURLWarning.
+
 No error holds a key, a token or the body of a request, so each may be logged as it is.
 """
 
+from audiencelab_sdk._text import shown
 from audiencelab_sdk.models import EnrichmentJob
 
 _EXPIRY_ADVICE = "The access token has expired, is damaged, or was signed for another project."
@@ -37,6 +40,10 @@ _ADVICE = {
     "PGRST301": _EXPIRY_ADVICE,
     "PGRST303": _EXPIRY_ADVICE,
 }
+
+
+class InsecureURLWarning(UserWarning):
+    """A client sends its key and tokens over ``http://`` to another machine, in clear text."""
 
 
 class AudienceLabError(Exception):
@@ -105,7 +112,8 @@ class EnrichmentFailedError(AudienceLabError):
         self.job = job
 
     def __str__(self) -> str:
-        return f"enrichment job {self.job.id} failed: {self.job.error or 'no reason was given'}"
+        reason = shown(self.job.error or "no reason was given")
+        return f"enrichment job {self.job.id} failed: {reason}"
 
 
 class EnrichmentTimeoutError(AudienceLabError):

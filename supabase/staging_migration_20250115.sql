@@ -69,6 +69,7 @@ begin
       values
         ('public.accounts', 'apply V3''s base schema first'),
         ('public.accounts_memberships', 'apply V3''s base schema first'),
+        ('public.roles', 'apply V3''s base schema first'),
         ('public.has_role_on_account(uuid, character varying)', 'apply V3''s base schema first'),
         ('public.trigger_set_timestamps()', 'apply V3''s base schema first'),
         ('auth.users', 'this has to be a Supabase database'),
@@ -109,11 +110,11 @@ begin
           )
         ),
         (
-          'the right to reference public.accounts and auth.users',
+          'the right to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
             join pg_namespace as namespace on namespace.oid = class.relnamespace
-            where (namespace.nspname, class.relname) in (('public', 'accounts'), ('auth', 'users'))
+            where (namespace.nspname, class.relname) in (('public', 'accounts'), ('public', 'roles'), ('auth', 'users'))
               and not has_table_privilege(class.oid, 'references')
           )
         ),
@@ -243,6 +244,26 @@ create schema if not exists audiencelab_private;
 comment on schema audiencelab_private is
   'Functions that the policies and migrations of AudienceLab share. Not exposed by the REST API.';
 
+create or replace function audiencelab_private.caller_id()
+returns uuid
+language plpgsql
+stable
+-- Definer, because role api_key has no access to schema auth. It returns the caller's own id only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return auth.uid();
+exception
+  -- A sub that is no UUID makes auth.uid() raise, and claims that are no JSON. Realtime loses the changes of all subscribers
+  -- when a policy raises for one of them.
+  when others then
+    return null;
+end;
+$$;
+comment on function audiencelab_private.caller_id() is
+  'Returns the sub of the request''s claims, a user or an API key; null if there is none or it is no UUID. Never raises.';
+
 create or replace function audiencelab_private.member_account_ids()
 returns setof uuid
 language sql
@@ -253,10 +274,28 @@ set search_path = pg_catalog, pg_temp
 as $$
   select membership.account_id
   from public.accounts_memberships as membership
-  where membership.user_id = (select auth.uid());
+  where membership.user_id = (select audiencelab_private.caller_id());
 $$;
 comment on function audiencelab_private.member_account_ids() is
   'Returns the accounts that the caller is a member of, for row level security.';
+
+create or replace function audiencelab_private.is_member(p_account_id uuid, p_account_role varchar default null)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- has_role_on_account calls auth.uid(), which raises where caller_id() is null.
+  if audiencelab_private.caller_id() is null then
+    return false;
+  end if;
+  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
+  return public.has_role_on_account(p_account_id, p_account_role) is true;
+end;
+$$;
+comment on function audiencelab_private.is_member(uuid, varchar) is
+  'Returns whether the caller is a member of the account, with the account role if one is given. Never null.';
 
 create or replace function audiencelab_private.require_member(p_account_id uuid)
 returns void
@@ -265,8 +304,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
-  if public.has_role_on_account(p_account_id, null::varchar) is not true then
+  if not audiencelab_private.is_member(p_account_id) then
     raise exception using
       errcode = 'insufficient_privilege',
       message = 'the account does not exist, or you are not a member of it';
@@ -274,6 +312,120 @@ begin
 end;
 $$;
 comment on function audiencelab_private.require_member(uuid) is 'Raises 42501 unless the caller is a member of the account.';
+
+create or replace function audiencelab_private.is_service()
+returns boolean
+language sql
+stable
+-- Definer, so that current_user is the owner of our functions and tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  select acting.role = 'service_role' or pg_has_role(acting.role, current_user, 'usage')
+  from (
+    select case current_setting('role') when 'none' then session_user else current_setting('role')::name end
+  ) as acting (role);
+$$;
+comment on function audiencelab_private.is_service() is
+  'Returns whether the request runs as service_role, or as the owner of the tables.';
+
+-- The triggers of the tables that clients write.
+
+create or replace function audiencelab_private.set_server_columns()
+returns trigger
+language plpgsql
+-- Definer, because those who insert have no access to schema audiencelab_private. It reads the caller's own id only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  c_role constant name := case current_setting('role') when 'none' then session_user else current_setting('role')::name end;
+begin
+  -- The owner of the table seeds it, and restores rows as they were.
+  if not pg_has_role(c_role, current_user, 'usage') then
+    new.created_at := now();
+    new.updated_at := now();
+    if c_role <> 'service_role' then
+      new.created_by := audiencelab_private.caller_id();
+    end if;
+  end if;
+  return new;
+end;
+$$;
+comment on function audiencelab_private.set_server_columns() is
+  'Before insert: sets created_at, updated_at and, except for service_role, created_by.';
+
+create or replace function audiencelab_private.keep_identity()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage') then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = format('id, account_id and created_by of %I never change', tg_table_name);
+  end if;
+  return new;
+end;
+$$;
+comment on function audiencelab_private.keep_identity() is
+  'Before update of id, account_id or created_by: raises 42501, except for the owner of the table.';
+
+-- A limit is a trigger whose condition is true for what exceeds it. A check constraint would also refuse every update of an
+-- older row that exceeds it, even if it is NOT VALID.
+create or replace function audiencelab_private.enforce_limit()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_column constant text := tg_argv[0];
+begin
+  -- The same value may have been written before the limit was there.
+  if tg_op = 'UPDATE' and to_jsonb(new) -> c_column = to_jsonb(old) -> c_column then
+    return new;
+  end if;
+  raise exception using
+    errcode = 'check_violation',
+    schema = tg_table_schema,
+    table = tg_table_name,
+    column = c_column,
+    constraint = tg_name,
+    message = format('%s is exceeded: %s %s', tg_name, c_column, tg_argv[1]);
+end;
+$$;
+comment on function audiencelab_private.enforce_limit() is
+  'Before insert or update, when a limit is exceeded: raises 23514. Its arguments are the column and the rule.';
+
+create or replace function audiencelab_private.exceeds_json_limit(p_value jsonb)
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select octet_length(p_value::text) > 262144
+    -- The outermost value is at level 0.
+    or p_value @? 'strict $.**{100} ? (@.type() == "object" || @.type() == "array")'
+    -- The range of a double, which most readers of JSON have for numbers.
+    or p_value @? 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))';
+$$;
+comment on function audiencelab_private.exceeds_json_limit(jsonb) is
+  'Returns whether JSON has more than 262,144 bytes as text, 100 levels, or a number beyond the range of a double.';
+
+create or replace function audiencelab_private.exceeds_texts_limit(p_texts text[])
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select cardinality(p_texts) > 1000
+    or exists (select from unnest(p_texts) as element (value) where length(element.value) > 255);
+$$;
+comment on function audiencelab_private.exceeds_texts_limit(text[]) is
+  'Returns whether an array has more than 1,000 texts, or one of more than 255 characters.';
 
 -- The functions below are for migrations. A migration creates its tables and types in the schema audiencelab_desired, which
 -- it drops at its end. The functions compare each table with the one of the same name that the database has, as the server
@@ -818,8 +970,10 @@ $$;
 comment on function audiencelab_private.publish(regclass) is 'Adds a table to the publication of Supabase Realtime.';
 
 select audiencelab_private.revoke_privileges('audiencelab_private');
--- For policies only: without usage of the schema nobody can call it by name.
+-- For policies and triggers only: without usage of the schema nobody can call them by name.
 grant execute on function audiencelab_private.member_account_ids() to authenticated;
+grant execute on function audiencelab_private.exceeds_json_limit(jsonb) to authenticated, service_role, api_key;
+grant execute on function audiencelab_private.exceeds_texts_limit(text[]) to authenticated, service_role, api_key;
 
 
 -- 20261122000200_api_keys.sql
@@ -833,11 +987,11 @@ begin
   end if;
 end;
 $requirements$;
-select audiencelab_private.require_ownership('api_keys_private', '{api_keys,api_key_logs,live_api_keys}');
+select audiencelab_private.require_ownership('api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}');
 select audiencelab_private.require_ownership(
   'public',
-  '{create_api_key,list_api_keys,revoke_api_key,verify_api_key,log_api_key_usage,log_api_key_usage_batch,has_scope,
-    get_api_key_account_id}'
+  '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
+    log_api_key_usage_batch,has_scope,get_api_key_account_id}'
 );
 
 create schema if not exists api_keys_private;
@@ -883,6 +1037,23 @@ create index api_keys_account_id_created_at_id_idx
 -- bcrypt hashes cannot be looked up, so that their keys are found by prefix until they have been verified once.
 create index api_keys_key_prefix_idx on audiencelab_desired.api_keys (key_prefix) where key_hash like '$2a$%';
 
+create trigger api_keys_name_limit
+  before insert or update of name on audiencelab_desired.api_keys
+  for each row when (length(new.name) > 255)
+  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+create trigger api_keys_scopes_limit
+  before insert or update of scopes on audiencelab_desired.api_keys
+  for each row
+  when (
+    case jsonb_typeof(new.scopes) when 'array' then jsonb_array_length(new.scopes) end > 100
+    or new.scopes @? '$[*].* ? (@ like_regex "^.{255}." flag "s")'
+  )
+  execute function audiencelab_private.enforce_limit('scopes', 'has at most 100 scopes with texts of at most 255 characters');
+create trigger api_keys_expires_at_limit
+  before insert or update of expires_at on audiencelab_desired.api_keys
+  for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('expires_at', 'is before the year 10000');
+
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys by account. The keys themselves are not stored.';
 comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters, by which people recognise a key.';
@@ -915,6 +1086,32 @@ select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
 comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
 grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
 
+create table audiencelab_desired.failed_comparisons (
+  key_prefix varchar(7) not null,
+  period bigint not null,
+  comparisons integer not null,
+  slot bigint,
+  constraint failed_comparisons_pkey primary key (key_prefix)
+);
+select audiencelab_private.apply_table('api_keys_private', 'failed_comparisons');
+comment on table api_keys_private.failed_comparisons is
+  'How many comparisons with bcrypt hashes failed lately, by prefix. It bounds the CPU time that invalid keys cost.';
+grant select, delete on api_keys_private.failed_comparisons to service_role;
+
+create table audiencelab_desired.settings (
+  id boolean not null default true,
+  manage_keys_role varchar(50),
+  constraint settings_pkey primary key (id),
+  constraint settings_id_check check (id)
+);
+create index settings_manage_keys_role_idx on audiencelab_desired.settings (manage_keys_role);
+select audiencelab_private.apply_table('api_keys_private', 'settings');
+comment on table api_keys_private.settings is 'The settings of the API keys, in one row.';
+comment on column api_keys_private.settings.manage_keys_role is
+  'The account role that may create, change and revoke keys, such as owner; null for every member.';
+insert into api_keys_private.settings default values on conflict do nothing;
+grant select, update on api_keys_private.settings to service_role;
+
 -- The only definition of a live key.
 create or replace view api_keys_private.live_api_keys
 with (security_invoker = true)
@@ -924,6 +1121,21 @@ from api_keys_private.api_keys
 where is_active and (expires_at is null or expires_at > now());
 comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
+
+create or replace view api_keys_private.bcrypt_api_keys
+with (security_invoker = true)
+as
+select api_key.id, api_key.account_id, api_key.name, api_key.key_prefix, api_key.created_by, api_key.created_at,
+  api_key.last_used_at, api_key.expires_at
+from api_keys_private.api_keys as api_key
+join api_keys_private.live_api_keys as live on live.id = api_key.id
+where api_key.key_hash like '$2a$%';
+comment on view api_keys_private.bcrypt_api_keys is
+  'The live API keys that have not been verified since bcrypt was replaced. When it is empty, no text is compared with bcrypt.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{bcrypt_api_keys}');
+grant select on api_keys_private.bcrypt_api_keys to service_role;
+-- The view reads it as its caller.
+grant select on api_keys_private.live_api_keys to service_role;
 
 create type audiencelab_desired.create_api_key_response as (
   id uuid,
@@ -1101,6 +1313,7 @@ select audiencelab_private.prepare_functions(
    returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone,
      created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
   'revoke_api_key(p_api_key_id uuid) returns boolean',
+  'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
   'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
      p_user_agent text)
@@ -1111,6 +1324,27 @@ select audiencelab_private.prepare_functions(
   'has_scope(p_entity_type text, p_entity_id text, p_action text) returns boolean',
   'get_api_key_account_id() returns uuid'
 );
+
+create or replace function api_keys_private.require_manager(p_account_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_role constant varchar := (select settings.manage_keys_role from api_keys_private.settings);
+begin
+  perform audiencelab_private.require_member(p_account_id);
+  if c_role is not null and not audiencelab_private.is_member(p_account_id, c_role) then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = format('API keys are managed by members with the account role %s, which you do not have', c_role);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_manager(uuid) is
+  'Raises 42501 unless the caller is a member of the account, with the role that settings.manage_keys_role names.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
 create or replace function public.create_api_key(
   p_account_id uuid,
@@ -1126,20 +1360,30 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_most constant integer := 1000;
   v_key text;
   v_row api_keys_private.api_keys;
 begin
-  perform audiencelab_private.require_member(p_account_id);
-  if p_name is null or btrim(p_name) = '' or length(p_name) > 255 then
+  perform api_keys_private.require_manager(p_account_id);
+  if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'the name of an API key must have 1 to 255 characters, not all of them blank';
+      message = 'the name of an API key must not be blank';
   end if;
   perform api_keys_private.require_scopes(p_scopes);
   if p_expires_at <= now() or not isfinite(p_expires_at) then
     raise exception using
       errcode = 'invalid_parameter_value',
       message = format('the expiry of an API key must be a moment in the future, and %s is not', p_expires_at);
+  end if;
+
+  -- Concurrent calls for the account wait here, so that none of them misses a key of another.
+  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
+  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_most then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the account has %s live API keys, and more are not allowed', c_most),
+      hint = 'Revoke keys that are no longer used.';
   end if;
 
   v_key := api_keys_private.generate_api_key();
@@ -1151,7 +1395,7 @@ begin
     encode(sha256(convert_to(v_key, 'UTF8')), 'hex'),
     p_scopes,
     p_expires_at,
-    (select auth.uid())
+    audiencelab_private.caller_id()
   )
   returning * into v_row;
 
@@ -1220,22 +1464,157 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  c_account_id constant uuid := (
+    select api_key.account_id from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id
+  );
 begin
-  update api_keys_private.api_keys as api_key
-  set is_active = false
-  where api_key.id = p_api_key_id
-    and public.has_role_on_account(api_key.account_id, null::varchar);
-  if not found then
+  if not audiencelab_private.is_member(c_account_id) then
     raise exception using
       errcode = 'insufficient_privilege',
       message = 'the API key does not exist, or you are not a member of its account';
   end if;
+  perform api_keys_private.require_manager(c_account_id);
+  update api_keys_private.api_keys as api_key set is_active = false where api_key.id = p_api_key_id;
   return true;
 end;
 $$;
 comment on function public.revoke_api_key(uuid) is 'Revokes an API key permanently. Members of its account only.';
 select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
 grant execute on function public.revoke_api_key(uuid) to authenticated;
+
+create or replace function public.revoke_api_keys_of(p_user_id uuid, p_account_id uuid default null)
+returns integer
+language plpgsql
+volatile
+-- Definer, because callers have no access to the table; service_role, and members for the account that they name.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_live integer;
+begin
+  if p_user_id is null then
+    raise exception using errcode = 'invalid_parameter_value', message = 'the id of the user must not be null';
+  end if;
+  if not audiencelab_private.is_service() then
+    if p_account_id is null then
+      raise exception using
+        errcode = 'insufficient_privilege',
+        message = 'only the service role may revoke the API keys of all accounts: name your account';
+    end if;
+    perform api_keys_private.require_manager(p_account_id);
+  end if;
+
+  -- Expired keys are revoked as well, in case that their expiry is moved, but not counted.
+  with revoked as (
+    update api_keys_private.api_keys as api_key
+    set is_active = false
+    where api_key.created_by = p_user_id
+      and api_key.is_active
+      and (p_account_id is null or api_key.account_id = p_account_id)
+    returning api_key.id
+  )
+  -- Both parts of the statement read the keys as they were before it.
+  select count(*)::integer into v_live
+  from revoked
+  join api_keys_private.live_api_keys as live on live.id = revoked.id;
+  return v_live;
+end;
+$$;
+comment on function public.revoke_api_keys_of(uuid, uuid) is
+  'Revokes all API keys that a user created, in one account or in all, and returns how many of them were live.';
+select audiencelab_private.revoke_privileges('public', '{revoke_api_keys_of}');
+grant execute on function public.revoke_api_keys_of(uuid, uuid) to authenticated, service_role;
+
+-- A text that shares its prefix with an old key costs a comparison with bcrypt, 0.2 s of CPU. So the comparisons of a prefix that
+-- fail are counted, in periods of 30 seconds. After six, a text is compared only in its own slot of the period, two seconds
+-- long, and one text a slot. Texts that are sent at random miss their slots; the owner of a key is told when to come back.
+create or replace function api_keys_private.admit_comparison(p_key_prefix text, p_key_hash text)
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_seconds constant integer := 2;
+  c_slots constant integer := 15;
+  c_free constant integer := 6;
+  c_now constant numeric := extract(epoch from clock_timestamp()) / c_seconds;
+  c_slot constant bigint := floor(c_now)::bigint;
+  c_own constant bigint := mod(mod(hashtextextended(p_key_hash, 0), c_slots) + c_slots, c_slots);
+  -- In slots from now: 0 to 14.
+  c_distance constant bigint := mod(c_own + c_slots - mod(c_slot, c_slots), c_slots);
+  v_comparisons integer;
+  v_slot bigint;
+  v_seconds integer;
+begin
+  select failed.comparisons, failed.slot
+  into v_comparisons, v_slot
+  from api_keys_private.failed_comparisons as failed
+  where failed.key_prefix = p_key_prefix and failed.period = c_slot / c_slots;
+  if not found or v_comparisons < c_free then
+    return null;
+  end if;
+  if c_distance = 0 and v_slot is distinct from c_slot then
+    return c_slot;
+  end if;
+
+  v_seconds := ceil((c_slot + coalesce(nullif(c_distance, 0), c_slots) - c_now) * c_seconds)::integer;
+  -- PTnnn cannot carry a header.
+  raise exception using
+    errcode = 'PGRST',
+    message = json_build_object(
+      'code', 'PT429',
+      'message', 'too many invalid API keys with this prefix: whether this one is valid can be told later',
+      'hint', format('Retry after %s seconds.', v_seconds)
+    ),
+    detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', v_seconds::text));
+end;
+$$;
+comment on function api_keys_private.admit_comparison(text, text) is
+  'Admits a text to comparisons with bcrypt: null, or the slot that it uses. Otherwise raises PT429 with Retry-After.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{admit_comparison}');
+
+create or replace function api_keys_private.count_failed_comparisons(
+  p_key_prefix text,
+  p_comparisons integer,
+  p_slot bigint
+)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into api_keys_private.failed_comparisons as failed (key_prefix, period, comparisons, slot)
+  values (p_key_prefix, floor(extract(epoch from clock_timestamp()) / 30)::bigint, p_comparisons, p_slot)
+  on conflict (key_prefix) do update
+  set
+    comparisons = excluded.comparisons + case failed.period when excluded.period then failed.comparisons else 0 end,
+    period = excluded.period,
+    slot = coalesce(excluded.slot, failed.slot);
+$$;
+comment on function api_keys_private.count_failed_comparisons(text, integer, bigint) is
+  'Counts comparisons with bcrypt hashes that failed, and the slot that admit_comparison returned.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{count_failed_comparisons}');
+
+create or replace function api_keys_private.require_live_caller()
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if public.get_api_key_account_id() is null then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'the API key that the request runs as is revoked or expired';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_live_caller() is
+  'Raises 42501 unless the API key that the request runs as is live.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
@@ -1250,7 +1629,13 @@ declare
   v_id uuid;
   v_account_id uuid;
   v_old record;
+  v_comparisons integer := 0;
+  v_slot bigint;
 begin
+  if current_setting('role') = 'api_key' then
+    perform api_keys_private.require_live_caller();
+  end if;
+
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
@@ -1269,18 +1654,22 @@ begin
         -- Another call may have re-hashed the key since the first query. This query finds it by either hash.
         or api_key.key_hash = v_hash
     loop
-      if (
-        case
-          when v_old.key_hash = v_hash then true
-          else extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash
-        end
-      ) then
+      if v_old.key_hash <> v_hash then
+        if v_comparisons = 0 then
+          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), v_hash);
+        end if;
+        v_comparisons := v_comparisons + 1;
+      end if;
+      if v_old.key_hash = v_hash or extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash then
         update api_keys_private.api_keys as api_key
         set key_hash = v_hash
         where api_key.id = v_old.id and api_key.key_hash <> v_hash;
         return row(true, v_old.id, v_old.account_id, null::text)::public.verify_api_key_response;
       end if;
     end loop;
+    if v_comparisons > 0 then
+      perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+    end if;
   end if;
 
   return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
@@ -1311,7 +1700,15 @@ declare
   v_timestamp timestamptz;
 begin
   insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
-  values (p_api_key_id, p_endpoint, p_method, p_status_code, p_ip_address, p_user_agent)
+  values (
+    p_api_key_id,
+    -- What clients send is cut, because a refusal would lose the record.
+    left(p_endpoint, 2000),
+    left(p_method, 255),
+    p_status_code,
+    left(p_ip_address, 255),
+    left(p_user_agent, 1000)
+  )
   returning log.id, log.timestamp into v_id, v_timestamp;
 
   -- At most once a minute, and without waiting for a concurrent update, so that calls with the same key do not queue.
@@ -1347,11 +1744,11 @@ as $$
       element.ordinality - 1 as index,
       gen_random_uuid() as id,
       (element.value ->> 'api_key_id')::uuid as api_key_id,
-      element.value ->> 'endpoint' as endpoint,
-      element.value ->> 'method' as method,
+      left(element.value ->> 'endpoint', 2000) as endpoint,
+      left(element.value ->> 'method', 255) as method,
       (element.value ->> 'status_code')::integer as status_code,
-      element.value ->> 'ip_address' as ip_address,
-      element.value ->> 'user_agent' as user_agent,
+      left(element.value ->> 'ip_address', 255) as ip_address,
+      left(element.value ->> 'user_agent', 1000) as user_agent,
       coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
     from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
   ),
@@ -1452,7 +1849,7 @@ as $$
     cross join lateral jsonb_array_elements(
       case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
     ) as scope (value)
-    where api_key.id = (select auth.uid())
+    where api_key.id = (select audiencelab_private.caller_id())
       and p_entity_type is not null
       and p_entity_id is not null
       and p_action is not null
@@ -1476,7 +1873,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select api_key.account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.id = (select auth.uid());
+  where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
   'Returns the account of the API key that the request runs as; null if the key is revoked or expired.';
@@ -1501,7 +1898,7 @@ as $$
   cross join lateral jsonb_array_elements(
     case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
   ) as scope (value)
-  where api_key.id = (select auth.uid())
+  where api_key.id = (select audiencelab_private.caller_id())
     and scope.value ->> 'entity_type' in (p_entity_type, '*')
     and scope.value ->> 'action' = any (p_actions || '*'::text);
 $$;
@@ -1530,7 +1927,11 @@ grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last: adding one locks the referenced table until the transaction ends.
--- The first is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
+select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
+  "settings_manage_keys_role_fkey":
+    "FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE"
+}');
+-- The next is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
 }');
@@ -1560,12 +1961,33 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership('enrichment_private', '{worker_progress}');
-select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress}');
+select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}');
 
 create schema if not exists enrichment_private;
 comment on schema enrichment_private is 'The progress of the workers of enrichment jobs. Not exposed by the REST API.';
 select audiencelab_private.revoke_privileges('enrichment_private');
 grant usage on schema enrichment_private to service_role;
+
+create or replace function enrichment_private.keep_counters()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Functions that run as the owner of the table may lower them.
+  if current_user <> 'service_role'
+    and not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage')
+  then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'only the service role may lower processed_records or failed_records';
+  end if;
+  return new;
+end;
+$$;
+comment on function enrichment_private.keep_counters() is
+  'Before update that lowers a counter: raises 42501, except for service_role and the owner of the table.';
+select audiencelab_private.revoke_privileges('enrichment_private', '{keep_counters}');
 
 -- The tables are created here, and then applied to those that the database has.
 create schema audiencelab_desired;
@@ -1608,6 +2030,55 @@ create index enrichment_tracking_unfinished_idx
 create trigger set_timestamps_enrichment_tracking
   before update on audiencelab_desired.enrichment_tracking
   for each row execute function public.trigger_set_timestamps();
+create trigger set_server_columns_enrichment_tracking
+  before insert on audiencelab_desired.enrichment_tracking
+  for each row execute function audiencelab_private.set_server_columns();
+create trigger keep_identity_enrichment_tracking
+  before update of id, account_id, created_by on audiencelab_desired.enrichment_tracking
+  for each row
+  when (new.id <> old.id or new.account_id <> old.account_id or new.created_by <> old.created_by)
+  execute function audiencelab_private.keep_identity();
+create trigger keep_counters_enrichment_tracking
+  before update of processed_records, failed_records on audiencelab_desired.enrichment_tracking
+  for each row
+  when (new.processed_records < old.processed_records or new.failed_records < old.failed_records)
+  execute function enrichment_private.keep_counters();
+
+create trigger enrichment_tracking_total_records_limit
+  before insert or update of total_records on audiencelab_desired.enrichment_tracking
+  for each row when (new.total_records < 0)
+  execute function audiencelab_private.enforce_limit('total_records', 'is 0 or more');
+create trigger enrichment_tracking_processed_records_limit
+  before insert or update of processed_records on audiencelab_desired.enrichment_tracking
+  for each row when (new.processed_records < 0)
+  execute function audiencelab_private.enforce_limit('processed_records', 'is 0 or more');
+create trigger enrichment_tracking_failed_records_limit
+  before insert or update of failed_records on audiencelab_desired.enrichment_tracking
+  for each row when (new.failed_records < 0)
+  execute function audiencelab_private.enforce_limit('failed_records', 'is 0 or more');
+create trigger enrichment_tracking_started_at_limit
+  before insert or update of started_at on audiencelab_desired.enrichment_tracking
+  for each row when (new.started_at < '0001-01-01 00:00:00+00' or new.started_at >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('started_at', 'is in the years 1 to 9999');
+create trigger enrichment_tracking_completed_at_limit
+  before insert or update of completed_at on audiencelab_desired.enrichment_tracking
+  for each row when (new.completed_at < '0001-01-01 00:00:00+00' or new.completed_at >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('completed_at', 'is in the years 1 to 9999');
+-- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+create trigger enrichment_tracking_metadata_limit
+  before insert or update of metadata on audiencelab_desired.enrichment_tracking
+  for each row
+  when (octet_length(new.metadata::text) > 200 and audiencelab_private.exceeds_json_limit(new.metadata))
+  execute function audiencelab_private.enforce_limit(
+    'metadata', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+  );
+create trigger enrichment_tracking_enrichment_fields_limit
+  before insert or update of enrichment_fields on audiencelab_desired.enrichment_tracking
+  for each row
+  when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
+  execute function audiencelab_private.enforce_limit(
+    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+  );
 
 -- `= any (array(select ...))` evaluates the caller's accounts once a statement, and can use an index on account_id.
 -- has_role_on_account(account_id) would run once a row.
@@ -1684,7 +2155,7 @@ as $$
   -- Inside a definer function current_user is its owner, but the setting is still the request's role.
   select case current_setting('role')
     when 'service_role' then true
-    when 'authenticated' then public.has_role_on_account((p_job).account_id, null::varchar)
+    when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
     when 'api_key' then
       (p_job).account_id = public.get_api_key_account_id()
       and (
@@ -1700,8 +2171,26 @@ select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}'
 
 select audiencelab_private.prepare_functions(
   'report_enrichment_progress(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
-   returns public.enrichment_tracking'
+   returns public.enrichment_tracking',
+  'reset_enrichment_progress(p_job_id uuid, p_worker text DEFAULT NULL::text) returns public.enrichment_tracking'
 );
+
+create or replace function enrichment_private.count_records(p_job_id uuid)
+returns table (processed_records integer, failed_records integer)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  -- A worker that reports nonsense must not stop the reports of the others: the sums end at the range of the columns.
+  select
+    least(coalesce(sum(progress.processed_records), 0), 2147483647)::integer,
+    least(coalesce(sum(progress.failed_records), 0), 2147483647)::integer
+  from enrichment_private.worker_progress as progress
+  where progress.job_id = p_job_id;
+$$;
+comment on function enrichment_private.count_records(uuid) is
+  'Returns the sums of the totals of all workers of a job, at most 2147483647 each.';
+select audiencelab_private.revoke_privileges('enrichment_private', '{count_records}');
 
 create or replace function public.report_enrichment_progress(
   p_job_id uuid,
@@ -1718,8 +2207,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.enrichment_tracking;
-  v_processed bigint;
-  v_failed bigint;
+  v_found boolean;
+  v_processed integer;
+  v_failed integer;
 begin
   if p_worker is null or btrim(p_worker) = '' or length(p_worker) > 255 then
     raise exception using
@@ -1733,12 +2223,14 @@ begin
   end if;
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
-  if enrichment_private.may_write(v_job) then
+  v_found := enrichment_private.may_write(v_job);
+  if v_found then
     -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
     -- on one job, so that each sum includes all earlier reports.
     select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+    v_found := found;
   end if;
-  if enrichment_private.may_write(v_job) is not true then
+  if v_found is not true then
     raise exception using
       errcode = 'PT404',
       message = 'the enrichment job does not exist, or you may not write it';
@@ -1760,15 +2252,9 @@ begin
   where progress.processed_records < excluded.processed_records
     or progress.failed_records < excluded.failed_records;
 
-  select sum(progress.processed_records), sum(progress.failed_records)
+  select counted.processed_records, counted.failed_records
   into v_processed, v_failed
-  from enrichment_private.worker_progress as progress
-  where progress.job_id = p_job_id;
-  if greatest(v_processed, v_failed) > 2147483647 then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = 'the totals of all workers are too large: a job counts up to 2147483647 records';
-  end if;
+  from enrichment_private.count_records(p_job_id) as counted;
 
   update public.enrichment_tracking as job
   set
@@ -1790,6 +2276,39 @@ comment on function public.report_enrichment_progress(uuid, text, integer, integ
 select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
+
+create or replace function public.reset_enrichment_progress(p_job_id uuid, p_worker text default null)
+returns public.enrichment_tracking
+language plpgsql
+volatile
+-- Definer, because the sums are closed to everybody; granted to service_role only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job public.enrichment_tracking;
+begin
+  -- The lock serializes this with reports on the job.
+  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+  if not found then
+    raise exception using errcode = 'PT404', message = 'the enrichment job does not exist';
+  end if;
+  delete from enrichment_private.worker_progress as progress
+  where progress.job_id = p_job_id and (p_worker is null or progress.worker = p_worker);
+  update public.enrichment_tracking as job
+  set (processed_records, failed_records) = (
+    select counted.processed_records, counted.failed_records
+    from enrichment_private.count_records(p_job_id) as counted
+  )
+  where job.id = p_job_id
+  returning * into v_job;
+  return v_job;
+end;
+$$;
+comment on function public.reset_enrichment_progress(uuid, text) is
+  'Discards the totals of one worker of a job, or of all, and returns the job with its counters recalculated.';
+select audiencelab_private.revoke_privileges('public', '{reset_enrichment_progress}');
+grant execute on function public.reset_enrichment_progress(uuid, text) to service_role;
 
 drop schema audiencelab_desired cascade;
 
@@ -1861,6 +2380,54 @@ create index segments_deleted_idx on audiencelab_desired.segments (updated_at) w
 create trigger set_timestamps_segments
   before update on audiencelab_desired.segments
   for each row execute function public.trigger_set_timestamps();
+create trigger set_server_columns_segments
+  before insert on audiencelab_desired.segments
+  for each row execute function audiencelab_private.set_server_columns();
+create trigger keep_identity_segments
+  before update of id, account_id, created_by on audiencelab_desired.segments
+  for each row
+  when (new.id <> old.id or new.account_id <> old.account_id or new.created_by <> old.created_by)
+  execute function audiencelab_private.keep_identity();
+
+create trigger segments_name_limit
+  before insert or update of name on audiencelab_desired.segments
+  for each row when (length(new.name) > 255)
+  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+create trigger segments_description_limit
+  before insert or update of description on audiencelab_desired.segments
+  for each row when (length(new.description) > 10000)
+  execute function audiencelab_private.enforce_limit('description', 'has at most 10,000 characters');
+create trigger segments_source_id_limit
+  before insert or update of source_id on audiencelab_desired.segments
+  for each row when (length(new.source_id) > 1000)
+  execute function audiencelab_private.enforce_limit('source_id', 'has at most 1,000 characters');
+-- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+create trigger segments_filters_limit
+  before insert or update of filters on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.filters::text) > 200 and audiencelab_private.exceeds_json_limit(new.filters))
+  execute function audiencelab_private.enforce_limit(
+    'filters', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+  );
+create trigger segments_custom_columns_limit
+  before insert or update of custom_columns on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.custom_columns::text) > 200 and audiencelab_private.exceeds_json_limit(new.custom_columns))
+  execute function audiencelab_private.enforce_limit(
+    'custom_columns', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+  );
+create trigger segments_tags_limit
+  before insert or update of tags on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.tags::text) > 255 and audiencelab_private.exceeds_texts_limit(new.tags))
+  execute function audiencelab_private.enforce_limit('tags', 'has at most 1,000 texts of at most 255 characters');
+create trigger segments_enrichment_fields_limit
+  before insert or update of enrichment_fields on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
+  execute function audiencelab_private.enforce_limit(
+    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+  );
 
 -- PostgreSQL applies this policy to the new row of an UPDATE with a WHERE, too, and a soft delete creates a deleted row. So
 -- the policy admits a row that the current transaction has changed: the trigger sets updated_at to the transaction's time,
@@ -1931,18 +2498,14 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Invoker: row security on the table holds here too.
-security invoker
+-- Definer, because callers have no access to schema audiencelab_private; members only.
+security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid;
 begin
-  if public.has_role_on_account(p_account_id, null::varchar) is not true then
-    raise exception using
-      errcode = 'insufficient_privilege',
-      message = 'the account does not exist, or you are not a member of it';
-  end if;
+  perform audiencelab_private.require_member(p_account_id);
   if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
@@ -1984,7 +2547,7 @@ begin
     coalesce(p_enrichment_fields, '{}'),
     coalesce(p_custom_columns, '[]'),
     coalesce(p_tags, '{}'),
-    (select auth.uid())
+    audiencelab_private.caller_id()
   )
   returning id into v_id;
   return v_id;
@@ -2008,7 +2571,7 @@ declare
   v_account_id uuid;
 begin
   select segment.account_id into v_account_id from public.segments as segment where segment.id = p_segment_id;
-  if public.has_role_on_account(v_account_id, null::varchar) is not true then
+  if not audiencelab_private.is_member(v_account_id) then
     raise exception using
       errcode = 'PT404',
       message = 'the segment does not exist, or you are not a member of its account';
@@ -2032,7 +2595,7 @@ declare
   v_segment public.segments;
 begin
   select * into v_segment from public.segments as segment where segment.id = p_segment_id;
-  if public.has_role_on_account(v_segment.account_id, null::varchar) is not true then
+  if not audiencelab_private.is_member(v_segment.account_id) then
     raise exception using
       errcode = 'PT404',
       message = 'the segment does not exist, or you are not a member of its account';

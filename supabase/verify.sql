@@ -258,12 +258,32 @@ as $verification$
         'name text not null',
         'scopes jsonb not null default ''[]''::jsonb'
       ]),
+      ('columns', 'api_keys_private.bcrypt_api_keys', array[
+        'account_id uuid',
+        'created_at timestamp with time zone',
+        'created_by uuid',
+        'expires_at timestamp with time zone',
+        'id uuid',
+        'key_prefix character varying(7)',
+        'last_used_at timestamp with time zone',
+        'name text'
+      ]),
+      ('columns', 'api_keys_private.failed_comparisons', array[
+        'comparisons integer not null',
+        'key_prefix character varying(7) not null',
+        'period bigint not null',
+        'slot bigint'
+      ]),
       ('columns', 'api_keys_private.live_api_keys', array[
         'account_id uuid',
         'id uuid',
         'key_hash text',
         'key_prefix character varying(7)',
         'scopes jsonb'
+      ]),
+      ('columns', 'api_keys_private.settings', array[
+        'id boolean not null default true',
+        'manage_keys_role character varying(50)'
       ]),
       ('columns', 'enrichment_private.worker_progress', array[
         'failed_records integer not null',
@@ -335,6 +355,9 @@ as $verification$
       ('constraint', 'enrichment_tracking_status_check on public.enrichment_tracking', array[
         'CHECK ((status = ANY (ARRAY[''pending''::text, ''processing''::text, ''completed''::text, ''failed''::text])))'
       ]),
+      ('constraint', 'failed_comparisons_pkey on api_keys_private.failed_comparisons', array[
+        'PRIMARY KEY (key_prefix)'
+      ]),
       ('constraint', 'segments_account_id_fkey on public.segments', array[
         'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'
       ]),
@@ -347,11 +370,29 @@ as $verification$
       ('constraint', 'segments_source_type_check on public.segments', array[
         'CHECK ((source_type = ANY (ARRAY[''audience''::text, ''webhook_upload''::text, ''csv_upload''::text])))'
       ]),
+      ('constraint', 'settings_id_check on api_keys_private.settings', array[
+        'CHECK (id)'
+      ]),
+      ('constraint', 'settings_manage_keys_role_fkey on api_keys_private.settings', array[
+        'FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE'
+      ]),
+      ('constraint', 'settings_pkey on api_keys_private.settings', array[
+        'PRIMARY KEY (id)'
+      ]),
       ('constraint', 'worker_progress_job_id_fkey on enrichment_private.worker_progress', array[
         'FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE'
       ]),
       ('constraint', 'worker_progress_pkey on enrichment_private.worker_progress', array[
         'PRIMARY KEY (job_id, worker)'
+      ]),
+      ('function', 'api_keys_private.admit_comparison(text,text)', array[
+        'arguments p_key_prefix text, p_key_hash text',
+        'body cb53d4fb736db5c0a672867a0dc9a018',
+        'language plpgsql',
+        'returns bigint',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.base62(integer)', array[
         'arguments p_digit integer',
@@ -361,6 +402,15 @@ as $verification$
         'returns text',
         'search_path=pg_catalog, pg_temp',
         'security invoker'
+      ]),
+      ('function', 'api_keys_private.count_failed_comparisons(text,integer,bigint)', array[
+        'arguments p_key_prefix text, p_comparisons integer, p_slot bigint',
+        'body 80a76f963abd61c9e7749d2695b196ae',
+        'language sql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.crc32(bytea)', array[
         'arguments p_bytes bytea',
@@ -391,7 +441,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
-        'body 1d6ad96b4a1218becc838a8c4676dd28',
+        'body a8b2d36de1a4e344fa903588a4b44767',
         'language sql',
         'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
         'search_path=pg_catalog, pg_temp',
@@ -407,6 +457,24 @@ as $verification$
         'security invoker',
         'volatile'
       ]),
+      ('function', 'api_keys_private.require_live_caller()', array[
+        'arguments ',
+        'body 8cef0b51eebc78cffd1d12310e61e37e',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.require_manager(uuid)', array[
+        'arguments p_account_id uuid',
+        'body 2076aaca86a78837a15e1e60b734d44a',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'api_keys_private.require_scopes(jsonb)', array[
         'arguments p_scopes jsonb',
         'body 68097b90c0a522431eddc1e8db6efeda',
@@ -418,7 +486,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.scoped_entity_ids(text,text[])', array[
         'arguments p_entity_type text, p_actions text[]',
-        'body 4e97c1466fae876c4232ed2319b4a1c9',
+        'body 6da637e584ea405fc35d803045b3bf3d',
         'language sql',
         'returns SETOF uuid',
         'search_path=pg_catalog, pg_temp',
@@ -470,9 +538,72 @@ as $verification$
         'security invoker',
         'volatile'
       ]),
+      ('function', 'audiencelab_private.caller_id()', array[
+        'arguments ',
+        'body acf2b8f26489462ca78c8a047b0c9ce3',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.enforce_limit()', array[
+        'arguments ',
+        'body 297cf8f6b42dc803795866130e0e3889',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'audiencelab_private.exceeds_json_limit(jsonb)', array[
+        'arguments p_value jsonb',
+        'body e006817776bac82ea3c85c015dfb1b4b',
+        'immutable',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'audiencelab_private.exceeds_texts_limit(text[])', array[
+        'arguments p_texts text[]',
+        'body 2e74fdec490a8daaf43bfc37e7d7c791',
+        'immutable',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'audiencelab_private.is_member(uuid,character varying)', array[
+        'arguments p_account_id uuid, p_account_role character varying DEFAULT NULL::character varying',
+        'body 25e09dd71ae87fe56788cb428491ac58',
+        'language plpgsql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.is_service()', array[
+        'arguments ',
+        'body 70deb4c7c1d579e6acd6cb3296e7e173',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'audiencelab_private.keep_identity()', array[
+        'arguments ',
+        'body 4c432c9134ad80d36cf283773283820a',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'audiencelab_private.member_account_ids()', array[
         'arguments ',
-        'body 9a9aafdd756512acac16183395186cf8',
+        'body 86d165b16b9d3d53160696d962abebad',
         'language sql',
         'returns SETOF uuid',
         'search_path=pg_catalog, pg_temp',
@@ -499,7 +630,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.require_member(uuid)', array[
         'arguments p_account_id uuid',
-        'body fb52f37097810c0f9a2e8eb3dcbe32dd',
+        'body 58891abe46c62c68c343335766477e61',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -524,6 +655,15 @@ as $verification$
         'security invoker',
         'volatile'
       ]),
+      ('function', 'audiencelab_private.set_server_columns()', array[
+        'arguments ',
+        'body 02c62e6c8097b60a4ea0c9bdcc36a318',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'audiencelab_private.table_columns(regclass)', array[
         'arguments p_table regclass',
         'body 962c3a650f56edf5acf4733b534b6013',
@@ -542,9 +682,27 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'enrichment_private.count_records(uuid)', array[
+        'arguments p_job_id uuid',
+        'body 97cd6bd125293cc0e330676978ca9446',
+        'language sql',
+        'returns TABLE(processed_records integer, failed_records integer)',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'enrichment_private.keep_counters()', array[
+        'arguments ',
+        'body 8f289861125ae967b85c7fdebe00ce2a',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body c9c6c721de1c92f9534af8292b21a464',
+        'body d845b5d9640cb6826be23c03f8950707',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -553,7 +711,7 @@ as $verification$
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body 6cca7ec7c60cbab1ee899e06ae6d2c35',
+        'body af51608b6109fcdb7fff8deb2987f4b0',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -562,16 +720,16 @@ as $verification$
       ]),
       ('function', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
         'arguments p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]',
-        'body 42ee7eea1e0bd40c9938fcb00056db9f',
+        'body 82ddd69fa0ec752fae8c852bceb6ee2a',
         'language plpgsql',
         'returns uuid',
         'search_path=pg_catalog, pg_temp',
-        'security invoker',
+        'security definer',
         'volatile'
       ]),
       ('function', 'public.delete_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body a511f804fa4f27a028ebdd9a24b4f47c',
+        'body 3087ca9aadf0b8bc8819bd986d67c95e',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -580,7 +738,7 @@ as $verification$
       ]),
       ('function', 'public.get_api_key_account_id()', array[
         'arguments ',
-        'body 6a6f17d265cd11505e10651e93ea7864',
+        'body 6cd602cfeb87982baa6327718735b7b1',
         'language sql',
         'returns uuid',
         'search_path=pg_catalog, pg_temp',
@@ -589,7 +747,7 @@ as $verification$
       ]),
       ('function', 'public.has_scope(text,text,text)', array[
         'arguments p_entity_type text, p_entity_id text, p_action text',
-        'body 1abc544053ce925884e60271a40d511c',
+        'body f3e98d52df1f1f59ddd26becf99649e9',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -607,7 +765,7 @@ as $verification$
       ]),
       ('function', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
         'arguments p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text',
-        'body 5bb7b3e6e455d9d48c70c94c53830f95',
+        'body b438bf396c9441778a7e479b5c12310e',
         'language plpgsql',
         'returns public.api_key_usage_log_response',
         'search_path=pg_catalog, pg_temp',
@@ -625,7 +783,7 @@ as $verification$
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
-        'body cebcdd5f003d0c113bb503b2a618aa6c',
+        'body f33d31981748429dfcaf852d24ed8ceb',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
@@ -634,7 +792,7 @@ as $verification$
       ]),
       ('function', 'public.restore_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body b9f3355e78ed6b48b2a5a5ed21b34001',
+        'body 72a9782d92f2df54446860c4ba5d54ae',
         'language plpgsql',
         'returns public.segments',
         'search_path=pg_catalog, pg_temp',
@@ -643,7 +801,7 @@ as $verification$
       ]),
       ('function', 'public.revoke_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
-        'body f69347340c90cb64844711b83500258e',
+        'body 722937b5a73cfc561ca555acf1b15e4f',
         'language plpgsql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -652,7 +810,7 @@ as $verification$
       ]),
       ('function', 'public.verify_api_key(text)', array[
         'arguments p_api_key text',
-        'body e103f4611b7562f79d8a212e8cc30fe0',
+        'body 47600b3e3ea9c4ddef04d19839844449',
         'language plpgsql',
         'returns public.verify_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -679,6 +837,15 @@ as $verification$
       ]),
       ('index', 'api_keys_private.api_keys_pkey', array[
         'CREATE UNIQUE INDEX api_keys_pkey ON api_keys_private.api_keys USING btree (id)'
+      ]),
+      ('index', 'api_keys_private.failed_comparisons_pkey', array[
+        'CREATE UNIQUE INDEX failed_comparisons_pkey ON api_keys_private.failed_comparisons USING btree (key_prefix)'
+      ]),
+      ('index', 'api_keys_private.settings_manage_keys_role_idx', array[
+        'CREATE INDEX settings_manage_keys_role_idx ON api_keys_private.settings USING btree (manage_keys_role)'
+      ]),
+      ('index', 'api_keys_private.settings_pkey', array[
+        'CREATE UNIQUE INDEX settings_pkey ON api_keys_private.settings USING btree (id)'
       ]),
       ('index', 'enrichment_private.worker_progress_pkey', array[
         'CREATE UNIQUE INDEX worker_progress_pkey ON enrichment_private.worker_progress USING btree (job_id, worker)'
@@ -797,11 +964,35 @@ as $verification$
         'select to service_role',
         'update to service_role'
       ]),
+      ('privileges', 'api_keys_private.bcrypt_api_keys', array[
+        'select to service_role'
+      ]),
+      ('privileges', 'api_keys_private.failed_comparisons', array[
+        'delete to service_role',
+        'select to service_role'
+      ]),
       ('privileges', 'api_keys_private.has_scope_on_all(text,text[])', array[
         'execute to api_key'
       ]),
+      ('privileges', 'api_keys_private.live_api_keys', array[
+        'select to service_role'
+      ]),
       ('privileges', 'api_keys_private.scoped_entity_ids(text,text[])', array[
         'execute to api_key'
+      ]),
+      ('privileges', 'api_keys_private.settings', array[
+        'select to service_role',
+        'update to service_role'
+      ]),
+      ('privileges', 'audiencelab_private.exceeds_json_limit(jsonb)', array[
+        'execute to api_key',
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'audiencelab_private.exceeds_texts_limit(text[])', array[
+        'execute to api_key',
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'audiencelab_private.member_account_ids()', array[
         'execute to authenticated'
@@ -906,9 +1097,21 @@ as $verification$
         'row security on',
         'table'
       ]),
+      ('table', 'api_keys_private.bcrypt_api_keys', array[
+        'view',
+        'with the rights of who asks'
+      ]),
+      ('table', 'api_keys_private.failed_comparisons', array[
+        'row security on',
+        'table'
+      ]),
       ('table', 'api_keys_private.live_api_keys', array[
         'view',
         'with the rights of who asks'
+      ]),
+      ('table', 'api_keys_private.settings', array[
+        'row security on',
+        'table'
       ]),
       ('table', 'enrichment_private.worker_progress', array[
         'row security on',
@@ -921,6 +1124,98 @@ as $verification$
       ('table', 'public.segments', array[
         'row security on',
         'table'
+      ]),
+      ('trigger', 'api_keys_expires_at_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''is before the year 10000'')',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_name_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_name_limit BEFORE INSERT OR UPDATE OF name ON api_keys_private.api_keys FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''has at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_scopes_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_scopes_limit BEFORE INSERT OR UPDATE OF scopes ON api_keys_private.api_keys FOR EACH ROW WHEN (((
+        CASE jsonb_typeof(new.scopes)
+            WHEN ''array''::text THEN jsonb_array_length(new.scopes)
+            ELSE NULL::integer
+        END > 100) OR (new.scopes @? ''$[*].*?(@ like_regex "^.{255}." flag "s")''::jsonpath))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''scopes'', ''has at most 100 scopes with texts of at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_completed_at_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_completed_at_limit BEFORE INSERT OR UPDATE OF completed_at ON public.enrichment_tracking FOR EACH ROW WHEN (((new.completed_at < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new.completed_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''completed_at'', ''is in the years 1 to 9999'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_enrichment_fields_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_enrichment_fields_limit BEFORE INSERT OR UPDATE OF enrichment_fields ON public.enrichment_tracking FOR EACH ROW WHEN (((octet_length((new.enrichment_fields)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.enrichment_fields))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''enrichment_fields'', ''has at most 1,000 texts of at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_failed_records_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_failed_records_limit BEFORE INSERT OR UPDATE OF failed_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.failed_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''failed_records'', ''is 0 or more'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_metadata_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_metadata_limit BEFORE INSERT OR UPDATE OF metadata ON public.enrichment_tracking FOR EACH ROW WHEN (((octet_length((new.metadata)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.metadata))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''metadata'', ''has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_processed_records_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_processed_records_limit BEFORE INSERT OR UPDATE OF processed_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.processed_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''processed_records'', ''is 0 or more'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_started_at_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_started_at_limit BEFORE INSERT OR UPDATE OF started_at ON public.enrichment_tracking FOR EACH ROW WHEN (((new.started_at < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new.started_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''started_at'', ''is in the years 1 to 9999'')',
+        'enabled'
+      ]),
+      ('trigger', 'enrichment_tracking_total_records_limit on public.enrichment_tracking', array[
+        'CREATE TRIGGER enrichment_tracking_total_records_limit BEFORE INSERT OR UPDATE OF total_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.total_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''total_records'', ''is 0 or more'')',
+        'enabled'
+      ]),
+      ('trigger', 'keep_counters_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER keep_counters_enrichment_tracking BEFORE UPDATE OF processed_records, failed_records ON public.enrichment_tracking FOR EACH ROW WHEN (((new.processed_records < old.processed_records) OR (new.failed_records < old.failed_records))) EXECUTE FUNCTION enrichment_private.keep_counters()',
+        'enabled'
+      ]),
+      ('trigger', 'keep_identity_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER keep_identity_enrichment_tracking BEFORE UPDATE OF id, account_id, created_by ON public.enrichment_tracking FOR EACH ROW WHEN (((new.id <> old.id) OR (new.account_id <> old.account_id) OR (new.created_by <> old.created_by))) EXECUTE FUNCTION audiencelab_private.keep_identity()',
+        'enabled'
+      ]),
+      ('trigger', 'keep_identity_segments on public.segments', array[
+        'CREATE TRIGGER keep_identity_segments BEFORE UPDATE OF id, account_id, created_by ON public.segments FOR EACH ROW WHEN (((new.id <> old.id) OR (new.account_id <> old.account_id) OR (new.created_by <> old.created_by))) EXECUTE FUNCTION audiencelab_private.keep_identity()',
+        'enabled'
+      ]),
+      ('trigger', 'segments_custom_columns_limit on public.segments', array[
+        'CREATE TRIGGER segments_custom_columns_limit BEFORE INSERT OR UPDATE OF custom_columns ON public.segments FOR EACH ROW WHEN (((octet_length((new.custom_columns)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.custom_columns))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''custom_columns'', ''has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
+        'enabled'
+      ]),
+      ('trigger', 'segments_description_limit on public.segments', array[
+        'CREATE TRIGGER segments_description_limit BEFORE INSERT OR UPDATE OF description ON public.segments FOR EACH ROW WHEN ((length(new.description) > 10000)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''description'', ''has at most 10,000 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'segments_enrichment_fields_limit on public.segments', array[
+        'CREATE TRIGGER segments_enrichment_fields_limit BEFORE INSERT OR UPDATE OF enrichment_fields ON public.segments FOR EACH ROW WHEN (((octet_length((new.enrichment_fields)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.enrichment_fields))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''enrichment_fields'', ''has at most 1,000 texts of at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'segments_filters_limit on public.segments', array[
+        'CREATE TRIGGER segments_filters_limit BEFORE INSERT OR UPDATE OF filters ON public.segments FOR EACH ROW WHEN (((octet_length((new.filters)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.filters))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''filters'', ''has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
+        'enabled'
+      ]),
+      ('trigger', 'segments_name_limit on public.segments', array[
+        'CREATE TRIGGER segments_name_limit BEFORE INSERT OR UPDATE OF name ON public.segments FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''has at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'segments_source_id_limit on public.segments', array[
+        'CREATE TRIGGER segments_source_id_limit BEFORE INSERT OR UPDATE OF source_id ON public.segments FOR EACH ROW WHEN ((length(new.source_id) > 1000)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''source_id'', ''has at most 1,000 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'segments_tags_limit on public.segments', array[
+        'CREATE TRIGGER segments_tags_limit BEFORE INSERT OR UPDATE OF tags ON public.segments FOR EACH ROW WHEN (((octet_length((new.tags)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.tags))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''tags'', ''has at most 1,000 texts of at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'set_server_columns_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER set_server_columns_enrichment_tracking BEFORE INSERT ON public.enrichment_tracking FOR EACH ROW EXECUTE FUNCTION audiencelab_private.set_server_columns()',
+        'enabled'
+      ]),
+      ('trigger', 'set_server_columns_segments on public.segments', array[
+        'CREATE TRIGGER set_server_columns_segments BEFORE INSERT ON public.segments FOR EACH ROW EXECUTE FUNCTION audiencelab_private.set_server_columns()',
+        'enabled'
       ]),
       ('trigger', 'set_timestamps_enrichment_tracking on public.enrichment_tracking', array[
         'CREATE TRIGGER set_timestamps_enrichment_tracking BEFORE UPDATE ON public.enrichment_tracking FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()',
@@ -952,6 +1247,9 @@ as $verification$
         'api_key_id uuid',
         'error text',
         'valid boolean'
+      ]),
+      ('view', 'api_keys_private.bcrypt_api_keys', array[
+        'as SELECT api_key.id, api_key.account_id, api_key.name, api_key.key_prefix, api_key.created_by, api_key.created_at, api_key.last_used_at, api_key.expires_at FROM (api_keys_private.api_keys api_key JOIN api_keys_private.live_api_keys live ON ((live.id = api_key.id))) WHERE (api_key.key_hash ~~ ''$2a$%''::text);'
       ]),
       ('view', 'api_keys_private.live_api_keys', array[
         'as SELECT id, account_id, key_prefix, key_hash, scopes FROM api_keys_private.api_keys WHERE (is_active AND ((expires_at IS NULL) OR (expires_at > now())));'

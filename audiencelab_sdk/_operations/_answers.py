@@ -1,16 +1,25 @@
 """How answers are read."""
 
+import json
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
+from audiencelab_sdk._operations._json_text import member, parts
+from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import UnexpectedResponseError
+from audiencelab_sdk.models import UnreadableRow
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     import httpx
+    from pydantic_core import ErrorDetails
+
+logger = logging.getLogger("audiencelab_sdk")
 
 T = TypeVar("T")
 
@@ -30,11 +39,9 @@ def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
     try:
         return kind.validate_json(response.content, by_alias=True, by_name=False)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_context=False, include_input=False)
+        problems = _problems(error)
     # Outside of the handler, so that the validation error and its values are not chained to it.
-    if problems[0]["type"] == "json_invalid":
-        raise _without_json(response, problems[0]["msg"])
-    raise another_shape(name, (".".join(map(str, problem["loc"])) for problem in problems))
+    raise _unreadable(name, response, problems)
 
 
 def read_nothing(name: str, response: "httpx.Response") -> None:
@@ -65,12 +72,45 @@ class Rows(Generic[T]):
         """All rows; raises what the function `read` does."""
         return read(self.name, self.many, response)
 
+    def read_each(self, response: "httpx.Response") -> list[T | UnreadableRow]:
+        """All rows, with an UnreadableRow, which is logged, in place of each that cannot be read.
+
+        Raises:
+            UnexpectedResponseError: The body is no array of rows with an id, or has rows of another
+                schema.
+        """
+        try:
+            return [*self.many.validate_json(response.content, by_alias=True, by_name=False)]
+        except ValidationError as error:
+            problems = _problems(error)
+        rows = parts(response.text) if response.text.lstrip().startswith("[") else None
+        if rows is None:
+            raise _unreadable(self.name, response, problems)
+        return [self._read_alone(response, index, raw) for index, raw in enumerate(rows)]
+
+    def _read_alone(self, response: "httpx.Response", index: int, raw: str) -> T | UnreadableRow:
+        try:
+            return self.one.validate_json(raw, by_alias=True, by_name=False)
+        except ValidationError as error:
+            problems = _problems(error)
+        row_id = _id(raw)
+        # A column that is missing, or JSON that is broken, is no fault of this row.
+        if row_id is None or any(
+            problem["type"] == "missing"
+            or (problem["type"] == "json_invalid" and not _is_out_of_range(problem["msg"]))
+            for problem in problems
+        ):
+            raise _unreadable(self.name, response, problems, f"{index}.")
+        row = UnreadableRow(row_id, raw, _reason(problems))
+        logger.warning("%s: row %s cannot be read: %s", self.name, row.id, row.reason)
+        return row
+
 
 def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:
     """The error that says which fields of an answer differ from what they should be."""
     # Without duplicates, as they came: a page may have a thousand rows with the same fault.
     different = list(dict.fromkeys(field or "the whole" for field in fields))
-    where = ", ".join(different[:_FIELDS_NAMED])
+    where = shown(", ".join(different[:_FIELDS_NAMED]))
     if len(different) > _FIELDS_NAMED:
         where += f" and {len(different) - _FIELDS_NAMED} more"
     return UnexpectedResponseError(
@@ -79,10 +119,41 @@ def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError
     )
 
 
+def _problems(error: ValidationError) -> "list[ErrorDetails]":
+    return error.errors(include_url=False, include_context=False, include_input=False)
+
+
+def _id(raw: str) -> UUID | None:
+    try:
+        return UUID(json.loads(member(raw, "id") or ""))
+    except (ValueError, TypeError, AttributeError):
+        return None
+
+
+def _reason(problems: "list[ErrorDetails]") -> str:
+    reasons = (
+        ": ".join(filter(None, (".".join(map(str, problem["loc"])), problem["msg"])))
+        for problem in problems[:_FIELDS_NAMED]
+    )
+    return shown("; ".join(reasons))
+
+
+def _unreadable(
+    name: str, response: "httpx.Response", problems: "list[ErrorDetails]", row: str = ""
+) -> UnexpectedResponseError:
+    if problems[0]["type"] == "json_invalid":
+        return _without_json(response, problems[0]["msg"])
+    return another_shape(name, (row + ".".join(map(str, problem["loc"])) for problem in problems))
+
+
+def _is_out_of_range(reason: str) -> bool:
+    return "recursion limit" in reason or "out of range" in reason
+
+
 def _without_json(response: "httpx.Response", reason: str) -> UnexpectedResponseError:
     request = response.request
-    kind = response.headers.get("Content-Type", "no content type")
-    if "recursion limit" in reason or "out of range" in reason:
+    kind = shown(response.headers.get("Content-Type", "no content type"))
+    if _is_out_of_range(reason):
         what = "JSON that goes too deep, or has too long a number, to be read"
     elif "json" in kind and response.content:
         what = "broken JSON: a proxy on the way may cut answers off"

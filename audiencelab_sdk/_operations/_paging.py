@@ -1,16 +1,19 @@
 """Pages by keyset: each begins after the last row of the one before it, newest first."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_int
-from audiencelab_sdk._operations._answers import Rows
+from audiencelab_sdk._operations._answers import Rows, another_shape
+from audiencelab_sdk._operations._json_text import member
 from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
 from audiencelab_sdk.errors import UnexpectedResponseError
-from audiencelab_sdk.models._stored import stored_moment
+from audiencelab_sdk.models import UnreadableRow
 
 if TYPE_CHECKING:
     from postgrest.base_request_builder import BaseSelectRequestBuilder
@@ -29,6 +32,35 @@ R = TypeVar("R", bound=Row)
 
 
 @dataclass(frozen=True)
+class Place:
+    """A place in a list: that of the row with this id.
+
+    Attributes:
+        created_at: When the row was created, as text that PostgreSQL reads to the microsecond. Of
+            a row that Python cannot read, PostgreSQL's own.
+        id: Its id.
+    """
+
+    created_at: str
+    id: UUID
+
+
+@dataclass(frozen=True)
+class Fetched(Generic[R]):
+    """The rows of one answer.
+
+    Attributes:
+        items: Those that can be read.
+        unreadable: The others.
+        last: The place of the last row; None when there is none, which is the end of the list.
+    """
+
+    items: list[R]
+    unreadable: list[UnreadableRow]
+    last: Place | None
+
+
+@dataclass(frozen=True)
 class Listing(Generic[R]):
     """A list, to be fetched a page at a time.
 
@@ -36,14 +68,16 @@ class Listing(Generic[R]):
         rows: How its rows are read.
         select: Makes the request for all of them.
         page_size: How many are asked for at once.
+        equal: The columns, and their values as text, that all rows were asked to have.
     """
 
     rows: Rows[R]
     select: Callable[[PostgrestClient], "BaseSelectRequestBuilder[Any]"]
     page_size: int
+    equal: Mapping[str, str] = field(default_factory=dict[str, str])
 
-    def page(self, after: R | None = None) -> Steps[list[R]]:
-        """The newest rows, or those that come after one."""
+    def page(self, after: Place | None = None) -> Steps[Fetched[R]]:
+        """The newest rows, or those that come after a place."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
             request = self.select(api).limit(self.page_size)
@@ -52,22 +86,51 @@ class Listing(Generic[R]):
                 return request
             # The first of the conditions is implied by the second, and there because PostgreSQL
             # can begin to read an index at a range, but not at an `or`.
-            moment = stored_moment(after.created_at)
-            request = request.lte("created_at", moment)
+            request = request.lte("created_at", after.created_at)
+            # Years before Christ end in " BC".
+            moment = f'"{after.created_at}"' if " " in after.created_at else after.created_at
             return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
 
         answer = yield Call(build, repeatable=True)
-        rows = self.rows.read(answer)
-        if rows and after is not None and _place(rows[0]) >= _place(after):
-            raise UnexpectedResponseError(
-                f"{self.rows.name} answered with rows of the page before: is there a proxy that "
-                "drops the query of a URL?"
-            )
-        return rows
+        rows = self.rows.read_each(answer)
+        items = [row for row in rows if not isinstance(row, UnreadableRow)]
+        self._check(rows, items, after)
+        return Fetched(
+            items,
+            [row for row in rows if isinstance(row, UnreadableRow)],
+            _place(self.rows.name, rows[-1]) if rows else None,
+        )
+
+    def _check(
+        self, rows: Sequence[R | UnreadableRow], items: Sequence[R], after: Place | None
+    ) -> None:
+        """Make sure that these are the rows that were asked for."""
+        for column, value in self.equal.items():
+            if any(str(getattr(row, column)) != value for row in items):
+                raise self._proxy(f"rows whose {column} is not what was asked for")
+        if after and any(row.id == after.id for row in rows):
+            raise self._proxy("rows of the page before")
+        keys = [(row.created_at, row.id) for row in items]
+        if any(key <= later for key, later in pairwise(keys)):
+            raise self._proxy("rows in another order than asked for")
+
+    def _proxy(self, what: str) -> UnexpectedResponseError:
+        return UnexpectedResponseError(
+            f"{self.rows.name} answered with {what}: is there a proxy that drops the query of a "
+            "URL?"
+        )
 
 
-def _place(row: Row) -> tuple[datetime, UUID]:
-    return (row.created_at, row.id)
+def _place(name: str, row: Row | UnreadableRow) -> Place:
+    if not isinstance(row, UnreadableRow):
+        return Place(row.created_at.isoformat(), row.id)
+    try:
+        created_at = json.loads(member(row.raw, "created_at") or "")
+    except ValueError:
+        created_at = None
+    if not isinstance(created_at, str):
+        raise another_shape(name, ["created_at"])
+    return Place(created_at, row.id)
 
 
 def checked_page_size(value: Any) -> int:

@@ -49,7 +49,8 @@ class Table(Generic[R]):
                 request = request.filter(*condition)
             return request.single()
 
-        return (yield from self._one(Call(build, repeatable=True, delay=delay, retried=retried)))
+        call = Call(build, repeatable=True, delay=delay, retried=retried)
+        return (yield from self._one(row_id, call))
 
     def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Steps[R]:
         """The row with this id, changed; NotFoundError when there is none."""
@@ -61,7 +62,7 @@ class Table(Generic[R]):
             request.request.headers["Accept"] = _ONE_OBJECT
             return request
 
-        return (yield from self._one(Call(build, repeatable=True)))
+        return (yield from self._one(row_id, Call(build, repeatable=True)))
 
     def update_if(
         self,
@@ -84,7 +85,7 @@ class Table(Generic[R]):
 
         answer = yield Call(build, repeatable=True, delay=delay)
         rows = self.rows.read(answer)
-        return rows[0] if rows else None
+        return self._checked(row_id, rows[0]) if rows else None
 
     def listing(self, conditions: Sequence[Condition], page_size: int) -> Listing[R]:
         """The rows that meet the conditions."""
@@ -95,7 +96,8 @@ class Table(Generic[R]):
                 request = request.filter(*condition)
             return request
 
-        return Listing(self.rows, select, checked_page_size(page_size))
+        expected = {column: value for column, operator, value in conditions if operator == "eq"}
+        return Listing(self.rows, select, checked_page_size(page_size), expected)
 
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> Steps[list[R]]:
         """New rows, all or none, in this order.
@@ -123,14 +125,22 @@ class Table(Generic[R]):
             )
         return [written[row["id"]] for row in rows]
 
-    def _one(self, call: Call) -> Steps[R]:
+    def _one(self, row_id: UUID, call: Call) -> Steps[R]:
         try:
             answer = yield call
         except NotFoundError as error:
             if error.code == "PGRST116":
                 error.message = self.absent
             raise
-        return read(self.rows.name, self.rows.one, answer)
+        return self._checked(row_id, read(self.rows.name, self.rows.one, answer))
+
+    def _checked(self, row_id: UUID, row: R) -> R:
+        if row.id != row_id:
+            raise UnexpectedResponseError(
+                f"{self.rows.name} answered with another row than the one that was asked for: "
+                "is there a proxy that drops the query of a URL?"
+            )
+        return row
 
     def _by_id(self, answer: "httpx.Response") -> dict[str, R]:
         return {str(row.id): row for row in self.rows.read(answer)}

@@ -16,14 +16,24 @@ from audiencelab_sdk._arguments import (
     checked_uuid,
     made_storable,
 )
+from audiencelab_sdk._limits import (
+    LONGEST_ENDPOINT,
+    LONGEST_ITEM,
+    LONGEST_LOG_TEXT,
+    LONGEST_NAME,
+    LONGEST_USER_AGENT,
+    MOST_SCOPES,
+)
 from audiencelab_sdk._operations._answers import Rows, another_shape, read
 from audiencelab_sdk._operations._key_format import may_be_api_key
 from audiencelab_sdk._operations._paging import Listing, checked_page_size
 from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._steps import Call, Steps
+from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import (
     AudienceLabError,
     AuthenticationError,
+    InvalidArgumentError,
     PermissionDeniedError,
     UnexpectedResponseError,
     UsageLogError,
@@ -49,6 +59,7 @@ _KEYS = Rows(
 _VERIFICATION: TypeAdapter[ValidApiKey | InvalidApiKey] = TypeAdapter(
     Annotated[ValidApiKey | InvalidApiKey, Field(discriminator="valid")]
 )
+_COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
 _BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
 _TRUE = TypeAdapter(Literal[True])
 _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
@@ -68,7 +79,8 @@ class _LogAnswer(Model, frozen=True):
     def line(self, function: str) -> UsageLog:
         """The line that `function` wrote; raises why it did not."""
         if not self.success:
-            raise UsageLogError(self.error or "the database gave no reason", self.error_code)
+            reason = shown(self.error or "the database gave no reason")
+            raise UsageLogError(reason, self.error_code and shown(self.error_code))
         if self.log_id is None or self.timestamp is None:
             raise another_shape(function, ["log_id", "timestamp"])
         return UsageLog(log_id=self.log_id, timestamp=self.timestamp)
@@ -87,7 +99,7 @@ def create(
 ) -> Steps[CreatedApiKey]:
     arguments = {
         "p_account_id": str(checked_uuid("account_id", account_id)),
-        "p_name": checked_text("name", name, longest=255),
+        "p_name": checked_text("name", name, longest=LONGEST_NAME),
         "p_scopes": _scopes(scopes),
         "p_expires_at": None
         if expires_at is None
@@ -108,6 +120,14 @@ def revoke(api_key_id: UUID | str) -> Steps[None]:
     arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
     answer = yield _call("revoke_api_key", arguments, repeatable=True)
     read("revoke_api_key", _TRUE, answer)
+
+
+def revoke_all_of(user_id: UUID | str, account_id: UUID | str | None) -> Steps[int]:
+    arguments: dict[str, Any] = {"p_user_id": str(checked_uuid("user_id", user_id))}
+    if account_id is not None:
+        arguments["p_account_id"] = str(checked_uuid("account_id", account_id))
+    answer = yield _call("revoke_api_keys_of", arguments, repeatable=True)
+    return read("revoke_api_keys_of", _COUNT, answer)
 
 
 def verify(api_key: str | SecretStr) -> Steps[ValidApiKey | InvalidApiKey]:
@@ -132,13 +152,17 @@ def log_usage(
 ) -> Steps[UsageLog]:
     arguments = {
         "p_api_key_id": str(checked_uuid("api_key_id", api_key_id)),
-        "p_endpoint": made_storable("endpoint", endpoint),
-        "p_method": made_storable("method", method),
+        "p_endpoint": made_storable("endpoint", endpoint, longest=LONGEST_ENDPOINT),
+        "p_method": made_storable("method", method, longest=LONGEST_LOG_TEXT),
         "p_status_code": None
         if status_code is None
         else checked_int("status_code", status_code, 100, 999),
-        "p_ip_address": made_storable("ip_address", ip_address) if ip_address else None,
-        "p_user_agent": made_storable("user_agent", user_agent) if user_agent else None,
+        "p_ip_address": made_storable("ip_address", ip_address, longest=LONGEST_LOG_TEXT)
+        if ip_address
+        else None,
+        "p_user_agent": made_storable("user_agent", user_agent, longest=LONGEST_USER_AGENT)
+        if user_agent
+        else None,
     }
     answer = yield _call("log_api_key_usage", arguments, repeatable=False)
     return read("log_api_key_usage", _LOGGED, answer).line("log_api_key_usage")
@@ -205,4 +229,12 @@ def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> "Steps[htt
 
 
 def _scopes(scopes: Any) -> list[dict[str, Any]]:
-    return [scope.model_dump() for scope in checked_items("scopes", scopes, Scope)]
+    items = checked_items("scopes", scopes, Scope)
+    if len(items) > MOST_SCOPES:
+        raise InvalidArgumentError(
+            f"scopes has {len(items):,} items; at most {MOST_SCOPES} are allowed"
+        )
+    for index, scope in enumerate(items):
+        for field in Scope.model_fields:
+            checked_text(f"scopes[{index}].{field}", getattr(scope, field), longest=LONGEST_ITEM)
+    return [scope.model_dump() for scope in items]

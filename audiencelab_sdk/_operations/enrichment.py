@@ -13,11 +13,13 @@ from audiencelab_sdk._arguments import (
     checked_json,
     checked_member,
     checked_seconds,
+    checked_size,
     checked_text,
     checked_texts,
     checked_uuid,
     made_storable,
 )
+from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._operations._answers import Rows, read
 from audiencelab_sdk._operations._paging import Listing
 from audiencelab_sdk._operations._rows import Table, created, creator, equal
@@ -48,7 +50,6 @@ _TABLE = Table(
 )
 # What passes by itself, so that a long wait or a long work need not end for it.
 TEMPORARY = (APIConnectionError, RateLimitError, ServerError)
-_MOST_RECORDS = 2**31 - 1
 _LONGEST_ERROR = 10_000
 _MOST_TRIES = 10
 
@@ -69,7 +70,7 @@ def create(
         "account_id": str(checked_uuid("account_id", account_id)),
         "audience_id": str(checked_uuid("audience_id", audience_id)),
         "enrichment_type": checked_member("enrichment_type", enrichment_type, EnrichmentType),
-        "total_records": checked_int("total_records", total_records, 0, _MOST_RECORDS),
+        "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
         "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
         "metadata": _object("metadata", {} if metadata is None else metadata),
         "created_by": str(creator(created_by, user_id)),
@@ -110,14 +111,24 @@ def report_progress(
 ) -> Steps[EnrichmentJob]:
     arguments: dict[str, Any] = {
         "p_job_id": str(checked_uuid("job_id", job_id)),
-        "p_worker": checked_text("worker", worker, longest=255),
-        "p_processed": checked_int("processed", processed, 0, _MOST_RECORDS),
-        "p_failed": checked_int("failed", failed, 0, _MOST_RECORDS),
+        "p_worker": checked_text("worker", worker, longest=LONGEST_NAME),
+        "p_processed": checked_int("processed", processed, 0, MOST_RECORDS),
+        "p_failed": checked_int("failed", failed, 0, MOST_RECORDS),
     }
     answer = yield Call(
         lambda api: api.rpc("report_enrichment_progress", arguments), repeatable=True, delay=delay
     )
     return read("report_enrichment_progress", _TABLE.rows.one, answer)
+
+
+def reset_progress(job_id: UUID | str, worker: str | None) -> Steps[EnrichmentJob]:
+    arguments: dict[str, Any] = {"p_job_id": str(checked_uuid("job_id", job_id))}
+    if worker is not None:
+        arguments["p_worker"] = checked_text("worker", worker, longest=LONGEST_NAME)
+    answer = yield Call(
+        lambda api: api.rpc("reset_enrichment_progress", arguments), repeatable=True
+    )
+    return read("reset_enrichment_progress", _TABLE.rows.one, answer)
 
 
 def start(job_id: UUID | str) -> Steps[EnrichmentJob]:
@@ -136,7 +147,7 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Steps[EnrichmentJob]
     reason = (
         str(error).strip() or type(error).__name__ if isinstance(error, BaseException) else error
     )
-    text = made_storable("error", reason)[:_LONGEST_ERROR]
+    text = made_storable("error", reason, longest=_LONGEST_ERROR)
     moment = datetime.now(UTC)
     job = yield from _TABLE.get(checked_uuid("job_id", job_id))
     for _ in range(_MOST_TRIES):
@@ -194,7 +205,9 @@ def wait(
 def _object(name: str, value: Any) -> JsonValue:
     if not isinstance(value, Mapping):
         raise InvalidArgumentError(f"{name} must be a mapping, such as a dict")
-    return checked_json(name, cast("Any", value))
+    stored = checked_json(name, cast("Any", value))
+    checked_size(name, stored)
+    return stored
 
 
 def _move(

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, cast
 from uuid import UUID, uuid4
 
 from pydantic import TypeAdapter
@@ -13,9 +14,16 @@ from audiencelab_sdk._arguments import (
     checked_json,
     checked_member,
     checked_sequence,
+    checked_size,
     checked_text,
     checked_texts,
     checked_uuid,
+)
+from audiencelab_sdk._limits import (
+    LONGEST_DESCRIPTION,
+    LONGEST_NAME,
+    LONGEST_SOURCE_ID,
+    MOST_JSON_LEVELS,
 )
 from audiencelab_sdk._operations._answers import Rows, read, read_nothing
 from audiencelab_sdk._operations._paging import Listing
@@ -150,7 +158,9 @@ def _columns(given: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
 
 
 def _description(name: str, value: Any) -> str | None:
-    return value if value is None or value == "" else checked_text(name, value)
+    if value is None or value == "":
+        return cast("str | None", value)
+    return checked_text(name, value, longest=LONGEST_DESCRIPTION)
 
 
 def _source_type(name: str, value: Any) -> str:
@@ -166,16 +176,18 @@ def _objects(name: str, value: Any) -> list[Any]:
                 f"{name}[{index}] is only the beginning of a filter: compare it, as in "
                 'SegmentFilter.where("country") == "US"'
             )
+        # The items are in an array, which is a level of its own.
         stored = item.model_dump() if isinstance(item, StoredObject) else item
-        items.append(checked_json(f"{name}[{index}]", stored))
+        items.append(checked_json(f"{name}[{index}]", stored, levels=MOST_JSON_LEVELS - 1))
+    checked_size(name, items)
     return items
 
 
 _STORED: dict[str, Callable[[str, Any], Any]] = {
-    "name": checked_text,
+    "name": partial(checked_text, longest=LONGEST_NAME),
     "description": _description,
     "source_type": _source_type,
-    "source_id": checked_text,
+    "source_id": partial(checked_text, longest=LONGEST_SOURCE_ID),
     "filters": _objects,
     "enrichment_fields": checked_texts,
     "custom_columns": _objects,

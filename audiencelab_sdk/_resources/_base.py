@@ -1,10 +1,11 @@
 """What all resources share: a driver, and pages of what it fetches."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
-from audiencelab_sdk._operations._paging import Listing, Row
+from audiencelab_sdk._operations._paging import Listing, Place, Row
 from audiencelab_sdk._run import AsyncRunner, Runner
 from audiencelab_sdk.models import AsyncPage, Page
 
@@ -20,8 +21,10 @@ class Resource:
     def __init__(self, run: Runner) -> None:
         self._run = run
 
-    def _page(self, listing: Listing[R], after: R | None = None) -> Page[R]:
-        return Page(self._run(listing.page(after)), lambda last: self._page(listing, last))
+    def _page(self, listing: Listing[R], after: Place | None = None) -> Page[R]:
+        fetched = self._run(listing.page(after))
+        fetch_next = partial(self._page, listing, fetched.last) if fetched.last else None
+        return Page(fetched.items, fetched.unreadable, fetch_next)
 
 
 class AsyncResource:
@@ -30,10 +33,10 @@ class AsyncResource:
     def __init__(self, run: AsyncRunner) -> None:
         self._run = run
 
-    async def _page(self, listing: Listing[R], after: R | None = None) -> AsyncPage[R]:
-        return AsyncPage(
-            await self._run(listing.page(after)), lambda last: self._page(listing, last)
-        )
+    async def _page(self, listing: Listing[R], after: Place | None = None) -> AsyncPage[R]:
+        fetched = await self._run(listing.page(after))
+        fetch_next = partial(self._page, listing, fetched.last) if fetched.last else None
+        return AsyncPage(fetched.items, fetched.unreadable, fetch_next)
 
 
 class UserResource(Resource):

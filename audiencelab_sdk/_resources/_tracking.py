@@ -15,6 +15,7 @@ from uuid import UUID, uuid4
 import anyio
 
 from audiencelab_sdk._arguments import checked_int, checked_text, checked_uuid
+from audiencelab_sdk._limits import LONGEST_NAME
 from audiencelab_sdk._operations import enrichment as operations
 from audiencelab_sdk._resources._bar import Observer, shown
 from audiencelab_sdk._run import AsyncRunner, Runner
@@ -47,7 +48,7 @@ class _Worker(Generic[R]):
     ) -> None:
         self._run: R = run
         self._job_id = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
-        self._worker = checked_text("worker", worker or _unique_name(), longest=255)
+        self._worker = checked_text("worker", worker or _unique_name(), longest=LONGEST_NAME)
         self._complete = complete
         self._show = show
         self._job = job if isinstance(job, EnrichmentJob) else None

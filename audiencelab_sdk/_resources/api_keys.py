@@ -92,6 +92,26 @@ class ApiKeys(Resource):
         """
         return self._run(operations.revoke(api_key_id))
 
+    def revoke_all_of(self, user_id: UUID | str, account_id: UUID | str | None = None) -> int:
+        """Revoke all API keys that a user created, such as one who left or lost a laptop.
+
+        Calls the database function ``revoke_api_keys_of``, as the service role, or as a user who
+        is a member of `account_id`.
+
+        Args:
+            user_id: The user who created the keys.
+            account_id: The account whose keys are revoked. None means all accounts, which only the
+                service role may ask for.
+
+        Returns:
+            How many keys were live until now.
+
+        Raises:
+            PermissionDeniedError: The caller is a user who names no account, or who is not a member
+                of it.
+        """
+        return self._run(operations.revoke_all_of(user_id, account_id))
+
     def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
         """Tell whether a text that somebody sent is a valid API key.
 
@@ -240,6 +260,10 @@ class AsyncApiKeys(AsyncResource):
     async def revoke(self, api_key_id: UUID | str) -> None:
         """Like :meth:`ApiKeys.revoke`, awaited."""
         return await self._run(operations.revoke(api_key_id))
+
+    async def revoke_all_of(self, user_id: UUID | str, account_id: UUID | str | None = None) -> int:
+        """Like :meth:`ApiKeys.revoke_all_of`, awaited."""
+        return await self._run(operations.revoke_all_of(user_id, account_id))
 
     async def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
         """Like :meth:`ApiKeys.verify`, awaited."""

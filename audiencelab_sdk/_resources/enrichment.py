@@ -170,6 +170,25 @@ class Enrichment(UserResource):
         """
         return self._run(operations.report_progress(job_id, worker, processed, failed))
 
+    def reset_progress(self, job_id: UUID | str, worker: str | None = None) -> EnrichmentJob:
+        """Discard what workers reported of a job, and recalculate its counters.
+
+        For a worker that reported nonsense, or before a job is done again. Calls the database
+        function ``reset_enrichment_progress``, as the service role.
+
+        Args:
+            job_id: The job's id.
+            worker: The worker whose totals are discarded. None means all workers.
+
+        Returns:
+            The updated job.
+
+        Raises:
+            PermissionDeniedError: The caller is not the service role.
+            NotFoundError: The job does not exist.
+        """
+        return self._run(operations.reset_progress(job_id, worker))
+
     def complete(self, job_id: UUID | str) -> EnrichmentJob:
         """End a job that is processing: all is done.
 
@@ -358,6 +377,10 @@ class AsyncEnrichment(AsyncUserResource):
     ) -> EnrichmentJob:
         """Like :meth:`Enrichment.report_progress`, awaited."""
         return await self._run(operations.report_progress(job_id, worker, processed, failed))
+
+    async def reset_progress(self, job_id: UUID | str, worker: str | None = None) -> EnrichmentJob:
+        """Like :meth:`Enrichment.reset_progress`, awaited."""
+        return await self._run(operations.reset_progress(job_id, worker))
 
     async def complete(self, job_id: UUID | str) -> EnrichmentJob:
         """Like :meth:`Enrichment.complete`, awaited."""

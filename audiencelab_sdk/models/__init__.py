@@ -12,7 +12,7 @@ from audiencelab_sdk.models.api_keys import (
     ValidApiKey,
 )
 from audiencelab_sdk.models.enrichment import EnrichmentJob, EnrichmentStatus, EnrichmentType
-from audiencelab_sdk.models.page import AsyncPage, Page
+from audiencelab_sdk.models.page import AsyncPage, Page, UnreadableRow
 from audiencelab_sdk.models.segments import (
     CustomColumn,
     NewSegment,
@@ -38,6 +38,7 @@ __all__ = [
     "Segment",
     "SegmentFilter",
     "SourceType",
+    "UnreadableRow",
     "Unset",
     "UsageEvent",
     "UsageLog",

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, cast
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BeforeValidator,
     Field,
@@ -12,8 +13,10 @@ from pydantic import (
     StringConstraints,
 )
 
-from audiencelab_sdk._text import storable
+from audiencelab_sdk._limits import LONGEST_ENDPOINT, LONGEST_LOG_TEXT, LONGEST_USER_AGENT
+from audiencelab_sdk._text import shown, storable
 from audiencelab_sdk.models._base import Model
+from audiencelab_sdk.models._stored import Moment
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -68,9 +71,9 @@ class ApiKey(Model, frozen=True):
     name: str
     key_prefix: str
     scopes: Annotated[tuple[Scope, ...], BeforeValidator(_well_formed)]
-    expires_at: AwareDatetime | None
+    expires_at: Moment | None
     created_at: AwareDatetime
-    last_used_at: AwareDatetime | None
+    last_used_at: Moment | None
     is_active: StrictBool
     created_by: UUID | None
 
@@ -152,21 +155,20 @@ class InvalidApiKey(ApiKeyVerification, frozen=True):
     valid: Literal[False] = False
     api_key_id: None = None
     account_id: None = None
-    error: str
+    error: Annotated[str, AfterValidator(shown)]
 
     def __bool__(self) -> Literal[False]:
         return False
 
 
-def _made_storable(value: Any) -> Any:
+def _storable(longest: int) -> BeforeValidator:
     # What a client says of itself may hold anything, and must not cost the record.
-    return storable(value) if isinstance(value, str) else value
+    return BeforeValidator(
+        lambda value: storable(value[:longest]) if isinstance(value, str) else value
+    )
 
 
-_AnyText = Annotated[str, StringConstraints(min_length=1), BeforeValidator(_made_storable)]
-_AnyTextOrNone = Annotated[
-    str | None, BeforeValidator(lambda value: None if value == "" else _made_storable(value))
-]
+_EMPTY_AS_NONE = BeforeValidator(lambda value: None if value == "" else value)
 
 
 class UsageEvent(Model, frozen=True, extra="forbid"):
@@ -176,20 +178,20 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
 
     Attributes:
         api_key_id: The id that `verify` gave.
-        endpoint: What was asked for, such as ``/v1/segments``.
-        method: The HTTP method.
+        endpoint: What was asked for, such as ``/v1/segments``; cut at 2,000 characters.
+        method: The HTTP method; cut at 255 characters.
         status_code: The HTTP status that it was answered with.
-        ip_address: Where it came from; None for an empty text.
-        user_agent: What it said it was; None for an empty text.
+        ip_address: Where it came from; None for an empty text. Cut at 255 characters.
+        user_agent: What it said it was; None for an empty text. Cut at 1,000 characters.
         timestamp: When it came, with a time zone; None for when it is written.
     """
 
     api_key_id: UUID
-    endpoint: _AnyText
-    method: _AnyText
+    endpoint: Annotated[_Text, _storable(LONGEST_ENDPOINT)]
+    method: Annotated[_Text, _storable(LONGEST_LOG_TEXT)]
     status_code: Annotated[int, Field(strict=True, ge=100, le=999)] | None = None
-    ip_address: _AnyTextOrNone = None
-    user_agent: _AnyTextOrNone = None
+    ip_address: Annotated[str | None, _storable(LONGEST_LOG_TEXT), _EMPTY_AS_NONE] = None
+    user_agent: Annotated[str | None, _storable(LONGEST_USER_AGENT), _EMPTY_AS_NONE] = None
     timestamp: AwareDatetime | None = None
 
 

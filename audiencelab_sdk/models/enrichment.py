@@ -4,6 +4,8 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
+from pydantic import AwareDatetime
+
 from audiencelab_sdk.models._base import Model
 from audiencelab_sdk.models._stored import Moment, Texts, otherwise
 
@@ -71,7 +73,7 @@ class EnrichmentJob(Model, frozen=True):
     started_at: Moment | None
     completed_at: Moment | None
     created_by: UUID
-    created_at: Moment
+    created_at: AwareDatetime
     updated_at: Moment
 
     @property

@@ -1,9 +1,26 @@
 """Lists that are fetched a page at a time."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
+from uuid import UUID
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class UnreadableRow:
+    """A row of a list that does not fit its model, such as one with a time in the year 20000.
+
+    Attributes:
+        id: The row's id.
+        raw: The row as the server sent it, as JSON text. Not part of the repr.
+        reason: Which fields do not fit, and why. It quotes no value.
+    """
+
+    id: UUID
+    raw: str = field(repr=False)
+    reason: str
 
 
 class Page(Generic[T]):
@@ -13,13 +30,21 @@ class Page(Generic[T]):
 
     Attributes:
         items: The items of this page, in the list's order.
+        unreadable: The rows of this page that do not fit their model. A walk skips them, with a
+            warning in the log.
     """
 
-    __slots__ = ("_fetch_after", "items")
+    __slots__ = ("_fetch_next", "items", "unreadable")
 
-    def __init__(self, items: list[T], fetch_after: "Callable[[T], Page[T]]") -> None:
+    def __init__(
+        self,
+        items: list[T],
+        unreadable: "list[UnreadableRow]",
+        fetch_next: "Callable[[], Page[T]] | None",
+    ) -> None:
         self.items: list[T] = items
-        self._fetch_after = fetch_after
+        self.unreadable: list[UnreadableRow] = unreadable
+        self._fetch_next = fetch_next
 
     def next(self) -> "Page[T] | None":
         """The page after this one, or None when this is the last.
@@ -28,68 +53,83 @@ class Page(Generic[T]):
             AudienceLabError: The request for it failed; calling again is another try.
         """
         # A page with fewer items than were asked for need not be the last: the server cuts every
-        # answer at its own limit and does not say so. Only an empty page is the end.
-        if not self.items:
+        # answer at its own limit and does not say so. Only a page without rows is the end.
+        if self._fetch_next is None:
             return None
-        page = self._fetch_after(self.items[-1])
-        return page if page.items else None
+        page = self._fetch_next()
+        return page if page._fetch_next else None
 
     def __iter__(self) -> Iterator[T]:
         items: Sequence[T] = self.items
-        while items:
+        fetch_next = self._fetch_next
+        while True:
             yield from items
-            last, items = items[-1], ()  # gone before the next ones come
-            items = self._fetch_after(last).items
+            if fetch_next is None:
+                return
+            items = ()  # gone before the next ones come
+            page = fetch_next()
+            items, fetch_next = page.items, page._fetch_next
+            del page
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(items={self.items!r})"
+        return _shown(self)
 
 
 class AsyncPage(Generic[T]):
     """Like :class:`Page`, awaited: ``await page.next()`` and ``async for item in page``."""
 
-    __slots__ = ("_fetch_after", "items")
+    __slots__ = ("_fetch_next", "items", "unreadable")
 
     def __init__(
-        self, items: list[T], fetch_after: "Callable[[T], Awaitable[AsyncPage[T]]]"
+        self,
+        items: list[T],
+        unreadable: "list[UnreadableRow]",
+        fetch_next: "Callable[[], Awaitable[AsyncPage[T]]] | None",
     ) -> None:
         self.items: list[T] = items
-        self._fetch_after = fetch_after
+        self.unreadable: list[UnreadableRow] = unreadable
+        self._fetch_next = fetch_next
 
     async def next(self) -> "AsyncPage[T] | None":
         """Like :meth:`Page.next`, awaited."""
-        if not self.items:
+        if self._fetch_next is None:
             return None
-        page = await self._fetch_after(self.items[-1])
-        return page if page.items else None
+        page = await self._fetch_next()
+        return page if page._fetch_next else None
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return _AsyncWalk(self.items, self._fetch_after)
+        return _AsyncWalk(self.items, self._fetch_next)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}(items={self.items!r})"
+        return _shown(self)
 
 
 class _AsyncWalk(Generic[T]):
     """No generator: trio warns of one that is left before its end."""
 
     def __init__(
-        self, items: Sequence[T], fetch_after: Callable[[T], Awaitable[AsyncPage[T]]]
+        self,
+        items: Sequence[T],
+        fetch_next: "Callable[[], Awaitable[AsyncPage[T]]] | None",
     ) -> None:
         self._items = iter(items)
-        self._fetch_after = fetch_after
-        self._last: T | None = None
+        self._fetch_next = fetch_next
 
     def __aiter__(self) -> "_AsyncWalk[T]":
         return self
 
     async def __anext__(self) -> T:
-        item = next(self._items, None)
-        if item is None and self._last is not None:
-            page = await self._fetch_after(self._last)
+        while True:
+            for item in self._items:
+                return item
+            fetch_next = self._fetch_next
+            if fetch_next is None:
+                raise StopAsyncIteration
+            page = await fetch_next()
             self._items = iter(page.items)
-            item = next(self._items, None)
-        self._last = item
-        if item is None:
-            raise StopAsyncIteration
-        return item
+            self._fetch_next = page._fetch_next  # pyright: ignore[reportPrivateUsage] # its own part
+
+
+def _shown(page: Page[T] | AsyncPage[T]) -> str:
+    unreadable = f", unreadable={page.unreadable!r}" if page.unreadable else ""
+    return f"{type(page).__name__}(items={page.items!r}{unreadable})"

@@ -6,6 +6,7 @@ from typing import Annotated, Any, ClassVar, NoReturn, TypeAlias
 from uuid import UUID
 
 from pydantic import (
+    AwareDatetime,
     Field,
     InstanceOf,
     JsonValue,
@@ -163,7 +164,7 @@ class Segment(Model, frozen=True):
     custom_columns: Annotated[tuple[AnyColumn, ...], otherwise(_alone)]
     tags: Texts
     created_by: UUID
-    created_at: Moment
+    created_at: AwareDatetime
     updated_at: Moment
     deleted: StrictBool
 

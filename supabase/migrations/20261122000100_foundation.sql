@@ -67,6 +67,7 @@ begin
       values
         ('public.accounts', 'apply V3''s base schema first'),
         ('public.accounts_memberships', 'apply V3''s base schema first'),
+        ('public.roles', 'apply V3''s base schema first'),
         ('public.has_role_on_account(uuid, character varying)', 'apply V3''s base schema first'),
         ('public.trigger_set_timestamps()', 'apply V3''s base schema first'),
         ('auth.users', 'this has to be a Supabase database'),
@@ -107,11 +108,11 @@ begin
           )
         ),
         (
-          'the right to reference public.accounts and auth.users',
+          'the right to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
             join pg_namespace as namespace on namespace.oid = class.relnamespace
-            where (namespace.nspname, class.relname) in (('public', 'accounts'), ('auth', 'users'))
+            where (namespace.nspname, class.relname) in (('public', 'accounts'), ('public', 'roles'), ('auth', 'users'))
               and not has_table_privilege(class.oid, 'references')
           )
         ),
@@ -241,6 +242,26 @@ create schema if not exists audiencelab_private;
 comment on schema audiencelab_private is
   'Functions that the policies and migrations of AudienceLab share. Not exposed by the REST API.';
 
+create or replace function audiencelab_private.caller_id()
+returns uuid
+language plpgsql
+stable
+-- Definer, because role api_key has no access to schema auth. It returns the caller's own id only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return auth.uid();
+exception
+  -- A sub that is no UUID makes auth.uid() raise, and claims that are no JSON. Realtime loses the changes of all subscribers
+  -- when a policy raises for one of them.
+  when others then
+    return null;
+end;
+$$;
+comment on function audiencelab_private.caller_id() is
+  'Returns the sub of the request''s claims, a user or an API key; null if there is none or it is no UUID. Never raises.';
+
 create or replace function audiencelab_private.member_account_ids()
 returns setof uuid
 language sql
@@ -251,10 +272,28 @@ set search_path = pg_catalog, pg_temp
 as $$
   select membership.account_id
   from public.accounts_memberships as membership
-  where membership.user_id = (select auth.uid());
+  where membership.user_id = (select audiencelab_private.caller_id());
 $$;
 comment on function audiencelab_private.member_account_ids() is
   'Returns the accounts that the caller is a member of, for row level security.';
+
+create or replace function audiencelab_private.is_member(p_account_id uuid, p_account_role varchar default null)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- has_role_on_account calls auth.uid(), which raises where caller_id() is null.
+  if audiencelab_private.caller_id() is null then
+    return false;
+  end if;
+  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
+  return public.has_role_on_account(p_account_id, p_account_role) is true;
+end;
+$$;
+comment on function audiencelab_private.is_member(uuid, varchar) is
+  'Returns whether the caller is a member of the account, with the account role if one is given. Never null.';
 
 create or replace function audiencelab_private.require_member(p_account_id uuid)
 returns void
@@ -263,8 +302,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
-  if public.has_role_on_account(p_account_id, null::varchar) is not true then
+  if not audiencelab_private.is_member(p_account_id) then
     raise exception using
       errcode = 'insufficient_privilege',
       message = 'the account does not exist, or you are not a member of it';
@@ -272,6 +310,120 @@ begin
 end;
 $$;
 comment on function audiencelab_private.require_member(uuid) is 'Raises 42501 unless the caller is a member of the account.';
+
+create or replace function audiencelab_private.is_service()
+returns boolean
+language sql
+stable
+-- Definer, so that current_user is the owner of our functions and tables.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  select acting.role = 'service_role' or pg_has_role(acting.role, current_user, 'usage')
+  from (
+    select case current_setting('role') when 'none' then session_user else current_setting('role')::name end
+  ) as acting (role);
+$$;
+comment on function audiencelab_private.is_service() is
+  'Returns whether the request runs as service_role, or as the owner of the tables.';
+
+-- The triggers of the tables that clients write.
+
+create or replace function audiencelab_private.set_server_columns()
+returns trigger
+language plpgsql
+-- Definer, because those who insert have no access to schema audiencelab_private. It reads the caller's own id only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  c_role constant name := case current_setting('role') when 'none' then session_user else current_setting('role')::name end;
+begin
+  -- The owner of the table seeds it, and restores rows as they were.
+  if not pg_has_role(c_role, current_user, 'usage') then
+    new.created_at := now();
+    new.updated_at := now();
+    if c_role <> 'service_role' then
+      new.created_by := audiencelab_private.caller_id();
+    end if;
+  end if;
+  return new;
+end;
+$$;
+comment on function audiencelab_private.set_server_columns() is
+  'Before insert: sets created_at, updated_at and, except for service_role, created_by.';
+
+create or replace function audiencelab_private.keep_identity()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage') then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = format('id, account_id and created_by of %I never change', tg_table_name);
+  end if;
+  return new;
+end;
+$$;
+comment on function audiencelab_private.keep_identity() is
+  'Before update of id, account_id or created_by: raises 42501, except for the owner of the table.';
+
+-- A limit is a trigger whose condition is true for what exceeds it. A check constraint would also refuse every update of an
+-- older row that exceeds it, even if it is NOT VALID.
+create or replace function audiencelab_private.enforce_limit()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_column constant text := tg_argv[0];
+begin
+  -- The same value may have been written before the limit was there.
+  if tg_op = 'UPDATE' and to_jsonb(new) -> c_column = to_jsonb(old) -> c_column then
+    return new;
+  end if;
+  raise exception using
+    errcode = 'check_violation',
+    schema = tg_table_schema,
+    table = tg_table_name,
+    column = c_column,
+    constraint = tg_name,
+    message = format('%s is exceeded: %s %s', tg_name, c_column, tg_argv[1]);
+end;
+$$;
+comment on function audiencelab_private.enforce_limit() is
+  'Before insert or update, when a limit is exceeded: raises 23514. Its arguments are the column and the rule.';
+
+create or replace function audiencelab_private.exceeds_json_limit(p_value jsonb)
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select octet_length(p_value::text) > 262144
+    -- The outermost value is at level 0.
+    or p_value @? 'strict $.**{100} ? (@.type() == "object" || @.type() == "array")'
+    -- The range of a double, which most readers of JSON have for numbers.
+    or p_value @? 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))';
+$$;
+comment on function audiencelab_private.exceeds_json_limit(jsonb) is
+  'Returns whether JSON has more than 262,144 bytes as text, 100 levels, or a number beyond the range of a double.';
+
+create or replace function audiencelab_private.exceeds_texts_limit(p_texts text[])
+returns boolean
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select cardinality(p_texts) > 1000
+    or exists (select from unnest(p_texts) as element (value) where length(element.value) > 255);
+$$;
+comment on function audiencelab_private.exceeds_texts_limit(text[]) is
+  'Returns whether an array has more than 1,000 texts, or one of more than 255 characters.';
 
 -- The functions below are for migrations. A migration creates its tables and types in the schema audiencelab_desired, which
 -- it drops at its end. The functions compare each table with the one of the same name that the database has, as the server
@@ -816,7 +968,9 @@ $$;
 comment on function audiencelab_private.publish(regclass) is 'Adds a table to the publication of Supabase Realtime.';
 
 select audiencelab_private.revoke_privileges('audiencelab_private');
--- For policies only: without usage of the schema nobody can call it by name.
+-- For policies and triggers only: without usage of the schema nobody can call them by name.
 grant execute on function audiencelab_private.member_account_ids() to authenticated;
+grant execute on function audiencelab_private.exceeds_json_limit(jsonb) to authenticated, service_role, api_key;
+grant execute on function audiencelab_private.exceeds_texts_limit(text[]) to authenticated, service_role, api_key;
 
 commit;

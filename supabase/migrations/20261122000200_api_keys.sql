@@ -19,11 +19,11 @@ begin
   end if;
 end;
 $requirements$;
-select audiencelab_private.require_ownership('api_keys_private', '{api_keys,api_key_logs,live_api_keys}');
+select audiencelab_private.require_ownership('api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}');
 select audiencelab_private.require_ownership(
   'public',
-  '{create_api_key,list_api_keys,revoke_api_key,verify_api_key,log_api_key_usage,log_api_key_usage_batch,has_scope,
-    get_api_key_account_id}'
+  '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
+    log_api_key_usage_batch,has_scope,get_api_key_account_id}'
 );
 
 create schema if not exists api_keys_private;
@@ -69,6 +69,23 @@ create index api_keys_account_id_created_at_id_idx
 -- bcrypt hashes cannot be looked up, so that their keys are found by prefix until they have been verified once.
 create index api_keys_key_prefix_idx on audiencelab_desired.api_keys (key_prefix) where key_hash like '$2a$%';
 
+create trigger api_keys_name_limit
+  before insert or update of name on audiencelab_desired.api_keys
+  for each row when (length(new.name) > 255)
+  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+create trigger api_keys_scopes_limit
+  before insert or update of scopes on audiencelab_desired.api_keys
+  for each row
+  when (
+    case jsonb_typeof(new.scopes) when 'array' then jsonb_array_length(new.scopes) end > 100
+    or new.scopes @? '$[*].* ? (@ like_regex "^.{255}." flag "s")'
+  )
+  execute function audiencelab_private.enforce_limit('scopes', 'has at most 100 scopes with texts of at most 255 characters');
+create trigger api_keys_expires_at_limit
+  before insert or update of expires_at on audiencelab_desired.api_keys
+  for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('expires_at', 'is before the year 10000');
+
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys by account. The keys themselves are not stored.';
 comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters, by which people recognise a key.';
@@ -101,6 +118,32 @@ select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
 comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
 grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
 
+create table audiencelab_desired.failed_comparisons (
+  key_prefix varchar(7) not null,
+  period bigint not null,
+  comparisons integer not null,
+  slot bigint,
+  constraint failed_comparisons_pkey primary key (key_prefix)
+);
+select audiencelab_private.apply_table('api_keys_private', 'failed_comparisons');
+comment on table api_keys_private.failed_comparisons is
+  'How many comparisons with bcrypt hashes failed lately, by prefix. It bounds the CPU time that invalid keys cost.';
+grant select, delete on api_keys_private.failed_comparisons to service_role;
+
+create table audiencelab_desired.settings (
+  id boolean not null default true,
+  manage_keys_role varchar(50),
+  constraint settings_pkey primary key (id),
+  constraint settings_id_check check (id)
+);
+create index settings_manage_keys_role_idx on audiencelab_desired.settings (manage_keys_role);
+select audiencelab_private.apply_table('api_keys_private', 'settings');
+comment on table api_keys_private.settings is 'The settings of the API keys, in one row.';
+comment on column api_keys_private.settings.manage_keys_role is
+  'The account role that may create, change and revoke keys, such as owner; null for every member.';
+insert into api_keys_private.settings default values on conflict do nothing;
+grant select, update on api_keys_private.settings to service_role;
+
 -- The only definition of a live key.
 create or replace view api_keys_private.live_api_keys
 with (security_invoker = true)
@@ -110,6 +153,21 @@ from api_keys_private.api_keys
 where is_active and (expires_at is null or expires_at > now());
 comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
+
+create or replace view api_keys_private.bcrypt_api_keys
+with (security_invoker = true)
+as
+select api_key.id, api_key.account_id, api_key.name, api_key.key_prefix, api_key.created_by, api_key.created_at,
+  api_key.last_used_at, api_key.expires_at
+from api_keys_private.api_keys as api_key
+join api_keys_private.live_api_keys as live on live.id = api_key.id
+where api_key.key_hash like '$2a$%';
+comment on view api_keys_private.bcrypt_api_keys is
+  'The live API keys that have not been verified since bcrypt was replaced. When it is empty, no text is compared with bcrypt.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{bcrypt_api_keys}');
+grant select on api_keys_private.bcrypt_api_keys to service_role;
+-- The view reads it as its caller.
+grant select on api_keys_private.live_api_keys to service_role;
 
 create type audiencelab_desired.create_api_key_response as (
   id uuid,
@@ -287,6 +345,7 @@ select audiencelab_private.prepare_functions(
    returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone,
      created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
   'revoke_api_key(p_api_key_id uuid) returns boolean',
+  'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
   'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
      p_user_agent text)
@@ -297,6 +356,27 @@ select audiencelab_private.prepare_functions(
   'has_scope(p_entity_type text, p_entity_id text, p_action text) returns boolean',
   'get_api_key_account_id() returns uuid'
 );
+
+create or replace function api_keys_private.require_manager(p_account_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_role constant varchar := (select settings.manage_keys_role from api_keys_private.settings);
+begin
+  perform audiencelab_private.require_member(p_account_id);
+  if c_role is not null and not audiencelab_private.is_member(p_account_id, c_role) then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = format('API keys are managed by members with the account role %s, which you do not have', c_role);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_manager(uuid) is
+  'Raises 42501 unless the caller is a member of the account, with the role that settings.manage_keys_role names.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
 create or replace function public.create_api_key(
   p_account_id uuid,
@@ -312,20 +392,30 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_most constant integer := 1000;
   v_key text;
   v_row api_keys_private.api_keys;
 begin
-  perform audiencelab_private.require_member(p_account_id);
-  if p_name is null or btrim(p_name) = '' or length(p_name) > 255 then
+  perform api_keys_private.require_manager(p_account_id);
+  if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'the name of an API key must have 1 to 255 characters, not all of them blank';
+      message = 'the name of an API key must not be blank';
   end if;
   perform api_keys_private.require_scopes(p_scopes);
   if p_expires_at <= now() or not isfinite(p_expires_at) then
     raise exception using
       errcode = 'invalid_parameter_value',
       message = format('the expiry of an API key must be a moment in the future, and %s is not', p_expires_at);
+  end if;
+
+  -- Concurrent calls for the account wait here, so that none of them misses a key of another.
+  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
+  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_most then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the account has %s live API keys, and more are not allowed', c_most),
+      hint = 'Revoke keys that are no longer used.';
   end if;
 
   v_key := api_keys_private.generate_api_key();
@@ -337,7 +427,7 @@ begin
     encode(sha256(convert_to(v_key, 'UTF8')), 'hex'),
     p_scopes,
     p_expires_at,
-    (select auth.uid())
+    audiencelab_private.caller_id()
   )
   returning * into v_row;
 
@@ -406,22 +496,157 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  c_account_id constant uuid := (
+    select api_key.account_id from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id
+  );
 begin
-  update api_keys_private.api_keys as api_key
-  set is_active = false
-  where api_key.id = p_api_key_id
-    and public.has_role_on_account(api_key.account_id, null::varchar);
-  if not found then
+  if not audiencelab_private.is_member(c_account_id) then
     raise exception using
       errcode = 'insufficient_privilege',
       message = 'the API key does not exist, or you are not a member of its account';
   end if;
+  perform api_keys_private.require_manager(c_account_id);
+  update api_keys_private.api_keys as api_key set is_active = false where api_key.id = p_api_key_id;
   return true;
 end;
 $$;
 comment on function public.revoke_api_key(uuid) is 'Revokes an API key permanently. Members of its account only.';
 select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
 grant execute on function public.revoke_api_key(uuid) to authenticated;
+
+create or replace function public.revoke_api_keys_of(p_user_id uuid, p_account_id uuid default null)
+returns integer
+language plpgsql
+volatile
+-- Definer, because callers have no access to the table; service_role, and members for the account that they name.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_live integer;
+begin
+  if p_user_id is null then
+    raise exception using errcode = 'invalid_parameter_value', message = 'the id of the user must not be null';
+  end if;
+  if not audiencelab_private.is_service() then
+    if p_account_id is null then
+      raise exception using
+        errcode = 'insufficient_privilege',
+        message = 'only the service role may revoke the API keys of all accounts: name your account';
+    end if;
+    perform api_keys_private.require_manager(p_account_id);
+  end if;
+
+  -- Expired keys are revoked as well, in case that their expiry is moved, but not counted.
+  with revoked as (
+    update api_keys_private.api_keys as api_key
+    set is_active = false
+    where api_key.created_by = p_user_id
+      and api_key.is_active
+      and (p_account_id is null or api_key.account_id = p_account_id)
+    returning api_key.id
+  )
+  -- Both parts of the statement read the keys as they were before it.
+  select count(*)::integer into v_live
+  from revoked
+  join api_keys_private.live_api_keys as live on live.id = revoked.id;
+  return v_live;
+end;
+$$;
+comment on function public.revoke_api_keys_of(uuid, uuid) is
+  'Revokes all API keys that a user created, in one account or in all, and returns how many of them were live.';
+select audiencelab_private.revoke_privileges('public', '{revoke_api_keys_of}');
+grant execute on function public.revoke_api_keys_of(uuid, uuid) to authenticated, service_role;
+
+-- A text that shares its prefix with an old key costs a comparison with bcrypt, 0.2 s of CPU. So the comparisons of a prefix that
+-- fail are counted, in periods of 30 seconds. After six, a text is compared only in its own slot of the period, two seconds
+-- long, and one text a slot. Texts that are sent at random miss their slots; the owner of a key is told when to come back.
+create or replace function api_keys_private.admit_comparison(p_key_prefix text, p_key_hash text)
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_seconds constant integer := 2;
+  c_slots constant integer := 15;
+  c_free constant integer := 6;
+  c_now constant numeric := extract(epoch from clock_timestamp()) / c_seconds;
+  c_slot constant bigint := floor(c_now)::bigint;
+  c_own constant bigint := mod(mod(hashtextextended(p_key_hash, 0), c_slots) + c_slots, c_slots);
+  -- In slots from now: 0 to 14.
+  c_distance constant bigint := mod(c_own + c_slots - mod(c_slot, c_slots), c_slots);
+  v_comparisons integer;
+  v_slot bigint;
+  v_seconds integer;
+begin
+  select failed.comparisons, failed.slot
+  into v_comparisons, v_slot
+  from api_keys_private.failed_comparisons as failed
+  where failed.key_prefix = p_key_prefix and failed.period = c_slot / c_slots;
+  if not found or v_comparisons < c_free then
+    return null;
+  end if;
+  if c_distance = 0 and v_slot is distinct from c_slot then
+    return c_slot;
+  end if;
+
+  v_seconds := ceil((c_slot + coalesce(nullif(c_distance, 0), c_slots) - c_now) * c_seconds)::integer;
+  -- PTnnn cannot carry a header.
+  raise exception using
+    errcode = 'PGRST',
+    message = json_build_object(
+      'code', 'PT429',
+      'message', 'too many invalid API keys with this prefix: whether this one is valid can be told later',
+      'hint', format('Retry after %s seconds.', v_seconds)
+    ),
+    detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', v_seconds::text));
+end;
+$$;
+comment on function api_keys_private.admit_comparison(text, text) is
+  'Admits a text to comparisons with bcrypt: null, or the slot that it uses. Otherwise raises PT429 with Retry-After.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{admit_comparison}');
+
+create or replace function api_keys_private.count_failed_comparisons(
+  p_key_prefix text,
+  p_comparisons integer,
+  p_slot bigint
+)
+returns void
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into api_keys_private.failed_comparisons as failed (key_prefix, period, comparisons, slot)
+  values (p_key_prefix, floor(extract(epoch from clock_timestamp()) / 30)::bigint, p_comparisons, p_slot)
+  on conflict (key_prefix) do update
+  set
+    comparisons = excluded.comparisons + case failed.period when excluded.period then failed.comparisons else 0 end,
+    period = excluded.period,
+    slot = coalesce(excluded.slot, failed.slot);
+$$;
+comment on function api_keys_private.count_failed_comparisons(text, integer, bigint) is
+  'Counts comparisons with bcrypt hashes that failed, and the slot that admit_comparison returned.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{count_failed_comparisons}');
+
+create or replace function api_keys_private.require_live_caller()
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if public.get_api_key_account_id() is null then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'the API key that the request runs as is revoked or expired';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_live_caller() is
+  'Raises 42501 unless the API key that the request runs as is live.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
@@ -436,7 +661,13 @@ declare
   v_id uuid;
   v_account_id uuid;
   v_old record;
+  v_comparisons integer := 0;
+  v_slot bigint;
 begin
+  if current_setting('role') = 'api_key' then
+    perform api_keys_private.require_live_caller();
+  end if;
+
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
@@ -455,18 +686,22 @@ begin
         -- Another call may have re-hashed the key since the first query. This query finds it by either hash.
         or api_key.key_hash = v_hash
     loop
-      if (
-        case
-          when v_old.key_hash = v_hash then true
-          else extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash
-        end
-      ) then
+      if v_old.key_hash <> v_hash then
+        if v_comparisons = 0 then
+          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), v_hash);
+        end if;
+        v_comparisons := v_comparisons + 1;
+      end if;
+      if v_old.key_hash = v_hash or extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash then
         update api_keys_private.api_keys as api_key
         set key_hash = v_hash
         where api_key.id = v_old.id and api_key.key_hash <> v_hash;
         return row(true, v_old.id, v_old.account_id, null::text)::public.verify_api_key_response;
       end if;
     end loop;
+    if v_comparisons > 0 then
+      perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+    end if;
   end if;
 
   return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
@@ -497,7 +732,15 @@ declare
   v_timestamp timestamptz;
 begin
   insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
-  values (p_api_key_id, p_endpoint, p_method, p_status_code, p_ip_address, p_user_agent)
+  values (
+    p_api_key_id,
+    -- What clients send is cut, because a refusal would lose the record.
+    left(p_endpoint, 2000),
+    left(p_method, 255),
+    p_status_code,
+    left(p_ip_address, 255),
+    left(p_user_agent, 1000)
+  )
   returning log.id, log.timestamp into v_id, v_timestamp;
 
   -- At most once a minute, and without waiting for a concurrent update, so that calls with the same key do not queue.
@@ -533,11 +776,11 @@ as $$
       element.ordinality - 1 as index,
       gen_random_uuid() as id,
       (element.value ->> 'api_key_id')::uuid as api_key_id,
-      element.value ->> 'endpoint' as endpoint,
-      element.value ->> 'method' as method,
+      left(element.value ->> 'endpoint', 2000) as endpoint,
+      left(element.value ->> 'method', 255) as method,
       (element.value ->> 'status_code')::integer as status_code,
-      element.value ->> 'ip_address' as ip_address,
-      element.value ->> 'user_agent' as user_agent,
+      left(element.value ->> 'ip_address', 255) as ip_address,
+      left(element.value ->> 'user_agent', 1000) as user_agent,
       coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
     from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
   ),
@@ -638,7 +881,7 @@ as $$
     cross join lateral jsonb_array_elements(
       case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
     ) as scope (value)
-    where api_key.id = (select auth.uid())
+    where api_key.id = (select audiencelab_private.caller_id())
       and p_entity_type is not null
       and p_entity_id is not null
       and p_action is not null
@@ -662,7 +905,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select api_key.account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.id = (select auth.uid());
+  where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
   'Returns the account of the API key that the request runs as; null if the key is revoked or expired.';
@@ -687,7 +930,7 @@ as $$
   cross join lateral jsonb_array_elements(
     case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
   ) as scope (value)
-  where api_key.id = (select auth.uid())
+  where api_key.id = (select audiencelab_private.caller_id())
     and scope.value ->> 'entity_type' in (p_entity_type, '*')
     and scope.value ->> 'action' = any (p_actions || '*'::text);
 $$;
@@ -716,7 +959,11 @@ grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last: adding one locks the referenced table until the transaction ends.
--- The first is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
+select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
+  "settings_manage_keys_role_fkey":
+    "FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE"
+}');
+-- The next is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
 }');

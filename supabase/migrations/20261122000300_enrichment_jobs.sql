@@ -20,12 +20,33 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership('enrichment_private', '{worker_progress}');
-select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress}');
+select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}');
 
 create schema if not exists enrichment_private;
 comment on schema enrichment_private is 'The progress of the workers of enrichment jobs. Not exposed by the REST API.';
 select audiencelab_private.revoke_privileges('enrichment_private');
 grant usage on schema enrichment_private to service_role;
+
+create or replace function enrichment_private.keep_counters()
+returns trigger
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- Functions that run as the owner of the table may lower them.
+  if current_user <> 'service_role'
+    and not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage')
+  then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'only the service role may lower processed_records or failed_records';
+  end if;
+  return new;
+end;
+$$;
+comment on function enrichment_private.keep_counters() is
+  'Before update that lowers a counter: raises 42501, except for service_role and the owner of the table.';
+select audiencelab_private.revoke_privileges('enrichment_private', '{keep_counters}');
 
 -- The tables are created here, and then applied to those that the database has.
 create schema audiencelab_desired;
@@ -68,6 +89,55 @@ create index enrichment_tracking_unfinished_idx
 create trigger set_timestamps_enrichment_tracking
   before update on audiencelab_desired.enrichment_tracking
   for each row execute function public.trigger_set_timestamps();
+create trigger set_server_columns_enrichment_tracking
+  before insert on audiencelab_desired.enrichment_tracking
+  for each row execute function audiencelab_private.set_server_columns();
+create trigger keep_identity_enrichment_tracking
+  before update of id, account_id, created_by on audiencelab_desired.enrichment_tracking
+  for each row
+  when (new.id <> old.id or new.account_id <> old.account_id or new.created_by <> old.created_by)
+  execute function audiencelab_private.keep_identity();
+create trigger keep_counters_enrichment_tracking
+  before update of processed_records, failed_records on audiencelab_desired.enrichment_tracking
+  for each row
+  when (new.processed_records < old.processed_records or new.failed_records < old.failed_records)
+  execute function enrichment_private.keep_counters();
+
+create trigger enrichment_tracking_total_records_limit
+  before insert or update of total_records on audiencelab_desired.enrichment_tracking
+  for each row when (new.total_records < 0)
+  execute function audiencelab_private.enforce_limit('total_records', 'is 0 or more');
+create trigger enrichment_tracking_processed_records_limit
+  before insert or update of processed_records on audiencelab_desired.enrichment_tracking
+  for each row when (new.processed_records < 0)
+  execute function audiencelab_private.enforce_limit('processed_records', 'is 0 or more');
+create trigger enrichment_tracking_failed_records_limit
+  before insert or update of failed_records on audiencelab_desired.enrichment_tracking
+  for each row when (new.failed_records < 0)
+  execute function audiencelab_private.enforce_limit('failed_records', 'is 0 or more');
+create trigger enrichment_tracking_started_at_limit
+  before insert or update of started_at on audiencelab_desired.enrichment_tracking
+  for each row when (new.started_at < '0001-01-01 00:00:00+00' or new.started_at >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('started_at', 'is in the years 1 to 9999');
+create trigger enrichment_tracking_completed_at_limit
+  before insert or update of completed_at on audiencelab_desired.enrichment_tracking
+  for each row when (new.completed_at < '0001-01-01 00:00:00+00' or new.completed_at >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('completed_at', 'is in the years 1 to 9999');
+-- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+create trigger enrichment_tracking_metadata_limit
+  before insert or update of metadata on audiencelab_desired.enrichment_tracking
+  for each row
+  when (octet_length(new.metadata::text) > 200 and audiencelab_private.exceeds_json_limit(new.metadata))
+  execute function audiencelab_private.enforce_limit(
+    'metadata', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+  );
+create trigger enrichment_tracking_enrichment_fields_limit
+  before insert or update of enrichment_fields on audiencelab_desired.enrichment_tracking
+  for each row
+  when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
+  execute function audiencelab_private.enforce_limit(
+    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+  );
 
 -- `= any (array(select ...))` evaluates the caller's accounts once a statement, and can use an index on account_id.
 -- has_role_on_account(account_id) would run once a row.
@@ -144,7 +214,7 @@ as $$
   -- Inside a definer function current_user is its owner, but the setting is still the request's role.
   select case current_setting('role')
     when 'service_role' then true
-    when 'authenticated' then public.has_role_on_account((p_job).account_id, null::varchar)
+    when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
     when 'api_key' then
       (p_job).account_id = public.get_api_key_account_id()
       and (
@@ -160,8 +230,26 @@ select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}'
 
 select audiencelab_private.prepare_functions(
   'report_enrichment_progress(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
-   returns public.enrichment_tracking'
+   returns public.enrichment_tracking',
+  'reset_enrichment_progress(p_job_id uuid, p_worker text DEFAULT NULL::text) returns public.enrichment_tracking'
 );
+
+create or replace function enrichment_private.count_records(p_job_id uuid)
+returns table (processed_records integer, failed_records integer)
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  -- A worker that reports nonsense must not stop the reports of the others: the sums end at the range of the columns.
+  select
+    least(coalesce(sum(progress.processed_records), 0), 2147483647)::integer,
+    least(coalesce(sum(progress.failed_records), 0), 2147483647)::integer
+  from enrichment_private.worker_progress as progress
+  where progress.job_id = p_job_id;
+$$;
+comment on function enrichment_private.count_records(uuid) is
+  'Returns the sums of the totals of all workers of a job, at most 2147483647 each.';
+select audiencelab_private.revoke_privileges('enrichment_private', '{count_records}');
 
 create or replace function public.report_enrichment_progress(
   p_job_id uuid,
@@ -178,8 +266,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.enrichment_tracking;
-  v_processed bigint;
-  v_failed bigint;
+  v_found boolean;
+  v_processed integer;
+  v_failed integer;
 begin
   if p_worker is null or btrim(p_worker) = '' or length(p_worker) > 255 then
     raise exception using
@@ -193,12 +282,14 @@ begin
   end if;
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
-  if enrichment_private.may_write(v_job) then
+  v_found := enrichment_private.may_write(v_job);
+  if v_found then
     -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
     -- on one job, so that each sum includes all earlier reports.
     select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+    v_found := found;
   end if;
-  if enrichment_private.may_write(v_job) is not true then
+  if v_found is not true then
     raise exception using
       errcode = 'PT404',
       message = 'the enrichment job does not exist, or you may not write it';
@@ -220,15 +311,9 @@ begin
   where progress.processed_records < excluded.processed_records
     or progress.failed_records < excluded.failed_records;
 
-  select sum(progress.processed_records), sum(progress.failed_records)
+  select counted.processed_records, counted.failed_records
   into v_processed, v_failed
-  from enrichment_private.worker_progress as progress
-  where progress.job_id = p_job_id;
-  if greatest(v_processed, v_failed) > 2147483647 then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = 'the totals of all workers are too large: a job counts up to 2147483647 records';
-  end if;
+  from enrichment_private.count_records(p_job_id) as counted;
 
   update public.enrichment_tracking as job
   set
@@ -250,6 +335,39 @@ comment on function public.report_enrichment_progress(uuid, text, integer, integ
 select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
+
+create or replace function public.reset_enrichment_progress(p_job_id uuid, p_worker text default null)
+returns public.enrichment_tracking
+language plpgsql
+volatile
+-- Definer, because the sums are closed to everybody; granted to service_role only.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job public.enrichment_tracking;
+begin
+  -- The lock serializes this with reports on the job.
+  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+  if not found then
+    raise exception using errcode = 'PT404', message = 'the enrichment job does not exist';
+  end if;
+  delete from enrichment_private.worker_progress as progress
+  where progress.job_id = p_job_id and (p_worker is null or progress.worker = p_worker);
+  update public.enrichment_tracking as job
+  set (processed_records, failed_records) = (
+    select counted.processed_records, counted.failed_records
+    from enrichment_private.count_records(p_job_id) as counted
+  )
+  where job.id = p_job_id
+  returning * into v_job;
+  return v_job;
+end;
+$$;
+comment on function public.reset_enrichment_progress(uuid, text) is
+  'Discards the totals of one worker of a job, or of all, and returns the job with its counters recalculated.';
+select audiencelab_private.revoke_privileges('public', '{reset_enrichment_progress}');
+grant execute on function public.reset_enrichment_progress(uuid, text) to service_role;
 
 drop schema audiencelab_desired cascade;
 

@@ -59,6 +59,54 @@ create index segments_deleted_idx on audiencelab_desired.segments (updated_at) w
 create trigger set_timestamps_segments
   before update on audiencelab_desired.segments
   for each row execute function public.trigger_set_timestamps();
+create trigger set_server_columns_segments
+  before insert on audiencelab_desired.segments
+  for each row execute function audiencelab_private.set_server_columns();
+create trigger keep_identity_segments
+  before update of id, account_id, created_by on audiencelab_desired.segments
+  for each row
+  when (new.id <> old.id or new.account_id <> old.account_id or new.created_by <> old.created_by)
+  execute function audiencelab_private.keep_identity();
+
+create trigger segments_name_limit
+  before insert or update of name on audiencelab_desired.segments
+  for each row when (length(new.name) > 255)
+  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+create trigger segments_description_limit
+  before insert or update of description on audiencelab_desired.segments
+  for each row when (length(new.description) > 10000)
+  execute function audiencelab_private.enforce_limit('description', 'has at most 10,000 characters');
+create trigger segments_source_id_limit
+  before insert or update of source_id on audiencelab_desired.segments
+  for each row when (length(new.source_id) > 1000)
+  execute function audiencelab_private.enforce_limit('source_id', 'has at most 1,000 characters');
+-- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+create trigger segments_filters_limit
+  before insert or update of filters on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.filters::text) > 200 and audiencelab_private.exceeds_json_limit(new.filters))
+  execute function audiencelab_private.enforce_limit(
+    'filters', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+  );
+create trigger segments_custom_columns_limit
+  before insert or update of custom_columns on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.custom_columns::text) > 200 and audiencelab_private.exceeds_json_limit(new.custom_columns))
+  execute function audiencelab_private.enforce_limit(
+    'custom_columns', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+  );
+create trigger segments_tags_limit
+  before insert or update of tags on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.tags::text) > 255 and audiencelab_private.exceeds_texts_limit(new.tags))
+  execute function audiencelab_private.enforce_limit('tags', 'has at most 1,000 texts of at most 255 characters');
+create trigger segments_enrichment_fields_limit
+  before insert or update of enrichment_fields on audiencelab_desired.segments
+  for each row
+  when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
+  execute function audiencelab_private.enforce_limit(
+    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+  );
 
 -- PostgreSQL applies this policy to the new row of an UPDATE with a WHERE, too, and a soft delete creates a deleted row. So
 -- the policy admits a row that the current transaction has changed: the trigger sets updated_at to the transaction's time,
@@ -129,18 +177,14 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Invoker: row security on the table holds here too.
-security invoker
+-- Definer, because callers have no access to schema audiencelab_private; members only.
+security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid;
 begin
-  if public.has_role_on_account(p_account_id, null::varchar) is not true then
-    raise exception using
-      errcode = 'insufficient_privilege',
-      message = 'the account does not exist, or you are not a member of it';
-  end if;
+  perform audiencelab_private.require_member(p_account_id);
   if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
@@ -182,7 +226,7 @@ begin
     coalesce(p_enrichment_fields, '{}'),
     coalesce(p_custom_columns, '[]'),
     coalesce(p_tags, '{}'),
-    (select auth.uid())
+    audiencelab_private.caller_id()
   )
   returning id into v_id;
   return v_id;
@@ -206,7 +250,7 @@ declare
   v_account_id uuid;
 begin
   select segment.account_id into v_account_id from public.segments as segment where segment.id = p_segment_id;
-  if public.has_role_on_account(v_account_id, null::varchar) is not true then
+  if not audiencelab_private.is_member(v_account_id) then
     raise exception using
       errcode = 'PT404',
       message = 'the segment does not exist, or you are not a member of its account';
@@ -230,7 +274,7 @@ declare
   v_segment public.segments;
 begin
   select * into v_segment from public.segments as segment where segment.id = p_segment_id;
-  if public.has_role_on_account(v_segment.account_id, null::varchar) is not true then
+  if not audiencelab_private.is_member(v_segment.account_id) then
     raise exception using
       errcode = 'PT404',
       message = 'the segment does not exist, or you are not a member of its account';

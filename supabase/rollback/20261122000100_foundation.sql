@@ -33,8 +33,16 @@ drop function if exists audiencelab_private.apply_type(text);
 drop function if exists audiencelab_private.prepare_functions(text[]);
 drop function if exists audiencelab_private.revoke_privileges(text, text[]);
 drop function if exists audiencelab_private.require_ownership(text, text[]);
+drop function if exists audiencelab_private.exceeds_texts_limit(text[]);
+drop function if exists audiencelab_private.exceeds_json_limit(jsonb);
+drop function if exists audiencelab_private.enforce_limit();
+drop function if exists audiencelab_private.keep_identity();
+drop function if exists audiencelab_private.set_server_columns();
+drop function if exists audiencelab_private.is_service();
 drop function if exists audiencelab_private.require_member(uuid);
+drop function if exists audiencelab_private.is_member(uuid, varchar);
 drop function if exists audiencelab_private.member_account_ids();
+drop function if exists audiencelab_private.caller_id();
 -- Without cascade: objects of somebody else in the schema make this fail.
 drop schema if exists audiencelab_private;
 

@@ -28,19 +28,29 @@ begin
 end;
 $confirmation$;
 
+drop function if exists public.reset_enrichment_progress(uuid, text);
 drop function if exists public.report_enrichment_progress(uuid, text, integer, integer);
 do $schema$
 begin
   if to_regnamespace('enrichment_private') is not null then
     drop function if exists enrichment_private.may_write(public.enrichment_tracking);
+    drop function if exists enrichment_private.count_records(uuid);
     drop table if exists enrichment_private.worker_progress;
+  end if;
+end;
+$schema$;
+-- Its policies and triggers go with the table, and so does its entry in the publication.
+drop table if exists public.enrichment_tracking;
+do $schema$
+begin
+  if to_regnamespace('enrichment_private') is not null then
+    -- Only now, because the table had a trigger that calls it.
+    drop function if exists enrichment_private.keep_counters();
     -- Without cascade: objects of somebody else in the schema make this fail.
     drop schema enrichment_private;
   end if;
 end;
 $schema$;
--- Its policies go with the table, and so does its entry in the publication.
-drop table if exists public.enrichment_tracking;
 
 notify pgrst, 'reload schema';
 

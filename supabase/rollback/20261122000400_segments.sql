@@ -33,7 +33,7 @@ drop function if exists public.delete_studio_segment(uuid);
 drop function if exists public.create_studio_segment(
   uuid, text, text, text, text, jsonb, text[], jsonb, text[]
 );
--- Its policies go with the table, and so does its entry in the publication.
+-- Its policies and triggers go with the table, and so does its entry in the publication.
 drop table if exists public.segments;
 
 notify pgrst, 'reload schema';

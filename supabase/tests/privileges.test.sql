@@ -2,7 +2,7 @@
 
 begin;
 
-select plan(45);
+select plan(49);
 
 select has_role('api_key', 'requests with an API key have a role');
 select is_member_of('api_key', 'authenticator', 'that the REST API can take');
@@ -39,6 +39,8 @@ select is(
     'public.enrichment_tracking'::regclass,
     'api_keys_private.api_keys'::regclass,
     'api_keys_private.api_key_logs'::regclass,
+    'api_keys_private.failed_comparisons'::regclass,
+    'api_keys_private.settings'::regclass,
     'enrichment_private.worker_progress'::regclass
   )),
   true,
@@ -101,6 +103,8 @@ select policies_are(
 );
 select policies_are('api_keys_private', 'api_keys', array[]::text[]);
 select policies_are('api_keys_private', 'api_key_logs', array[]::text[]);
+select policies_are('api_keys_private', 'failed_comparisons', array[]::text[]);
+select policies_are('api_keys_private', 'settings', array[]::text[]);
 select policies_are('enrichment_private', 'worker_progress', array[]::text[]);
 
 -- Functions of the API: who may call each.
@@ -119,6 +123,7 @@ from (
     ('create_api_key', array['authenticated']),
     ('list_api_keys', '{authenticated}'),
     ('revoke_api_key', '{authenticated}'),
+    ('revoke_api_keys_of', '{authenticated,service_role}'),
     ('verify_api_key', '{api_key,service_role}'),
     ('log_api_key_usage', '{service_role}'),
     ('log_api_key_usage_batch', '{service_role}'),
@@ -127,7 +132,8 @@ from (
     ('create_studio_segment', '{authenticated}'),
     ('delete_studio_segment', '{authenticated}'),
     ('restore_studio_segment', '{authenticated}'),
-    ('report_enrichment_progress', '{api_key,authenticated,service_role}')
+    ('report_enrichment_progress', '{api_key,authenticated,service_role}'),
+    ('reset_enrichment_progress', '{service_role}')
 ) as api (name, callers);
 select is_empty(
   $$

@@ -34,6 +34,7 @@ class Target:
     job: UUID
     key: UUID
     key_text: str
+    key_creator: UUID
 
 
 class World:
@@ -76,7 +77,7 @@ class World:
 
     def target(self) -> Target:
         account_id, owner = self._tenant.account_id, self._tenant.user_id
-        segment, job, key = uuid4(), uuid4(), uuid4()
+        segment, job, key, key_creator = uuid4(), uuid4(), uuid4(), uuid4()
         text = f"sk_{key.hex}"
         self._admin.execute(
             "insert into public.segments (id, account_id, name, source_type, source_id, created_by)"
@@ -93,9 +94,9 @@ class World:
             "insert into api_keys_private.api_keys"
             " (id, account_id, name, key_prefix, key_hash, created_by)"
             " values (%s, %s, 'x', left(%s, 7), encode(sha256(%s::bytea), 'hex'), %s)",
-            [key, account_id, text, text, owner],
+            [key, account_id, text, text, key_creator],
         )
-        return Target(account_id, owner, segment, job, key, text)
+        return Target(account_id, owner, segment, job, key, text, key_creator)
 
     def delete_softly(self, target: Target) -> None:
         self._admin.execute(
@@ -128,6 +129,7 @@ def arguments(function: str, target: Target) -> dict[str, Any]:
         "create_api_key": {"p_account_id": account_id, "p_name": "n", "p_scopes": []},
         "list_api_keys": {"p_account_id": account_id},
         "revoke_api_key": {"p_api_key_id": str(target.key)},
+        "revoke_api_keys_of": {"p_user_id": str(target.key_creator), "p_account_id": account_id},
         "verify_api_key": {"p_api_key": target.key_text},
         "log_api_key_usage": {
             "p_api_key_id": str(target.key),
@@ -154,6 +156,7 @@ def arguments(function: str, target: Target) -> dict[str, Any]:
             "p_processed": 1,
             "p_failed": 0,
         },
+        "reset_enrichment_progress": {"p_job_id": str(target.job)},
     }
     return by_function[function]
 

@@ -22,7 +22,8 @@ functions as (
   select oid from pg_proc
   where pronamespace in (select oid from namespaces)
      or pronamespace = 'public'::regnamespace and proname in (
-       'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage',
+       'create_api_key', 'list_api_keys', 'revoke_api_key', 'revoke_api_keys_of', 'verify_api_key',
+       'log_api_key_usage', 'reset_enrichment_progress',
        'has_scope', 'get_api_key_account_id', 'create_studio_segment', 'delete_studio_segment',
        'restore_studio_segment', 'report_enrichment_progress', 'log_api_key_usage_batch')
 ),

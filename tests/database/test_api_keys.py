@@ -133,9 +133,9 @@ def test_malformed_scopes_are_refused(
     assert count_keys(db, tenant) == 0
 
 
-@pytest.mark.parametrize("name", [None, "", "  ", "n" * 256])
-def test_a_malformed_name_is_refused(db: Database, tenant: Tenant, name: str | None) -> None:
-    with pytest.raises(errors.InvalidParameterValue, match="1 to 255 characters"):
+@pytest.mark.parametrize("name", [None, "", "  "])
+def test_a_blank_name_is_refused(db: Database, tenant: Tenant, name: str | None) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match="must not be blank"):
         db.rows(tenant.member, CREATE, tenant.account_id, name, "[]", None)
     assert count_keys(db, tenant) == 0
 

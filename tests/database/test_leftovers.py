@@ -160,7 +160,10 @@ def test_a_column_of_another_type_keeps_its_values(fresh: Database, db: Database
     apply_all(fresh)
     tenant = fresh.add_tenant()
     segment = fresh.create_segment(tenant, "old")
-    fresh.apply("alter table public.segments alter column name type varchar(80)")
+    fresh.apply(
+        "drop trigger segments_name_limit on public.segments;"
+        "alter table public.segments alter column name type varchar(80)"
+    )
     fresh.apply(SEGMENTS.read_text())
     assert catalog(fresh) == catalog(db)
     assert fresh.admin("select name from public.segments where id = %s", segment) == [
@@ -193,7 +196,7 @@ def test_a_value_that_does_not_fit_is_not_cut(fresh: Database) -> None:
     tenant = fresh.add_tenant()
     key = fresh.create_key(tenant)
     fresh.apply(
-        "drop view api_keys_private.live_api_keys;"
+        "drop view api_keys_private.live_api_keys cascade;"
         "alter table api_keys_private.api_keys alter column key_prefix type text;"
     )
     fresh.admin(

@@ -157,7 +157,7 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
         (
             "- public.accounts, public.accounts_memberships,"
             " public.has_role_on_account(uuid, character varying),"
-            " public.trigger_set_timestamps(): apply V3's base schema first"
+            " public.roles, public.trigger_set_timestamps(): apply V3's base schema first"
         ),
         (
             "- extensions.crypt(text, text), extensions.gen_random_bytes(integer):"
@@ -181,7 +181,7 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
             "- the right to add tables to publication supabase_realtime,"
             " the right to create in schema public and to grant its use,"
             " the right to create role api_key, the right to create schemas,"
-            " the right to reference public.accounts and auth.users,"
+            " the right to reference public.accounts, public.roles and auth.users,"
             " the right to use the schemas auth and extensions:"
             " run this as a role that has it, such as postgres; you are authenticator"
         )

@@ -68,7 +68,7 @@ DAMAGE = {
     "alter function public.revoke_api_key reset search_path": (
         "lacks <search_path=pg_catalog, pg_temp>"
     ),
-    "alter function public.create_studio_segment security definer": "has <security definer>",
+    "alter function api_keys_private.has_scope_on_all security definer": "has <security definer>",
     "create function public.revoke_api_key(text) returns int language sql return 1": (
         "function public.revoke_api_key(text): should not be there"
     ),
@@ -85,7 +85,7 @@ DAMAGE = {
     "alter publication supabase_realtime drop table public.segments": (
         "publication supabase_realtime of public.segments: missing"
     ),
-    "alter table public.segments drop column tags": (
+    "alter table public.segments drop column tags cascade": (
         "columns public.segments: lacks <tags text[] not null default '{}'::text[]>"
     ),
     "alter table public.segments add column note text": "columns public.segments: has <note text>",

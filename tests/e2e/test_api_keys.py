@@ -308,9 +308,10 @@ def test_a_list_goes_past_the_1000_rows_of_one_answer(
 def test_what_the_database_refuses_is_an_invalid_request(project: Project, tenant: Tenant) -> None:
     with AudienceLab(project.url, project.anon_key) as client:
         user = client.as_user(project.access_token(tenant.user_id))
-        # The models refuse it first, so this goes past them.
-        scope = Scope.model_construct(entity_type=" ", entity_id="*", action="read")
-        with pytest.raises(InvalidRequestError, match=r"scopes\[0\].entity_type") as refusal:
+        scope = Scope.model_validate(
+            {"entity_type": "segment", "entity_id": "*", "action": "read", "note": "x"}
+        )
+        with pytest.raises(InvalidRequestError, match=r"scopes\[0\] has an unknown") as refusal:
             user.api_keys.create(tenant.account_id, "x", scopes=[scope])
     assert refusal.value.code == "22023"
     assert refusal.value.status == 400
@@ -403,3 +404,18 @@ def test_usage_is_logged_in_batches(
     assert {(row["endpoint"], row["user_agent"]) for row in rows} == {("/\ufffd\ufffd", None)}
     (refused,) = member.call("log_usage_batch", [event])
     assert isinstance(refused.error, PermissionDeniedError)
+
+
+def test_all_keys_of_a_user_are_revoked(
+    project: Project, backend: Client, member: Client, stranger: Client, tenant: Tenant
+) -> None:
+    keys = [member.call("create", tenant.account_id, f"key {number}").key for number in range(3)]
+    for account_id in (tenant.account_id, None):
+        with pytest.raises(PermissionDeniedError):
+            stranger.call("revoke_all_of", tenant.user_id, account_id)
+    assert all(backend.call("verify", key) for key in keys)
+    assert member.call("revoke_all_of", tenant.user_id, tenant.account_id) == 3
+    assert not any(backend.call("verify", key) for key in keys)
+    member.call("create", tenant.account_id, "another")
+    assert backend.call("revoke_all_of", tenant.user_id) == 1
+    assert backend.call("revoke_all_of", tenant.user_id) == 0

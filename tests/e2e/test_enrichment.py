@@ -313,3 +313,18 @@ def test_filters_of_the_list(member: Client, tenant: Tenant) -> None:
     assert found(created_after=jobs[0].created_at) == [2, 1]
     assert found(created_after=jobs[0].created_at, page_size=1) == [2, 1]
     assert found(created_before=jobs[2].created_at, enrichment_type="email") == [0]
+
+
+def test_the_totals_of_a_worker_are_discarded(
+    backend: Client, member: Client, job: EnrichmentJob
+) -> None:
+    member.call("enrichment.report_progress", job.id, worker="honest", processed=10, failed=1)
+    member.call("enrichment.report_progress", job.id, worker="rogue", processed=2**31 - 1)
+    with pytest.raises(PermissionDeniedError):
+        member.call("enrichment.reset_progress", job.id, "rogue")
+    reset = backend.call("enrichment.reset_progress", job.id, "rogue")
+    assert (reset.processed_records, reset.failed_records) == (10, 1)
+    reset = backend.call("enrichment.reset_progress", job.id)
+    assert (reset.processed_records, reset.failed_records) == (0, 0)
+    with pytest.raises(NotFoundError):
+        backend.call("enrichment.reset_progress", uuid4())

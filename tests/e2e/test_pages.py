@@ -94,3 +94,46 @@ def test_a_page_begins_in_the_index(project: Project, tenant: Tenant) -> None:
     )
     assert "Index Cond: ((account_id = " in plan
     assert "created_at <= " in plan.split("Index Cond", 1)[1].split("\n", 1)[0]
+
+
+ODD_MOMENTS = (
+    *("infinity", "-infinity", "9999-12-31 23:59:59.999999+00", "0001-01-01 00:00:00+00"),
+    *("20000-01-01 00:00:00+00", "294276-12-31 23:59:59.999999+00", "0044-03-15 12:00:00+00 BC"),
+    "2026-01-01 00:00:00+00",
+)
+ODD_JSON = (
+    *("[" * 250 + "]" * 250, '{"a":' * 3000 + "1" + "}" * 3000, "[1e5000]", f"[{'9' * 6000}]"),
+    '{"error": "none"}',
+)
+
+
+@pytest.mark.parametrize("page_size", [1, 2, 100])
+def test_rows_that_python_cannot_read_do_not_hide_the_others(
+    backend: Client, project: Project, tenant: Tenant, page_size: int
+) -> None:
+    """As rows from before the limits of the database may be."""
+    limit = "trigger enrichment_tracking_metadata_limit"
+    project.sql(f"alter table public.enrichment_tracking disable {limit}")
+    try:
+        rows = project.sql(
+            "insert into public.enrichment_tracking"
+            " (account_id, audience_id, enrichment_type, created_by, created_at, metadata)"
+            " select %s, %s, 'email', %s, moment::timestamptz, metadata::jsonb"
+            " from unnest(%s::text[]) as moment, unnest(%s::text[]) as metadata"
+            " returning id, metadata::text = %s and created_at between '0001-01-01 00:00:00+00'"
+            " and '9999-12-31 23:59:59.999999+00' as is_readable",
+            *(tenant.account_id, tenant.account_id, tenant.user_id),
+            *([*ODD_MOMENTS], [*ODD_JSON], ODD_JSON[-1]),
+        )
+    finally:
+        project.sql(f"alter table public.enrichment_tracking enable {limit}")
+    items, unreadable = [], []
+    page = backend.call("enrichment.list", account_id=tenant.account_id, page_size=page_size)
+    while page is not None:
+        items += [job.id for job in page.items]
+        unreadable += [row.id for row in page.unreadable]
+        page = backend.next_page(page)
+    walked = backend.walk_all("enrichment.list", account_id=tenant.account_id, page_size=page_size)
+    assert sorted(items) == sorted(row["id"] for row in rows if row["is_readable"])
+    assert [job.id for job in walked] == items
+    assert sorted(items + unreadable) == sorted(row["id"] for row in rows)

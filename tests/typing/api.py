@@ -32,6 +32,7 @@ from audiencelab_sdk import (
     Segment,
     SegmentFilter,
     SourceType,
+    UnreadableRow,
     UsageEvent,
     UsageLog,
     UsageLogError,
@@ -76,6 +77,9 @@ def sync_client(account: UUID) -> None:
     assert_type(client.api_keys.log_usage(account, endpoint="/", method="GET"), UsageLog)
     assert_type(as_key.api_keys.has_scope("segment", "*", "read"), bool)
     assert_type(as_key.api_keys.account_id(), UUID | None)
+    assert_type(client.api_keys.revoke_all_of(account, str(account)), int)
+    assert_type(page.unreadable, list[UnreadableRow])
+    assert_type(client.enrichment.reset_progress(account, "w"), EnrichmentJob)
 
 
 def segments_and_jobs(client: AudienceLab, account: UUID, log: UsageEvent) -> None:

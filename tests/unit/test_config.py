@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from audiencelab_sdk import AudienceLab, ConfigurationError, _transport
+from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config, _transport
 from tests.unit._support import KEY, URL
 
 VARIABLES = (
@@ -146,3 +146,46 @@ def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch
         AudienceLab.from_env()
     assert "SUPABASE_URL" not in str(caught.value)
     assert "SUPABASE_KEY" in str(caught.value)
+
+
+@pytest.fixture
+def no_host_was_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_config, "_warned_hosts", set())
+
+
+@pytest.mark.usefixtures("no_host_was_warned_of")
+def test_clear_text_to_another_machine_warns_once_for_each_host() -> None:
+    for url in ("http://kong:8000", "http://10.0.0.1", "http://[2001:db8::1]:80"):
+        with pytest.warns(InsecureURLWarning, match="in clear text") as caught:
+            AudienceLab(url, KEY).close()
+        assert [warning.filename for warning in caught] == [__file__]
+        assert KEY not in str(caught[0].message)
+        AudienceLab(url, KEY).close()  # another warning would be an error
+
+
+@pytest.mark.usefixtures("no_host_was_warned_of")
+def test_the_warning_names_the_callers_line_in_every_constructor(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", "http://kong:8000")
+    monkeypatch.setenv("SUPABASE_KEY", KEY)
+    with pytest.warns(InsecureURLWarning) as caught:
+        AudienceLab.from_env().close()
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.usefixtures("no_host_was_warned_of")
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("https://kong:8000", "http://localhost:1", "http://api.localhost", "http://127.9.9.9"),
+        "http://[::1]",
+    ],
+)
+def test_what_does_not_leave_the_machine_needs_no_warning(url: str) -> None:
+    AudienceLab(url, KEY).close()
+
+
+@pytest.mark.usefixtures("no_host_was_warned_of")
+def test_clear_text_may_be_allowed() -> None:
+    AudienceLab("http://kong:8000", KEY, allow_http=True).close()

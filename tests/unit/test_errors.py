@@ -14,6 +14,7 @@ from audiencelab_sdk.errors import (
     ConfigurationError,
     EnrichmentFailedError,
     EnrichmentTimeoutError,
+    InsecureURLWarning,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -48,7 +49,7 @@ EXAMPLES = [
 
 def test_every_error_is_public_documented_and_in_the_tree() -> None:
     for cls in CLASSES:
-        assert issubclass(cls, AudienceLabError)
+        assert issubclass(cls, AudienceLabError | InsecureURLWarning)
         assert getattr(audiencelab_sdk, cls.__name__) is cls
         assert (cls.__doc__ or "").split("\n")[0].endswith((".", ":"))
         assert cls.__name__ in (errors.__doc__ or "")

@@ -133,15 +133,16 @@ def test_a_walk_lets_go_of_a_page_before_it_fetches_the_next() -> None:
     alive: weakref.WeakSet[Item] = weakref.WeakSet()
     seen: list[int] = []
 
-    def page(_: Item | None) -> Page[Item]:
+    def page() -> Page[Item]:
         seen.append(len(alive))
         items = [Item() for _ in range(3 if len(seen) < 5 else 0)]
         alive.update(items)
-        return Page(items, page)
+        return Page(items, [], page if items else None)
 
-    first = page(None)
+    first = page()
     assert sum(1 for _ in first) == 12
-    assert seen == [0, 3, 4, 4, 4]  # those of the first page, and the last one of the latest
+    # Those of the first page, and the item that the walk gave last.
+    assert seen == [0, 3, 4, 4, 4]
 
 
 async def test_repr(client: Any, api: respx.MockRouter) -> None:

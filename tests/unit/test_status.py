@@ -12,15 +12,18 @@ from audiencelab_sdk import (
     APIStatusError,
     AuthenticationError,
     ConflictError,
+    EnrichmentFailedError,
+    EnrichmentJob,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     ServerError,
     UnexpectedResponseError,
+    UsageLogError,
 )
 from audiencelab_sdk._status import status_error
-from tests.unit._support import API_KEY, KEY, KEY_ID, VALID, settle
+from tests.unit._support import API_KEY, JOB, KEY, KEY_ID, VALID, settle
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
 
@@ -204,3 +207,40 @@ async def test_something_else_that_answers_for_it(
     api.post("/rpc/delete_studio_segment").mock(return_value=response)
     with pytest.raises(UnexpectedResponseError, match="does the URL lead to"):
         await settle(client.segments.delete(KEY_ID))
+
+
+HOSTILE = "ok\r\n2026-01-01 root: all is well\x1b[2J\x9b31m\u202eevil\u2028\x00" + "x" * 5_000
+
+
+async def test_a_hostile_server_cannot_forge_lines_of_a_log(
+    client: Any, api: respx.MockRouter
+) -> None:
+    body = {"code": HOSTILE, "message": HOSTILE, "details": HOSTILE, "hint": HOSTILE}
+    error = await failure(client, api, httpx.Response(400, json=body))
+    texts = (error.code, error.message, error.details, error.hint)
+    for text in texts:
+        assert text.startswith("ok 2026-01-01 root: all is well [2J 31m evil x")
+        assert len(text) == 2_001
+    assert str(error).isprintable()
+
+
+@pytest.mark.parametrize("body", [HOSTILE, f"<html><title>{HOSTILE}</title>"])
+async def test_a_hostile_page_cannot_either(client: Any, api: respx.MockRouter, body: str) -> None:
+    error = await failure(client, api, httpx.Response(502, text=body))
+    assert str(error).isprintable()
+    assert len(str(error)) < 400
+
+
+async def test_what_a_success_says_is_cleaned_too(client: Any, api: respx.MockRouter) -> None:
+    api.post("/rpc/verify_api_key").respond(
+        json=VALID | {"valid": False, "api_key_id": None, "account_id": None, "error": HOSTILE}
+    )
+    assert (await settle(client.api_keys.verify(API_KEY))).error.isprintable()
+    api.post("/rpc/log_api_key_usage").respond(
+        json={"success": False, "error": HOSTILE, "error_code": HOSTILE}
+    )
+    with pytest.raises(UsageLogError) as caught:
+        await settle(client.api_keys.log_usage(KEY_ID, endpoint="/", method="GET"))
+    assert str(caught.value).isprintable()
+    job = EnrichmentJob.model_validate(JOB | {"metadata": {"error": HOSTILE}})
+    assert str(EnrichmentFailedError(job)).isprintable()

@@ -231,8 +231,16 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: create(custom_columns=[{"a": UUID(int=1)}]), "must be JSON"),
     (lambda: segments.update(KEY_ID, {}), "nothing to update"),
     (lambda: segments.get("x"), "segment_id must be a UUID"),
-    (lambda: create(filters=[nested(101)]), "at most 100 levels deep"),
-    (lambda: create(filters=[10**999]), "less than 1,000 digits"),
+    (lambda: create(filters=[nested(100)]), "at most 99 levels deep"),
+    (lambda: create(filters=[2**1024]), "numbers in the range of a double"),
+    (lambda: create(name="n" * 256), "name has 256 characters; at most 255"),
+    (lambda: create(description="d" * 10_001), "description has 10,001 characters"),
+    (lambda: create(source_id="s" * 1_001), "source_id has 1,001 characters"),
+    (lambda: create(tags=["t"] * 1_001), "tags has 1,001 items; at most 1,000"),
+    (lambda: create(tags=["t" * 256]), r"tags\[0\] has 256 characters"),
+    (lambda: create(enrichment_fields=["f" * 256]), r"enrichment_fields\[0\] has 256"),
+    (lambda: create(filters=["x" * 262_141]), "filters has 262,145 bytes as JSON"),
+    (lambda: create(custom_columns=["ñ" * 131_071]), "custom_columns has 262,146 bytes as JSON"),
     (
         lambda: segments.create_many(
             ACCOUNT, [NEW, NEW.model_copy(update={"name": " "})], None, USER
@@ -348,18 +356,24 @@ def test_a_refusal_ends_a_wait(error: AudienceLabError) -> None:
 
 
 def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
-    odd = {"tags": ["a", None], "enrichment_fields": [["b"], ["c"]], "created_at": "infinity"}
+    odd = {"tags": ["a", None], "enrichment_fields": [["b"], ["c"]], "updated_at": "infinity"}
     listing = segments.listing(**LISTING)
-    rows = answered(listing.page(), [SEGMENT | odd, SEGMENT])
-    assert (rows[0].tags, rows[0].enrichment_fields) == (("a",), ("b", "c"))
-    assert rows[0].created_at == datetime.max.replace(tzinfo=UTC)
+    (row,) = answered(listing.page(), [SEGMENT | odd]).items
+    assert (row.tags, row.enrichment_fields) == (("a",), ("b", "c"))
+    assert row.updated_at == datetime.max.replace(tzinfo=UTC)
 
 
-@pytest.mark.parametrize("moment", ["infinity", "-infinity", "2025-01-02T03:04:05.000001+05:30"])
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("infinity", "-infinity", "20000-01-01T00:00:00+00:00"),
+        *("2025-01-02T03:04:05.000001+05:30", "1883-11-18T12:03:57.999-04:56:02"),
+    ],
+)
 def test_a_page_begins_after_whatever_time_the_one_before_ended_with(moment: str) -> None:
     listing = segments.listing(**LISTING)
-    rows = answered(listing.page(), [SEGMENT | {"created_at": moment}])
-    query = sent(next(listing.page(rows[0])))[1]
+    fetched = answered(listing.page(), [SEGMENT | {"created_at": moment}])
+    query = sent(next(listing.page(fetched.last)))[1]
     assert query["created_at"] == f"lte.{moment}"
     assert query["or"] == f"(created_at.lt.{moment},id.lt.{KEY_ID})"
 

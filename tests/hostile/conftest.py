@@ -1,0 +1,45 @@
+"""Databases of both versions for attacks in SQL, and one project for attacks over HTTP."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import psycopg
+import pytest
+
+from audiencelab_sdk import AudienceLab
+from tests.database._attempts import World
+from tests.database.conftest import db, programs, server, tenant
+from tests.e2e.conftest import project
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.database._sql import Database
+    from tests.e2e._project import Project
+
+__all__ = ["db", "programs", "project", "server", "tenant"]
+
+
+@pytest.fixture(scope="session")
+def world(db: Database) -> Iterator[World]:
+    """One account, and everybody who is after it."""
+    with psycopg.connect(db.admin_url, autocommit=True) as admin:
+        yield World(db, admin)
+
+
+@pytest.fixture(scope="session")
+def rest(project: Project) -> Iterator[httpx.Client]:
+    """The REST API, without a token."""
+    with httpx.Client(
+        base_url=f"{project.url}/rest/v1", headers={"apikey": project.anon_key}
+    ) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def backend(project: Project) -> Iterator[AudienceLab]:
+    """The SDK as the service role."""
+    with AudienceLab(project.url, project.service_role_key) as client:
+        yield client

@@ -1,0 +1,74 @@
+"""An attacker whose token says something odd. Nothing may raise for it: a policy that raises for
+one subscriber loses the Realtime changes of all."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from audiencelab_sdk.local import _migrate as migrate
+from tests.database._attempts import ACTORS, World, through_sql
+from tests.database._sql import Actor, Database
+from tests.database.test_matrix import EXPECTED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import psycopg
+
+ODD_SUBS: tuple[Any, ...] = (
+    *("user_abc", "", " ", "null", "0", "*", "%", "'; drop table segments; --", "a" * 100_000),
+    *("7f3b5a52-8a4f-4d0e-9d0c", "7f3b5a52-8a4f-4d0e-9d0c-2f1f6f0c9a1g", "\u0661" * 36, "\t\n"),
+    *(None, 0, -1.5, 1e300, True, [], ["x"], {}, {"sub": "x"}),
+)
+# The whole setting, as text.
+ODD_CLAIMS = (
+    *(json.dumps({"sub": sub}) for sub in ODD_SUBS),
+    *("", "{}", "[]", "null", '"text"', "1", "{", "not json", '{"sub": "\\u0000"}'),
+)
+
+
+class ClaimingDatabase(Database):
+    """A database where everybody comes with the same claims."""
+
+    def __init__(self, db: Database, claims: str) -> None:
+        super().__init__(db.admin_url, migrate.as_role(db.admin_url, "authenticator"))
+        self._claims = claims
+
+    @contextmanager
+    def acting(self, actor: Actor) -> Iterator[psycopg.Connection[Any]]:
+        with super().acting(actor) as connection:
+            connection.execute("select set_config('request.jwt.claims', %s, true)", [self._claims])
+            yield connection
+
+
+@pytest.mark.parametrize("claims", ODD_CLAIMS, ids=lambda claims: claims[:40])
+def test_to_stop_everybodys_realtime_by_a_subject_that_is_no_uuid(
+    db: Database, world: World, claims: str
+) -> None:
+    claiming = ClaimingDatabase(db, claims)
+    target = world.target()
+    for operation, expected in EXPECTED.items():
+        columns = dict(zip(ACTORS, expected.split(), strict=True))
+        # A former member has a user's rights in general, and none in this account.
+        nobody = {
+            "anon": columns["anon"],
+            "authenticated": columns["former member"],
+            "api_key": columns["revoked key"],
+        }
+        for role, outcome in nobody.items():
+            assert through_sql(claiming, Actor(role), operation, target) == outcome, operation
+        if operation.startswith("select "):
+            seen = through_sql(claiming, Actor("service_role"), operation, world.target())
+            assert seen == columns["service_role"], operation
+
+
+def test_to_act_as_somebody_by_the_setting_of_older_versions(db: Database, world: World) -> None:
+    """auth.uid() reads request.jwt.claim.sub first, and so does our function."""
+    with db.acting(Actor("authenticated")) as connection:
+        connection.execute("select set_config('request.jwt.claim.sub', 'user_abc', true)")
+        count = connection.execute("select count(*) from public.segments").fetchone()
+    assert count == (0,)

@@ -1,0 +1,194 @@
+"""Lists with rows that Python cannot read: times, numbers and JSON that PostgreSQL has."""
+
+import json
+import logging
+import re
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import httpx
+import pytest
+import respx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from audiencelab_sdk import UnexpectedResponseError, UnreadableRow
+from audiencelab_sdk._operations import enrichment
+from audiencelab_sdk._operations._json_text import member, parts
+from audiencelab_sdk._operations._paging import Place
+from tests.unit._support import ACCOUNT, JOB, settle
+from tests.unit.test_operations import sent
+
+# What PostgreSQL orders these by, and Python cannot read.
+ODD_MOMENTS = {
+    "infinity": (3, 0),
+    "294276-12-31T23:59:59.999999+00:00": (2, 1),
+    "20000-01-01T00:00:00+00:00": (2, 0),
+    "0044-03-15T12:00:00+00:00 BC": (-2, 0),
+    "4713-11-24T00:00:00+00:00 BC": (-2, -1),
+    "-infinity": (-3, 0),
+}
+ODD_JSON = {
+    "deep": "[" * 250 + "]" * 250,
+    "deeper": '{"a":' * 6000 + '"]}"' + "}" * 6000,
+    "long": "9" * 6000,
+    "large": "1" + "0" * 5000,
+    "text": '"\\\\\\", ]} {\\u0041"',
+}
+FILTERS = dict.fromkeys(
+    ("account_id", "audience_id", "status", "enrichment_type", "created_after", "created_before")
+)
+
+moments = st.one_of(
+    st.sampled_from([*ODD_MOMENTS]),
+    st.sampled_from(
+        [
+            "9999-12-31T23:59:59.999999+00:00",
+            "0001-01-01T00:00:00+00:00",
+            "2026-01-01T00:00:00.5+05:30",
+        ]
+    ),
+    st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
+)
+metadata = st.one_of(
+    st.sampled_from([*ODD_JSON.values()]),
+    st.dictionaries(st.text(max_size=5), st.text(max_size=5), max_size=2).map(json.dumps),
+    st.just("1e-400"),
+)
+tables = st.lists(
+    st.tuples(moments, st.integers(0, 2**128 - 1), metadata),
+    max_size=12,
+    unique_by=lambda row: row[1],
+)
+
+
+def rank(moment: str) -> tuple[int, Any]:
+    """What PostgreSQL orders a moment by."""
+    return ODD_MOMENTS.get(moment) or (0, datetime.fromisoformat(moment))
+
+
+def raw_job(moment: str, number: int, metadata_text: str) -> str:
+    row = JOB | {"id": str(UUID(int=number)), "created_at": moment, "metadata": "?"}
+    return json.dumps(row).replace('"?"', metadata_text)
+
+
+def answer_to(query: dict[str, str], table: list[tuple[str, int, str]], cut: int) -> str:
+    """What PostgREST answers with: the rows after the cursor, newest first, cut at its limit."""
+    rows = sorted(table, key=lambda row: (rank(row[0]), row[1]), reverse=True)
+    if "or" in query:
+        cursor = re.fullmatch(
+            r'\(created_at\.lt\."?([^"]*?)"?,id\.lt\.([0-9a-f-]{36})\)', query["or"]
+        )
+        assert cursor
+        assert query["created_at"] == f"lte.{cursor[1]}"
+        place = (rank(cursor[1]), UUID(cursor[2]).int)
+        rows = [row for row in rows if (rank(row[0]), row[1]) < place]
+    return "[" + ", \n ".join(raw_job(*row) for row in rows[: min(int(query["limit"]), cut)]) + "]"
+
+
+@given(table=tables, page_size=st.integers(1, 5), cut=st.integers(1, 5))
+def test_a_walk_ends_and_meets_each_row_once(
+    table: list[tuple[str, int, str]], page_size: int, cut: int
+) -> None:
+    listing = enrichment.listing(**FILTERS, page_size=page_size)
+    met: list[UUID] = []
+    after: Place | None = None
+    for _ in range(len(table) + 1):
+        steps = listing.page(after)
+        body = answer_to(sent(next(steps))[1], table, cut)
+        request = httpx.Request("GET", "https://a.test/rest/v1/enrichment_tracking")
+        with pytest.raises(StopIteration) as stop:
+            steps.send(httpx.Response(200, content=body, request=request))
+        fetched = stop.value.value
+        met += [row.id for row in (*fetched.items, *fetched.unreadable)]
+        after = fetched.last
+        if after is None:
+            break
+    assert after is None
+    assert sorted(met) == sorted(UUID(int=number) for _, number, _ in table)
+
+
+@pytest.mark.parametrize("odd", ODD_JSON)
+def test_the_parts_of_json_are_found_at_any_depth(odd: str) -> None:
+    text = ODD_JSON[odd]
+    assert parts(f" [{text}, 1 ,{text}]\n") == [text, "1", text]
+    assert member(f'{{"a,\\"": {text}, "id" : {text} }}', "id") == text
+    assert member(f'{{"a": {text}}}', "id") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", '"[]"', "[", "[1", "[1}]", "[]]", "[] []", "x[]", "]", '["']
+)
+def test_what_is_no_whole_array_has_no_parts(text: str) -> None:
+    assert parts(text) is None or text == "[1}]"
+
+
+def broken(row: int, **columns: Any) -> dict[str, Any]:
+    return JOB | {"id": str(UUID(int=row)), **columns}
+
+
+async def test_a_page_tells_which_rows_it_could_not_read(
+    client: Any, api: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = broken(3, created_at="infinity", metadata={"secret": "value"})
+    worse = broken(2, total_records="a secret value")
+    pages = [[bad], [worse, broken(1)], []]
+    api.get("/enrichment_tracking").mock(
+        side_effect=[httpx.Response(200, json=page) for page in pages]
+    )
+    page = await settle(client.enrichment.list(page_size=2))
+    assert page.items == []
+    assert [row.id for row in page.unreadable] == [UUID(int=3)]
+    assert json.loads(page.unreadable[0].raw) == bad
+    assert page.unreadable[0].reason.startswith("created_at: ")
+    second = await settle(page.next())
+    assert [job.id for job in second.items] == [UUID(int=1)]
+    assert second.unreadable[0].reason.startswith("total_records: ")
+    assert await settle(second.next()) is None
+    warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert [record.name for record in warnings] == ["audiencelab_sdk"] * 2
+    assert str(UUID(int=3)) in caplog.text
+    shown = caplog.text + repr(page) + repr(second)
+    assert "secret" not in shown
+
+
+async def test_a_walk_goes_on_after_a_page_that_cannot_be_read(
+    client: Any, api: respx.MockRouter
+) -> None:
+    pages = [[broken(3, created_at="infinity")], [broken(2)], [broken(1, status="odd")], []]
+    api.get("/enrichment_tracking").mock(
+        side_effect=[httpx.Response(200, json=page) for page in pages]
+    )
+    page = await settle(client.enrichment.list(page_size=1))
+    met = [job.id async for job in page] if hasattr(page, "__aiter__") else [job.id for job in page]
+    assert met == [UUID(int=2)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "problem"),
+    [
+        ([broken(2, account_id=str(UUID(int=7)))], "whose account_id is not"),
+        ([broken(1), broken(2)], "another order"),
+        ([broken(2), broken(2)], "another order"),
+    ],
+)
+async def test_rows_that_were_not_asked_for_are_refused(
+    client: Any, api: respx.MockRouter, rows: list[Any], problem: str
+) -> None:
+    api.get("/enrichment_tracking").respond(json=rows)
+    with pytest.raises(UnexpectedResponseError, match=f"{problem}.* a proxy that drops the query"):
+        await settle(client.enrichment.list(account_id=ACCOUNT))
+
+
+async def test_another_row_than_the_one_asked_for_is_refused(
+    client: Any, api: respx.MockRouter
+) -> None:
+    api.get("/enrichment_tracking").respond(json=broken(1))
+    with pytest.raises(UnexpectedResponseError, match="another row than the one"):
+        await settle(client.enrichment.get(UUID(int=2)))
+
+
+def test_the_repr_of_an_unreadable_row_does_not_show_it() -> None:
+    row = UnreadableRow(UUID(int=1), '{"name": "secret"}', "created_at: too late")
+    assert "secret" not in repr(row)
