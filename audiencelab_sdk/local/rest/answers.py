@@ -151,7 +151,7 @@ def _content_range(first: int, rows: int, total: int | None) -> str:
 
 
 def _counted(row: Row, preferences: Preferences) -> int | None:
-    return row.rows if preferences["count"] else None
+    return row.rows if preferences["count"] in {"exact", "estimated"} else None
 
 
 def _location(row: Row, table: Table) -> dict[str, str]:

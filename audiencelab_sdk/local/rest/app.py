@@ -123,7 +123,10 @@ class _RestApi:
             case _:
                 catalog = self._database.catalog
                 statement = Renderer(catalog, asked.query, asked.output).read(table)
-                row = await self._run(asked, statement, read_only=True)
+                plan = None
+                if asked.preferences["count"] in {"planned", "estimated"}:
+                    plan = Renderer(catalog, asked.query, asked.output).plan(table)
+                row = await self._run(asked, statement, read_only=True, plan=plan)
                 return answers.read_response(
                     row, asked.media, asked.query.window, asked.preferences
                 )
@@ -201,6 +204,7 @@ class _RestApi:
         *,
         read_only: bool,
         check: Callable[[Row], None] | None = None,
+        plan: Statement | None = None,
     ) -> Row:
         def checks(row: Row) -> None:
             if check:
@@ -210,7 +214,7 @@ class _RestApi:
             answers.require_single(asked.media, row)
 
         return await self._database.run(
-            statement, asked.settings, read_only=read_only, check=checks
+            statement, asked.settings, read_only=read_only, check=checks, plan=plan
         )
 
 

@@ -143,8 +143,17 @@ class Database:
         *,
         read_only: bool,
         check: Callable[[Row], None],
+        plan: Statement | None = None,
     ) -> Row:
         """Run a statement in a transaction, which is undone when `check` raises.
+
+        Args:
+            statement: The statement.
+            request: The settings of the transaction.
+            read_only: Whether the transaction may not write.
+            check: Called with the row that the statement gives.
+            plan: Plans all rows, for a total that is the planner's estimate: always if the
+                statement counts none, else where it counts more than `max_rows`.
 
         Raises:
             psycopg.Error: PostgreSQL refused the statement or could not be reached.
@@ -158,6 +167,13 @@ class Database:
             row = await cursor.fetchone()
             assert row is not None  # noqa: S101 - every statement gives one row
             check(row)
+            most = self._settings.max_rows
+            if plan and (row.total is None or row.total > most):
+                cursor_of_plan = await connection.execute(plan.text, plan.values)
+                planned = await cursor_of_plan.fetchone()
+                assert planned is not None  # noqa: S101 - every plan is one row
+                estimate = int(planned[0][0]["Plan"]["Plan Rows"])
+                row = row._replace(total=estimate if row.total is None else max(estimate, most + 1))
         return row
 
     @asynccontextmanager

@@ -75,6 +75,13 @@ class Renderer:
         total = SQL("(select count(*) from {}{})").format(relation, where)
         return self.answer(source, SQL("select * from pgrst_source"), total=total)
 
+    def plan(self, table: Table) -> Statement:
+        """Plan a read of all rows of a table or view that the URL's filters admit."""
+        relation = Identifier(table.schema, table.name)
+        where = self.terms(relation, table.columns).where(self.query.where)
+        text = SQL("explain (format json) select 1 from {}{}").format(relation, where)
+        return Statement(text, self.parameters.values)
+
     def call(self, call: Call, function: Function) -> Statement:
         """Call a function; what the URL asks for applies to the rows that it returns."""
         relation = Identifier(function.name)

@@ -58,7 +58,7 @@ class Asked:
     @property
     def output(self) -> Output:
         """How rows become a body."""
-        counted = self.preferences["count"] is not None
+        counted = self.preferences["count"] in {"exact", "estimated"}
         return Output(self.media.shape, self.media.strip_nulls, counted)
 
     @property
