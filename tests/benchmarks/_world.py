@@ -25,7 +25,7 @@ PAGE = 50
 PAGES = 1_000
 KEYS = 100_000
 MEMBERSHIPS = 500
-SCOPES = 1_000
+SCOPES = 100
 # One page more than is asked for, so that the last one is like the others.
 LARGE = PAGES * PAGE + PAGE
 FEWEST_ROWS = 100_000
@@ -56,7 +56,8 @@ order by random()
 
 _KEYS = """
 insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)
-select %(account_id)s, 'Key ' || number, 'sk_' || substr(md5(number::text), 1, 4),
+select (%(others)s::uuid[])[1 + number %% %(other_accounts)s], 'Key ' || number,
+       'sk_' || substr(md5(number::text), 1, 4),
        encode(sha256(number::text::bytea), 'hex'), %(user_id)s
 from generate_series(1, %(keys)s) as number
 """
@@ -188,5 +189,11 @@ def _add_rows(db: Database, rows: int, counted: Tenant, large: Tenant, others: l
             },
         )
         connection.execute(
-            _KEYS, {"account_id": counted.account_id, "user_id": counted.user_id, "keys": KEYS}
+            _KEYS,
+            {
+                "others": others,
+                "other_accounts": len(others),
+                "user_id": counted.user_id,
+                "keys": KEYS,
+            },
         )
