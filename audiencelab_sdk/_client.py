@@ -29,7 +29,8 @@ _FIVE_MINUTES = timedelta(minutes=5)
 class AudienceLab:
     """A client of one AudienceLab V3 project, acting as one identity.
 
-    It may be shared between threads. Close it, or use it as a context manager::
+    It may be shared between threads, and used before and after a fork: each process has connections
+    of its own. Close it, or use it as a context manager::
 
         with AudienceLab(url, service_role_key) as client:
             verification = client.api_keys.verify(text)
@@ -255,7 +256,8 @@ class AudienceLab:
 class AsyncAudienceLab:
     """Like :class:`AudienceLab`, awaited, on asyncio and trio alike.
 
-    It may be shared between the tasks of one event loop. Close it, or use it as a context
+    It may be shared between tasks, threads and processes: each event loop of each process has
+    connections of its own, which are closed when the loop ends. Close it, or use it as a context
     manager::
 
         async with AsyncAudienceLab(url, service_role_key) as client:

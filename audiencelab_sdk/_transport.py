@@ -4,17 +4,19 @@ postgrest-py sends its requests through these pools. They raise for every answer
 success, so its own errors, which lose the HTTP status, are never made.
 """
 
+import asyncio
 import logging
+import os
 import ssl
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import contextmanager
 from functools import cache
-from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 import anyio
+import anyio.lowlevel
 import httpx
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
@@ -47,12 +49,20 @@ def _options() -> dict[str, Any]:
     return {
         "limits": _LIMITS,
         "verify": _ssl_context(),
-        # A pool serves many identities: what a gateway sets for one is not for the next.
-        "cookies": CookieJar(DefaultCookiePolicy(allowed_domains=[])),
         "follow_redirects": False,
         # Over HTTP/2, threads that share a client lose connections.
         "http2": False,
     }
+
+
+class _NoCookies(httpx.Cookies):
+    """A pool serves many identities: what a gateway sets for one is not for the next.
+
+    A policy of the standard library's jar that allows none takes longer than all checks of a page.
+    """
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Keep nothing."""
 
 
 @contextmanager
@@ -72,12 +82,13 @@ def _checked_environment() -> Generator[None]:
     )
 
 
-class Pool(httpx.Client):
-    """Connections that answer with a success or raise an AudienceLabError."""
+class _Connections(httpx.Client):
+    """Connections of one process that answer with a success or raise an AudienceLabError."""
 
     def __init__(self) -> None:
         with _checked_environment():
             super().__init__(**_options())
+        self._cookies = _NoCookies()
         # Not httpx's own queue: closing the pool does not reach those who wait there.
         self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
 
@@ -103,16 +114,17 @@ class Pool(httpx.Client):
         raise failure
 
 
-class AsyncPool(httpx.AsyncClient):
-    """Like :class:`Pool`, awaited."""
+class _AsyncConnections(httpx.AsyncClient):
+    """Like :class:`_Connections`, awaited, of one event loop."""
 
     def __init__(self) -> None:
         with _checked_environment():
             super().__init__(**_options())
+        self._cookies = _NoCookies()
         self._turns = anyio.Semaphore(_MOST_AT_ONCE)
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """Like :meth:`Pool.send`, awaited."""
+        """Like :meth:`_Connections.send`, awaited."""
         exchange = _Exchange(request)
         with anyio.move_on_after(exchange.patience) as waiting:
             await self._turns.acquire()
@@ -133,6 +145,113 @@ class AsyncPool(httpx.AsyncClient):
             self._turns.release()
         # Outside of the handler: the httpx error holds the request, and so the key.
         raise failure
+
+
+class Pool:
+    """The connections of a client and of those derived from it: of each process its own.
+
+    A forked child shares the sockets of its parent, so it never uses its parent's connections, and
+    keeps them, because closing them may reach the parent's.
+    """
+
+    def __init__(self) -> None:
+        self._is_closed = False
+        self._connections = {_process(): _Connections()}
+
+    def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        """Send a request; raises what :class:`_Connections` does."""
+        if self._is_closed:
+            raise _closed()
+        process = _process()
+        connections = self._connections.get(process)
+        if connections is None:
+            # No lock: at the fork, a thread that is not in the child may have held it.
+            connections = self._connections.setdefault(process, _Connections())
+        return connections.request(method, url, **options)
+
+    def close(self) -> None:
+        """Close the connections of this process; later requests raise ClientClosedError."""
+        self._is_closed = True
+        connections = self._connections.get(_process())
+        if connections:
+            connections.close()
+
+
+class AsyncPool:
+    """Like :class:`Pool`, awaited: the connections of each process and event loop."""
+
+    def __init__(self) -> None:
+        self._is_closed = False
+        # For the first event loop. Made here, so that an unusable environment shows at once.
+        self._first: _AsyncConnections | None = _AsyncConnections()
+        self._by_loop: dict[tuple[object, object], tuple[_AsyncConnections, _Lifetime]] = {}
+
+    async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        """Like :meth:`Pool.request`, awaited."""
+        if self._is_closed:
+            raise _closed()
+        loop = (_process(), _event_loop())
+        entry = self._by_loop.get(loop)
+        if entry is None:
+            self._forget_closed_loops()
+            connections, self._first = self._first or _AsyncConnections(), None
+            lifetime = self._live(loop, connections)
+            entry = self._by_loop[loop] = (connections, lifetime)
+            await anext(lifetime)
+        return await entry[0].request(method, url, **options)
+
+    async def aclose(self) -> None:
+        """Like :meth:`Pool.close`, awaited. Those of other event loops end with their loops."""
+        self._is_closed = True
+        if self._first:
+            await self._first.aclose()
+        entry = self._by_loop.get((_process(), _event_loop()))
+        if entry:
+            await entry[1].aclose()
+
+    async def _live(
+        self, loop: tuple[object, object], connections: _AsyncConnections
+    ) -> "_Lifetime":
+        """Close the connections when the event loop ends, which closes its generators."""
+        try:
+            yield
+        finally:
+            del self._by_loop[loop]
+            with anyio.CancelScope(shield=True):
+                await connections.aclose()
+
+    def _forget_closed_loops(self) -> None:
+        process = _process()
+        for owner, loop in list(self._by_loop):
+            if (
+                owner == process
+                and isinstance(loop, asyncio.AbstractEventLoop)
+                and loop.is_closed()
+            ):
+                self._by_loop.pop((owner, loop), None)
+
+
+_Lifetime: TypeAlias = AsyncGenerator[None]
+_forks = 0
+
+
+def _process() -> tuple[int, int]:
+    """This process: the pid alone may come again, and forks by C code run no hooks."""
+    return (os.getpid(), _forks)
+
+
+def _count_fork() -> None:
+    global _forks  # noqa: PLW0603 - of the whole process
+    _forks += 1
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_count_fork)
+
+
+def _event_loop() -> object:
+    token = anyio.lowlevel.current_token()
+    return getattr(token, "native_token", token)
 
 
 class _Session:
@@ -214,6 +333,8 @@ class _Exchange:
         return connection_error(self._request, error)
 
     def _log(self, outcome: object) -> None:
+        if not logger.isEnabledFor(logging.DEBUG):
+            return
         logger.debug(
             "%s %s: %s in %.0f ms (attempt %d)",
             self._request.method,

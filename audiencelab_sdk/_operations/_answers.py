@@ -14,7 +14,7 @@ from audiencelab_sdk.errors import UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import httpx
     from pydantic_core import ErrorDetails
@@ -72,7 +72,7 @@ class Rows(Generic[T]):
         """All rows; raises what the function `read` does."""
         return read(self.name, self.many, response)
 
-    def read_each(self, response: "httpx.Response") -> list[T | UnreadableRow]:
+    def read_each(self, response: "httpx.Response") -> "Sequence[T | UnreadableRow]":
         """All rows, with an UnreadableRow, which is logged, in place of each that cannot be read.
 
         Raises:
@@ -80,7 +80,7 @@ class Rows(Generic[T]):
                 schema.
         """
         try:
-            return [*self.many.validate_json(response.content, by_alias=True, by_name=False)]
+            return self.many.validate_json(response.content, by_alias=True, by_name=False)
         except ValidationError as error:
             problems = _problems(error)
         rows = parts(response.text) if response.text.lstrip().startswith("[") else None

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 R = TypeVar("R", bound=Row)
 
-Condition = tuple[str, str, str]
+Condition = tuple[str, str, str | UUID]
 """A column, PostgREST's operator, and what the column is compared with."""
 
 _ONE_OBJECT = "application/vnd.pgrst.object+json"
@@ -45,8 +45,8 @@ class Table(Generic[R]):
 
         def build(api: PostgrestClient) -> RequestBuilder:
             request = api.from_(self.rows.name).select("*")
-            for condition in (("id", "eq", str(row_id)), *self.visible):
-                request = request.filter(*condition)
+            for column, operator, value in (("id", "eq", row_id), *self.visible):
+                request = request.filter(column, operator, str(value))
             return request.single()
 
         call = Call(build, repeatable=True, delay=delay, retried=retried)
@@ -57,8 +57,8 @@ class Table(Generic[R]):
 
         def build(api: PostgrestClient) -> RequestBuilder:
             request = api.from_(self.rows.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
-            for condition in (("id", "eq", str(row_id)), *self.visible):
-                request = request.filter(*condition)
+            for column, operator, value in (("id", "eq", row_id), *self.visible):
+                request = request.filter(column, operator, str(value))
             request.request.headers["Accept"] = _ONE_OBJECT
             return request
 
@@ -79,8 +79,8 @@ class Table(Generic[R]):
 
         def build(api: PostgrestClient) -> RequestBuilder:
             request = api.from_(self.rows.name).update(dict(changes))  # pyright: ignore[reportUnknownMemberType] # see Table
-            for condition in (("id", "eq", str(row_id)), *conditions):
-                request = request.filter(*condition)
+            for column, operator, value in (("id", "eq", row_id), *conditions):
+                request = request.filter(column, operator, str(value))
             return request
 
         answer = yield Call(build, repeatable=True, delay=delay)
@@ -92,8 +92,8 @@ class Table(Generic[R]):
 
         def select(api: PostgrestClient) -> "BaseSelectRequestBuilder[Any]":
             request = api.from_(self.rows.name).select("*")
-            for condition in (*conditions, *self.visible):
-                request = request.filter(*condition)
+            for column, operator, value in (*conditions, *self.visible):
+                request = request.filter(column, operator, str(value))
             return request
 
         expected = {column: value for column, operator, value in conditions if operator == "eq"}
@@ -148,7 +148,7 @@ class Table(Generic[R]):
 
 def equal(column: str, value: str | UUID) -> Condition:
     """The condition that a column has this value."""
-    return (column, "eq", str(value))
+    return (column, "eq", value)
 
 
 def created(after: datetime | None, before: datetime | None) -> list[Condition]:

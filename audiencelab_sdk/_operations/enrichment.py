@@ -36,7 +36,6 @@ from audiencelab_sdk.errors import (
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import stored_moment
 
 PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
 
@@ -162,7 +161,7 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Steps[EnrichmentJob]
         }
         # The API cannot add a key to a jsonb column. So the whole column is written, but only
         # over the very row that was read: a worker's report in between means to read it again.
-        unchanged = equal("updated_at", stored_moment(job.updated_at))
+        unchanged = equal("updated_at", job.updated_at.isoformat())
         failed = yield from _TABLE.update_if(job.id, changes, [unchanged])
         if failed:
             return failed

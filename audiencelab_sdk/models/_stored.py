@@ -84,11 +84,5 @@ def _as_moment(value: Any) -> datetime:
     raise ValueError("not a time with its zone")
 
 
-def stored_moment(moment: datetime) -> str:
-    """What PostgreSQL has for a `Moment`, to the microsecond."""
-    texts = (text for text, infinite in _INFINITE.items() if infinite == moment)
-    return next(texts, moment.isoformat())
-
-
 Texts: TypeAlias = Annotated[tuple[str, ...], otherwise(_as_texts)]
 Moment: TypeAlias = Annotated[AwareDatetime, otherwise(_as_moment)]

@@ -74,7 +74,7 @@ class EnrichmentJob(Model, frozen=True):
     completed_at: Moment | None
     created_by: UUID
     created_at: AwareDatetime
-    updated_at: Moment
+    updated_at: AwareDatetime
 
     @property
     def error(self) -> str | None:

@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import Json, Moment, StoredObject, Texts, otherwise, plain
+from audiencelab_sdk.models._stored import Json, StoredObject, Texts, otherwise, plain
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -165,7 +165,7 @@ class Segment(Model, frozen=True):
     tags: Texts
     created_by: UUID
     created_at: AwareDatetime
-    updated_at: Moment
+    updated_at: AwareDatetime
     deleted: StrictBool
 
 

@@ -170,7 +170,6 @@ async def test_a_walk_goes_on_after_a_page_that_cannot_be_read(
     [
         ([broken(2, account_id=str(UUID(int=7)))], "whose account_id is not"),
         ([broken(1), broken(2)], "another order"),
-        ([broken(2), broken(2)], "another order"),
     ],
 )
 async def test_rows_that_were_not_asked_for_are_refused(

@@ -1,0 +1,243 @@
+"""A client that was used before the process forks, and one that several event loops use."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import anyio
+import pytest
+import trio
+
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ClientClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tests.e2e._project import Project
+
+Keys = list[tuple[str, UUID]]
+
+
+@pytest.fixture(scope="module")
+def keys(project: Project) -> Keys:
+    """The keys of two accounts, and the account of each."""
+    found: Keys = []
+    with AudienceLab(project.url, project.service_role_key) as client:
+        for tenant in (project.add_tenant(), project.add_tenant()):
+            user = client.as_user(project.access_token(tenant.user_id))
+            created = user.api_keys.create(tenant.account_id, "n")
+            found.append((created.key.get_secret_value(), tenant.account_id))
+    return found
+
+
+@pytest.fixture
+def client(project: Project) -> Iterator[AudienceLab]:
+    # Without retries: what goes wrong once shows.
+    with AudienceLab(project.url, project.service_role_key, max_retries=0) as client:
+        yield client
+
+
+def verify_often(client: AudienceLab, keys: Keys, times: int = 100) -> int:
+    """How many answers were about another key than the one that was sent."""
+    wrong = 0
+    for number in range(times):
+        key, account_id = keys[number % len(keys)]
+        wrong += client.api_keys.verify(key).account_id != account_id
+    return wrong
+
+
+def in_a_child(work: Callable[[], int]) -> Callable[[], int]:
+    """Starts `work` in a fork of this process; what is returned waits for its result."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(work())
+        except BaseException:  # noqa: BLE001 - the child must not go on with the tests
+            os._exit(99)
+    return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_forked_workers_get_the_answers_to_their_own_requests(
+    client: AudienceLab, keys: Keys
+) -> None:
+    assert verify_often(client, keys, 2) == 0
+    for _ in range(int(os.environ.get("AUDIENCELAB_FORK_ROUNDS", "5"))):
+        waits = [in_a_child(lambda: verify_often(client, keys)) for _ in range(4)]
+        assert verify_often(client, keys) == 0
+        assert [wait() for wait in waits] == [0] * 4
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_while_other_threads_have_requests_under_way(
+    client: AudienceLab, keys: Keys, project: Project
+) -> None:
+    derived = client.with_options(timeout=20).as_user(project.access_token(UUID(int=0)))
+    stop = threading.Event()
+    with ThreadPoolExecutor(8) as threads:
+        busy = [
+            threads.submit(
+                lambda: [verify_often(client, keys, 10) for _ in iter(stop.is_set, True)]
+            )
+            for _ in range(8)
+        ]
+        time.sleep(0.2)
+        waits = [
+            in_a_child(lambda: verify_often(client, keys, 20) + len(derived.segments.list().items))
+            for _ in range(4)
+        ]
+        assert [wait() for wait in waits] == [0] * 4
+        stop.set()
+        assert sum(sum(each.result()) for each in busy) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_closing_in_a_child_closes_nothing_of_the_parent(client: AudienceLab, keys: Keys) -> None:
+    assert verify_often(client, keys, 2) == 0
+
+    def close() -> int:
+        client.close()
+        try:
+            client.api_keys.verify(keys[0][0])
+        except ClientClosedError:
+            return 0
+        return 1
+
+    assert in_a_child(close)() == 0
+    assert verify_often(client, keys) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_client_that_was_closed_stays_closed_in_a_child(client: AudienceLab, keys: Keys) -> None:
+    client.close()
+
+    def call() -> int:
+        try:
+            client.api_keys.verify(keys[0][0])
+        except ClientClosedError:
+            return 0
+        return 1
+
+    assert in_a_child(call)() == 0
+
+
+_worker: AudienceLab | None = None
+
+
+def verify_in_a_worker(url: str, key: str, keys: Keys) -> int:
+    """Uses the client that the process has: its parent's, or one of its own."""
+    global _worker  # noqa: PLW0603 - as applications have it
+    _worker = _worker or AudienceLab(url, key, max_retries=0)
+    return verify_often(_worker, keys, 25)
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_pool_of_processes(project: Project, keys: Keys, method: str) -> None:
+    arguments = (project.url, project.service_role_key, keys)
+    assert verify_in_a_worker(*arguments) == 0
+    context = multiprocessing.get_context(method)
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
+        futures = [pool.submit(verify_in_a_worker, *arguments) for _ in range(8)]
+        assert [future.result(timeout=60) for future in futures] == [0] * 8
+    assert verify_in_a_worker(*arguments) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_an_asynchronous_client_in_a_forked_child(project: Project, keys: Keys) -> None:
+    client = AsyncAudienceLab(project.url, project.service_role_key, max_retries=0)
+
+    async def verify() -> int:
+        wrong = 0
+        for key, account_id in keys * 10:
+            wrong += (await client.api_keys.verify(key)).account_id != account_id
+        return wrong
+
+    async def fork_within_the_loop() -> int:
+        wrong = await verify()
+        child = in_a_child(lambda: anyio.run(verify))
+        wrong += await verify()
+        return wrong + await anyio.to_thread.run_sync(child)
+
+    assert asyncio.run(fork_within_the_loop()) == 0
+
+
+@pytest.mark.parametrize(
+    "run", [asyncio.run, anyio.run, trio.run], ids=["asyncio", "anyio", "trio"]
+)
+def test_one_event_loop_after_the_other(project: Project, keys: Keys, run: Any) -> None:
+    client = AsyncAudienceLab(project.url, project.service_role_key, max_retries=0)
+
+    async def verify() -> bool:
+        return bool(await client.api_keys.verify(keys[0][0]))
+
+    def call() -> bool:
+        return bool(run(verify() if run is asyncio.run else verify))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [call() for _ in range(5)] == [True] * 5
+        gc.collect()
+    assert len(client._pool._by_loop) == 0
+
+
+def test_several_event_loops_at_the_same_time(project: Project, keys: Keys) -> None:
+    client = AsyncAudienceLab(project.url, project.service_role_key, max_retries=0)
+
+    async def verify() -> int:
+        wrong = 0
+        for key, account_id in keys * 20:
+            wrong += (await client.api_keys.verify(key)).account_id != account_id
+        return wrong
+
+    with ThreadPoolExecutor(6) as threads:
+        runs = [lambda: asyncio.run(verify()), lambda: trio.run(verify)] * 3
+        assert list(threads.map(lambda run: run(), runs)) == [0] * 6
+
+
+def test_a_loop_that_ends_without_asyncio_run(project: Project, keys: Keys) -> None:
+    client = AsyncAudienceLab(project.url, project.service_role_key, max_retries=0)
+
+    async def verify() -> bool:
+        return bool(await client.api_keys.verify(keys[0][0]))
+
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        try:
+            assert loop.run_until_complete(verify())
+        finally:
+            loop.run_until_complete(loop.shutdown_asyncgens())
+            loop.close()
+    gc.collect()
+    assert len(client._pool._by_loop) == 0
+
+
+def test_a_child_does_not_stop_the_stack_of_its_parent() -> None:
+    script = """
+import os, sys
+from audiencelab_sdk import AudienceLab
+from audiencelab_sdk.local import LocalStack
+
+with LocalStack() as stack:
+    pid = os.fork()
+    if pid == 0:
+        sys.exit()  # leaves the with block, and runs what atexit has
+    os.waitpid(pid, 0)
+    with AudienceLab(stack.url, stack.service_role_key) as client:
+        assert not client.api_keys.verify("sk_abcd")
+        print(len(client.segments.list().items))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.returncode == 0, result.stderr
