@@ -182,8 +182,9 @@ class AsyncPool:
 
     def __init__(self) -> None:
         self._is_closed = False
-        # For the first event loop. Made here, so that an unusable environment shows at once.
-        self._first: _AsyncConnections | None = _AsyncConnections()
+        # For the first event loop. Made here, so that an unusable environment shows at once. In a
+        # list, because of threads that come at the same time only one can pop it.
+        self._unused = [_AsyncConnections()]
         self._by_loop: dict[tuple[object, object], tuple[_AsyncConnections, _Lifetime]] = {}
 
     async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
@@ -194,7 +195,10 @@ class AsyncPool:
         entry = self._by_loop.get(loop)
         if entry is None:
             self._forget_closed_loops()
-            connections, self._first = self._first or _AsyncConnections(), None
+            try:
+                connections = self._unused.pop()
+            except IndexError:
+                connections = _AsyncConnections()
             lifetime = self._live(loop, connections)
             entry = self._by_loop[loop] = (connections, lifetime)
             await anext(lifetime)
@@ -203,8 +207,8 @@ class AsyncPool:
     async def aclose(self) -> None:
         """Like :meth:`Pool.close`, awaited. Those of other event loops end with their loops."""
         self._is_closed = True
-        if self._first:
-            await self._first.aclose()
+        for connections in self._unused:
+            await connections.aclose()
         entry = self._by_loop.get((_process(), _event_loop()))
         if entry:
             await entry[1].aclose()

@@ -142,7 +142,18 @@ def verify_in_a_worker(url: str, key: str, keys: Keys) -> int:
     return verify_often(_worker, keys, 25)
 
 
+@pytest.fixture
+def close_worker() -> Iterator[None]:
+    """Closes the client of this process after the test."""
+    global _worker  # noqa: PLW0603 - see above
+    yield
+    if _worker:
+        _worker.close()
+    _worker = None
+
+
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+@pytest.mark.usefixtures("close_worker")
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
 def test_a_pool_of_processes(project: Project, keys: Keys, method: str) -> None:
     arguments = (project.url, project.service_role_key, keys)
