@@ -1,7 +1,6 @@
 """Typed Python client for AudienceLab V3."""
 
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
-from audiencelab_sdk._outcome import Outcome
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import (
@@ -37,6 +36,7 @@ from audiencelab_sdk.models import (
     EnrichmentType,
     InvalidApiKey,
     NewSegment,
+    Outcome,
     Page,
     Scope,
     Segment,

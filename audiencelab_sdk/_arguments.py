@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any, SupportsIndex, TypeVar, cast
 from uuid import UUID
 
-from pydantic import JsonValue, SecretStr
+from pydantic import JsonValue
 
 from audiencelab_sdk._limits import (
     LARGEST_NUMBER,
@@ -21,7 +21,7 @@ from audiencelab_sdk._limits import (
     MOST_JSON_BYTES,
     MOST_JSON_LEVELS,
 )
-from audiencelab_sdk._text import hidden, is_storable, storable
+from audiencelab_sdk._text import is_storable, storable
 from audiencelab_sdk.errors import InvalidArgumentError
 from audiencelab_sdk.models._stored import plain
 
@@ -67,13 +67,6 @@ def made_storable(name: str, value: Any, *, longest: int) -> str:
     if not value:
         raise InvalidArgumentError(f"{name} is empty")
     return storable(value[:longest])
-
-
-def checked_secret(name: str, value: Any) -> SecretStr:
-    """`value`, a text that is kept secret, as a SecretStr: tracebacks may print variables."""
-    if not isinstance(value, str | SecretStr):
-        raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {_kind(value)}")
-    return hidden(value)
 
 
 def checked_int(name: str, value: Any, lowest: int, highest: int) -> int:

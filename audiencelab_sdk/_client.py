@@ -7,13 +7,13 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings, environment, header_secret
-from audiencelab_sdk._resources.api_keys import ApiKeys, AsyncApiKeys
-from audiencelab_sdk._resources.enrichment import AsyncEnrichment, Enrichment
-from audiencelab_sdk._resources.segments import AsyncSegments, Segments
-from audiencelab_sdk._run import AsyncRunner, Runner
+from audiencelab_sdk._config import Settings, environment
+from audiencelab_sdk._http._drivers import AsyncDriver, Driver
+from audiencelab_sdk._resources.api_keys import ApiKeys
+from audiencelab_sdk._resources.enrichment import Enrichment
+from audiencelab_sdk._resources.segments import Segments
+from audiencelab_sdk._secrets import header_secret, hidden
 from audiencelab_sdk._supabase import supabase_settings
-from audiencelab_sdk._text import hidden
 from audiencelab_sdk._tokens import api_key_token, user_of
 
 # httpx and postgrest-py take longer to import than the SDK itself, so that waits for the first
@@ -21,7 +21,7 @@ from audiencelab_sdk._tokens import api_key_token, user_of
 if TYPE_CHECKING:
     import supabase
 
-    from audiencelab_sdk._transport import AsyncPool, Pool
+    from audiencelab_sdk._http._pools import AsyncPool, Pool
 
 _FIVE_MINUTES = timedelta(minutes=5)
 
@@ -55,9 +55,9 @@ class AudienceLab:
         ConfigurationError: One of them is missing or cannot be used.
     """
 
-    api_keys: ApiKeys
-    segments: Segments
-    enrichment: Enrichment
+    api_keys: ApiKeys[Driver]
+    segments: Segments[Driver]
+    enrichment: Enrichment[Driver]
 
     def __init__(
         self,
@@ -236,16 +236,20 @@ class AudienceLab:
         return _shown(self)
 
     def _connect(self, settings: Settings, pool: "Pool | None" = None) -> None:
-        from audiencelab_sdk._transport import Pool, postgrest  # noqa: PLC0415 - see above
+        from audiencelab_sdk._http._pools import Pool, postgrest  # noqa: PLC0415 - see above
 
         self._settings = settings
         self._owns_pool = pool is None
         self._pool = Pool() if pool is None else pool
         api = postgrest(settings, self._pool)
-        run = Runner(api, settings.max_retries)
-        self.api_keys = ApiKeys(run)
-        self.segments = Segments(run, lambda: user_of(settings.token()))
-        self.enrichment = Enrichment(run, lambda: user_of(settings.token()))
+        driver = Driver(api, settings.max_retries)
+
+        def user_id() -> UUID | None:
+            return user_of(settings.token())
+
+        self.api_keys = ApiKeys(driver, user_id)
+        self.segments = Segments(driver, user_id)
+        self.enrichment = Enrichment(driver, user_id)
 
     def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))
@@ -264,9 +268,9 @@ class AsyncAudienceLab:
             verification = await client.api_keys.verify(text)
     """
 
-    api_keys: AsyncApiKeys
-    segments: AsyncSegments
-    enrichment: AsyncEnrichment
+    api_keys: ApiKeys[AsyncDriver]
+    segments: Segments[AsyncDriver]
+    enrichment: Enrichment[AsyncDriver]
 
     def __init__(
         self,
@@ -375,16 +379,20 @@ class AsyncAudienceLab:
         return _shown(self)
 
     def _connect(self, settings: Settings, pool: "AsyncPool | None" = None) -> None:
-        from audiencelab_sdk._transport import AsyncPool, async_postgrest  # noqa: PLC0415 - see above
+        from audiencelab_sdk._http._pools import AsyncPool, async_postgrest  # noqa: PLC0415 - see above
 
         self._settings = settings
         self._owns_pool = pool is None
         self._pool = AsyncPool() if pool is None else pool
         api = async_postgrest(settings, self._pool)
-        run = AsyncRunner(api, settings.max_retries)
-        self.api_keys = AsyncApiKeys(run)
-        self.segments = AsyncSegments(run, lambda: user_of(settings.token()))
-        self.enrichment = AsyncEnrichment(run, lambda: user_of(settings.token()))
+        driver = AsyncDriver(api, settings.max_retries)
+
+        def user_id() -> UUID | None:
+            return user_of(settings.token())
+
+        self.api_keys = ApiKeys(driver, user_id)
+        self.segments = Segments(driver, user_id)
+        self.enrichment = Enrichment(driver, user_id)
 
     def _derive(self, settings: Settings) -> Self:
         client = object.__new__(type(self))

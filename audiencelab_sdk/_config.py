@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._text import hidden
+from audiencelab_sdk._secrets import header_secret
 from audiencelab_sdk.errors import ConfigurationError, InsecureURLWarning
 
 _KEY_VARIABLES = ("SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
@@ -93,25 +93,6 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, SecretS
     if missing:
         raise ConfigurationError(f"set the environment variable {' and '.join(missing)}")
     return url, key
-
-
-def header_secret(name: str, value: object) -> SecretStr:
-    """`value` as a secret that fits in an HTTP header."""
-    if not isinstance(value, str | SecretStr):
-        raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
-    value = SecretStr(hidden(value).get_secret_value().strip())
-    if not value:
-        raise ConfigurationError(f"{name} is empty")
-    if not _fits_in_a_header(value.get_secret_value()):
-        raise ConfigurationError(
-            f"{name} contains a blank, a line break or a character that no {name} has: "
-            "was it copied whole, and nothing else with it?"
-        )
-    return value
-
-
-def _fits_in_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _checked_url(url: object) -> str:

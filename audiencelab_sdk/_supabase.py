@@ -1,10 +1,11 @@
-"""What a client takes over from one of supabase-py."""
+"""Build settings from a supabase-py client."""
 
 from dataclasses import replace
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings, header_secret
+from audiencelab_sdk._config import Settings
+from audiencelab_sdk._secrets import header_secret
 from audiencelab_sdk.errors import ConfigurationError
 
 

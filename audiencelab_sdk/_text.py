@@ -2,8 +2,6 @@
 
 import re
 
-from pydantic import SecretStr
-
 # NUL, and the lone surrogates that bytes which are no UTF-8 become in paths and headers.
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 # Controls could forge lines of a log, move a terminal's cursor or reverse the direction of text.
@@ -25,11 +23,3 @@ def storable(text: str) -> str:
 def is_storable(text: str) -> bool:
     """Whether PostgreSQL can store `text` as it is."""
     return _UNSTORABLE.search(text) is None
-
-
-def hidden(value: str | SecretStr) -> SecretStr:
-    """`value` as a SecretStr, unchecked: for the frames that hold it until it is checked.
-
-    Reporters of errors may show the local variables of every frame.
-    """
-    return SecretStr(value) if isinstance(value, str) else value

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._arguments import checked_secret, checked_uuid
+from audiencelab_sdk._arguments import checked_uuid
+from audiencelab_sdk._secrets import checked_secret
 from audiencelab_sdk.errors import InvalidArgumentError
 
 _SHORTEST_SECRET = 32

@@ -24,8 +24,13 @@ A client that would send its key in clear text warns with an InsecureURLWarning.
 No error holds a key, a token or the body of a request, so each may be logged as it is.
 """
 
+from typing import TYPE_CHECKING
+
 from audiencelab_sdk._text import shown
-from audiencelab_sdk.models import EnrichmentJob
+
+# `models.Outcome` holds an error, so the models cannot be imported here.
+if TYPE_CHECKING:
+    from audiencelab_sdk.models.enrichment import EnrichmentJob
 
 _EXPIRY_ADVICE = "The access token has expired, is damaged, or was signed for another project."
 _SCHEMA_ADVICE = (
@@ -107,7 +112,7 @@ class EnrichmentFailedError(AudienceLabError):
         job: The job; ``job.error`` is what is known of the reason.
     """
 
-    def __init__(self, job: EnrichmentJob) -> None:
+    def __init__(self, job: "EnrichmentJob") -> None:
         super().__init__(job)
         self.job = job
 
@@ -124,7 +129,7 @@ class EnrichmentTimeoutError(AudienceLabError):
         timeout: The time that was allowed, in seconds.
     """
 
-    def __init__(self, job: EnrichmentJob, timeout: float) -> None:
+    def __init__(self, job: "EnrichmentJob", timeout: float) -> None:
         super().__init__(job, timeout)
         self.job = job
         self.timeout = timeout

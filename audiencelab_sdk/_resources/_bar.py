@@ -13,10 +13,10 @@ Observer: TypeAlias = Callable[[EnrichmentJob], object]
 
 @contextmanager
 def shown(on_progress: Observer | None, *, show: bool) -> Generator[Observer | None, None, None]:
-    """`on_progress`, and with `show` a progress bar besides, for as long as the block runs."""
+    """Yield `on_progress`, which also draws a progress bar if `show` is true."""
     if inspect.iscoroutinefunction(on_progress):
         raise InvalidArgumentError(
-            "on_progress must be a plain function: nobody would await a coroutine function"
+            "on_progress must be a plain function: a coroutine function would not be awaited"
         )
     if not show:
         yield on_progress

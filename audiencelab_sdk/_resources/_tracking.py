@@ -1,4 +1,4 @@
-"""What a worker counts the records of an enrichment job with: `client.enrichment.track`."""
+"""Workers of enrichment jobs: they count records and report the totals."""
 
 import logging
 import os
@@ -15,11 +15,11 @@ from uuid import UUID, uuid4
 import anyio
 
 from audiencelab_sdk._arguments import checked_int, checked_text, checked_uuid
-from audiencelab_sdk._limits import LONGEST_NAME
-from audiencelab_sdk._operations import enrichment as operations
+from audiencelab_sdk._http._drivers import AsyncDriver, Driver
+from audiencelab_sdk._http._operation import Operation
+from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
+from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._bar import Observer, shown
-from audiencelab_sdk._run import AsyncRunner, Runner
-from audiencelab_sdk._steps import Steps
 from audiencelab_sdk.errors import AudienceLabError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
@@ -29,33 +29,37 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 _SECONDS_TO_END = 60.0
 _LONGEST_DELAY = 10.0
 _SECONDS_TO_FAIL = 30.0
-_MOST_RECORDS = 2**31 - 1
 
-R = TypeVar("R", Runner, AsyncRunner)
+D = TypeVar("D", Driver, AsyncDriver)
 
 
-class _Worker(Generic[R]):
-    """What both colours share: the running totals of a worker, and when they are due."""
+class Tracking:
+    """The checked arguments of `track`."""
 
     def __init__(
-        self,
-        run: R,
-        job: EnrichmentJob | UUID | str,
-        *,
-        worker: str | None,
-        complete: bool,
-        show: bool,
+        self, job: EnrichmentJob | UUID | str, *, worker: str | None, complete: bool, show: bool
     ) -> None:
-        self._run: R = run
-        self._job_id = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
-        self._worker = checked_text("worker", worker or _unique_name(), longest=LONGEST_NAME)
-        self._complete = complete
-        self._show = show
-        self._job = job if isinstance(job, EnrichmentJob) else None
+        self.job_id = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
+        self.job = job if isinstance(job, EnrichmentJob) else None
+        self.worker = checked_text("worker", worker or _unique_name(), longest=LONGEST_NAME)
+        self.complete = complete
+        self.show = show
+
+
+class _Worker(Generic[D]):
+    """The running totals of a worker, and when a report is due."""
+
+    def __init__(self, driver: D, tracking: Tracking) -> None:
+        self._run: D = driver
+        self._job_id = tracking.job_id
+        self._worker = tracking.worker
+        self._complete = tracking.complete
+        self._show = tracking.show
+        self._job = tracking.job
         self._processed = 0
         self._failed = 0
         self._reported_at = 0.0
-        # One worker may have threads of its own.
+        # A worker may have threads of its own.
         self._lock = threading.Lock()
         self._display = ExitStack()
         self._observe: Observer | None = None
@@ -67,7 +71,7 @@ class _Worker(Generic[R]):
 
     @property
     def processed(self) -> int:
-        """The number of records that this worker has dealt with, failures included."""
+        """The number of records that this worker has processed, failures included."""
         return self._processed
 
     @property
@@ -77,18 +81,18 @@ class _Worker(Generic[R]):
 
     @property
     def job(self) -> EnrichmentJob:
-        """The job as the last report found it, with the totals of all workers.
+        """The job as of the last report, with the totals of all workers.
 
         Raises:
-            InvalidArgumentError: The block was not entered, and only the job's id was given.
+            InvalidArgumentError: The block was not entered yet, and only the job's id was passed.
         """
         if self._job is None:
             raise InvalidArgumentError("the job is known once the with block is entered")
         return self._job
 
     def _count(self, processed: int, failed: int) -> bool:
-        """Add to the totals; whether it is time to report them."""
-        processed = checked_int("processed", processed, 0, _MOST_RECORDS)
+        """Add to the totals. Returns whether a report is due."""
+        processed = checked_int("processed", processed, 0, MOST_RECORDS)
         failed = checked_int("failed", failed, 0, processed)
         with self._lock:
             self._processed += processed
@@ -98,28 +102,28 @@ class _Worker(Generic[R]):
                 self._reported_at = time.monotonic()
             return due
 
-    def _report(self, delay: float = 0.0) -> Steps[EnrichmentJob]:
+    def _report(self, delay: float = 0.0) -> Operation[EnrichmentJob]:
         with self._lock:
             self._reported_at = time.monotonic()
             totals = self._processed, self._failed
-        return operations.report_progress(self._job_id, self._worker, *totals, delay=delay)
+        return jobs.report_progress(self._job_id, self._worker, *totals, delay=delay)
 
-    def _report_and_end(self) -> Steps[EnrichmentJob]:
+    def _report_and_end(self) -> Operation[EnrichmentJob]:
         job = yield from _persistently(self._report)
         if self._complete:
             moment = datetime.now(UTC)
             job = yield from _persistently(
-                lambda delay: operations.complete(self._job_id, moment=moment, delay=delay)
+                lambda delay: jobs.complete(self._job_id, moment=moment, delay=delay)
             )
         return job
 
-    def _report_and_fail(self, reason: BaseException) -> Steps[EnrichmentJob]:
+    def _report_and_fail(self, reason: BaseException) -> Operation[EnrichmentJob]:
         try:
             yield from self._report()
         except AudienceLabError as error:
-            # That the job has failed matters more than how far it came.
+            # The failure matters more than the last totals.
             logger.warning("the last report on enrichment job %s was lost: %s", self._job_id, error)
-        return (yield from operations.fail(self._job_id, reason))
+        return (yield from jobs.fail(self._job_id, reason))
 
     def _saw(self, job: EnrichmentJob) -> None:
         self._job = job
@@ -137,21 +141,21 @@ class _Worker(Generic[R]):
         )
 
 
-class Progress(_Worker[Runner]):
-    """Counts the records that a worker deals with, from :meth:`Enrichment.track`.
+class Progress(_Worker[Driver]):
+    """Counts the records that a worker processes, from `client.enrichment.track`.
 
     It may be shared between the threads of a worker.
     """
 
     def advance(self, processed: int = 1, *, failed: int = 0) -> None:
-        """Count records, and report the totals when the last report is a second ago.
+        """Count records, and report the totals if the last report is at least a second old.
 
         Args:
-            processed: The number of records dealt with since the last call, failures included.
+            processed: The number of records processed since the last call, failures included.
             failed: How many of these failed.
 
         Raises:
-            ConflictError: Somebody else has ended the job: stop working on it.
+            ConflictError: Another caller ended the job. Stop working on it.
         """
         if self._count(processed, failed):
             self._try_report()
@@ -180,7 +184,7 @@ class Progress(_Worker[Runner]):
     def _try_report(self) -> None:
         try:
             self._saw(self._run(self._report()))
-        except operations.TEMPORARY as error:
+        except jobs.TRANSIENT as error:
             self._lost(error)
 
     def _fail(self, reason: BaseException) -> None:
@@ -190,11 +194,19 @@ class Progress(_Worker[Runner]):
             reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
 
 
-class AsyncProgress(_Worker[AsyncRunner]):
-    """Like :class:`Progress`, awaited: ``async with``, and ``await progress.advance(5)``."""
+class AsyncProgress(_Worker[AsyncDriver]):
+    """Counts the records that a worker processes, from `async_client.enrichment.track`."""
 
     async def advance(self, processed: int = 1, *, failed: int = 0) -> None:
-        """Like :meth:`Progress.advance`, awaited."""
+        """Count records, and report the totals if the last report is at least a second old.
+
+        Args:
+            processed: The number of records processed since the last call, failures included.
+            failed: How many of these failed.
+
+        Raises:
+            ConflictError: Another caller ended the job. Stop working on it.
+        """
         if self._count(processed, failed):
             await self._try_report()
 
@@ -222,11 +234,11 @@ class AsyncProgress(_Worker[AsyncRunner]):
     async def _try_report(self) -> None:
         try:
             self._saw(await self._run(self._report()))
-        except operations.TEMPORARY as error:
+        except jobs.TRANSIENT as error:
             self._lost(error)
 
     async def _fail(self, reason: BaseException) -> None:
-        # A cancelled worker says so too, in what time it has.
+        # A cancelled worker fails the job as well, within the time limit.
         with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
             try:
                 self._saw(await self._run(self._report_and_fail(reason)))
@@ -236,17 +248,19 @@ class AsyncProgress(_Worker[AsyncRunner]):
             reason.add_note(f"Enrichment job {self._job_id} could not be failed in time.")
 
 
-def _persistently(steps: Callable[[float], Steps[EnrichmentJob]]) -> Steps[EnrichmentJob]:
-    """What `steps` do after a delay, again and again while an outage is all that is in the way.
+def _persistently(
+    operation: Callable[[float], Operation[EnrichmentJob]],
+) -> Operation[EnrichmentJob]:
+    """Retry an operation with growing delays until the deadline if the error is transient.
 
-    At the end of hours of work a server that restarts must not cost their counts.
+    A server that restarts at the end of hours of work must not cost the totals.
     """
     deadline = time.monotonic() + _SECONDS_TO_END
     delay = 0.0
     while True:
         try:
-            return (yield from steps(delay))
-        except operations.TEMPORARY:
+            return (yield from operation(delay))
+        except jobs.TRANSIENT:
             delay = min(2 * delay + 1, _LONGEST_DELAY)
             if time.monotonic() + delay > deadline:
                 raise

@@ -3,35 +3,82 @@
 import builtins
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr, StrictBool, StrictInt, TypeAdapter
 
-from audiencelab_sdk._operations import api_keys as operations
-from audiencelab_sdk._outcome import Outcome
-from audiencelab_sdk._resources._base import AsyncResource, Resource
-from audiencelab_sdk._text import hidden
+from audiencelab_sdk._arguments import (
+    checked_future,
+    checked_int,
+    checked_items,
+    checked_text,
+    checked_uuid,
+    made_storable,
+)
+from audiencelab_sdk._http._listing import Listing, checked_page_size
+from audiencelab_sdk._http._operation import Operation, rpc
+from audiencelab_sdk._http._reading import Rows, read
+from audiencelab_sdk._http._resource import D, Resource, listing, operation
+from audiencelab_sdk._key_format import may_be_api_key
+from audiencelab_sdk._limits import (
+    LONGEST_ENDPOINT,
+    LONGEST_ITEM,
+    LONGEST_LOG_TEXT,
+    LONGEST_NAME,
+    LONGEST_USER_AGENT,
+    MOST_SCOPES,
+)
+from audiencelab_sdk._resources._usage_log import read_batch, read_log
+from audiencelab_sdk._secrets import checked_secret, hidden
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    AuthenticationError,
+    InvalidArgumentError,
+    PermissionDeniedError,
+)
 from audiencelab_sdk.models import (
     ApiKey,
-    AsyncPage,
     CreatedApiKey,
     InvalidApiKey,
-    Page,
+    Outcome,
     Scope,
     UsageEvent,
     UsageLog,
     ValidApiKey,
 )
+from audiencelab_sdk.models._base import Model
+
+if TYPE_CHECKING:
+    import httpx
+
+_CREATED = TypeAdapter(CreatedApiKey)
+_KEYS = Rows(
+    "list_api_keys", TypeAdapter(ApiKey), TypeAdapter(list[ApiKey], config=Model.model_config)
+)
+_VERIFICATION: TypeAdapter[ValidApiKey | InvalidApiKey] = TypeAdapter(
+    Annotated[ValidApiKey | InvalidApiKey, Field(discriminator="valid")]
+)
+_COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
+_BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
+_TRUE = TypeAdapter(Literal[True])
+_ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
+
+# The database function takes no more, and PostgREST returns no more rows.
+_EVENTS_PER_REQUEST = 1000
+_AS_API_KEY = "Only an API key may ask this: call it on client.as_api_key(...)."
 
 
-class ApiKeys(Resource):
-    """The API keys of accounts: make, list, revoke, verify, log their use.
+class ApiKeys(Resource[D]):
+    """The API keys of accounts: create, list, revoke and verify them, and log their use.
 
-    Every call raises InvalidArgumentError for an argument that cannot be right, before anything
-    is sent; APIConnectionError when no answer comes; and the APIStatusError of the answer when it
-    is no success. Ids are UUIDs or their text.
+    Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
+    APIConnectionError when no response arrives; and a subclass of APIStatusError when the response
+    is an error: AuthenticationError where the client acts as no user, with the project's
+    publishable key alone. Ids are UUIDs or their text.
     """
 
+    @operation
     def create(
         self,
         account_id: UUID | str,
@@ -39,48 +86,68 @@ class ApiKeys(Resource):
         *,
         scopes: Sequence[Scope] = (),
         expires_at: datetime | None = None,
-    ) -> CreatedApiKey:
-        """Make an API key, as a user who is a member of the account.
+    ) -> Operation[CreatedApiKey]:
+        """Create an API key, as a user who is a member of the account.
 
-        Calls the database function ``create_api_key``. It is not sent again when nobody knows
-        whether it was done: after no answer, or a 502, 503 or 504, look at `list` first.
+        Calls the database function ``create_api_key``. The request is retried only if it was never
+        sent: after a lost response, or a 502, 503 or 504, check `list` first.
 
         Args:
-            account_id: The account that the key is for.
-            name: What to call it, 1 to 255 characters.
-            scopes: What it may do; nothing, when left out.
-            expires_at: When it stops being valid, with a time zone; never, when left out.
+            account_id: The account that owns the key.
+            name: A label for people, 1 to 255 characters.
+            scopes: What the key may do. Without scopes it may do nothing.
+            expires_at: When the key expires, as an aware datetime. None means never.
 
         Returns:
-            The key. This is the only time that its text is shown.
+            The new key. Its text is returned only here.
 
         Raises:
-            PermissionDeniedError: The user is no member, or there is no such account.
+            PermissionDeniedError: The user is not a member, or the account does not exist.
         """
-        return self._run(operations.create(account_id, name, scopes, expires_at))
+        response = yield rpc(
+            "create_api_key",
+            {
+                "p_account_id": str(checked_uuid("account_id", account_id)),
+                "p_name": checked_text("name", name, longest=LONGEST_NAME),
+                "p_scopes": _checked_scopes(scopes),
+                "p_expires_at": None
+                if expires_at is None
+                else checked_future("expires_at", expires_at).isoformat(),
+            },
+            repeatable=False,
+        )
+        return read("create_api_key", _CREATED, response)
 
-    def list(self, account_id: UUID | str, *, page_size: int = 100) -> Page[ApiKey]:
-        """List the account's keys, the newest first, revoked and expired ones too.
+    @listing
+    def list(self, account_id: UUID | str, *, page_size: int = 100) -> Listing[ApiKey]:
+        """List the account's keys, newest first, including revoked and expired ones.
 
         Calls the database function ``list_api_keys``, as a user who is a member of the account::
 
             for key in client.api_keys.list(account_id):
                 print(key.name, key.key_prefix)
 
+            async for key in await async_client.api_keys.list(account_id):
+                print(key.name, key.key_prefix)
+
         Args:
             account_id: The account.
-            page_size: How many keys to fetch at a time, 1 to 1000.
+            page_size: How many keys to fetch per request, 1 to 1000.
 
         Returns:
-            The first page. Iterating it walks all of them.
+            The first page. Iterating over it fetches the following pages as needed.
 
         Raises:
-            PermissionDeniedError: The user is no member, or there is no such account.
+            PermissionDeniedError: The user is not a member, or the account does not exist.
         """
-        return self._page(operations.listing(account_id, page_size))
+        arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
+        return Listing(
+            _KEYS, lambda api: api.rpc("list_api_keys", arguments), checked_page_size(page_size)
+        )
 
-    def revoke(self, api_key_id: UUID | str) -> None:
-        """End a key's validity, for good; revoking it again does nothing.
+    @operation
+    def revoke(self, api_key_id: UUID | str) -> Operation[None]:
+        """Revoke a key permanently. Revoking it again changes nothing.
 
         Calls the database function ``revoke_api_key``, as a user who is a member of the account.
 
@@ -88,11 +155,16 @@ class ApiKeys(Resource):
             api_key_id: The key's id, not its text.
 
         Raises:
-            PermissionDeniedError: The user is no member, or there is no such key.
+            PermissionDeniedError: The user is not a member, or the key does not exist.
         """
-        return self._run(operations.revoke(api_key_id))
+        arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
+        response = yield rpc("revoke_api_key", arguments, repeatable=True)
+        read("revoke_api_key", _TRUE, response)
 
-    def revoke_all_of(self, user_id: UUID | str, account_id: UUID | str | None = None) -> int:
+    @operation
+    def revoke_all_of(
+        self, user_id: UUID | str, account_id: UUID | str | None = None
+    ) -> Operation[int]:
         """Revoke all API keys that a user created, such as one who left or lost a laptop.
 
         Calls the database function ``revoke_api_keys_of``, as the service role, or as a user who
@@ -104,37 +176,49 @@ class ApiKeys(Resource):
                 service role may ask for.
 
         Returns:
-            How many keys were live until now.
+            The number of keys revoked by this call.
 
         Raises:
             PermissionDeniedError: The caller is a user who names no account, or who is not a member
                 of it.
         """
-        return self._run(operations.revoke_all_of(user_id, account_id))
+        arguments = {"p_user_id": str(checked_uuid("user_id", user_id))}
+        if account_id is not None:
+            arguments["p_account_id"] = str(checked_uuid("account_id", account_id))
+        response = yield rpc("revoke_api_keys_of", arguments, repeatable=True)
+        return read("revoke_api_keys_of", _COUNT, response)
 
-    def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
-        """Tell whether a text that somebody sent is a valid API key.
+    @operation
+    def verify(self, api_key: str | SecretStr) -> Operation[ValidApiKey | InvalidApiKey]:
+        """Check whether a text is a valid API key, and whose.
 
-        Calls the database function ``verify_api_key``, as the service role. A text that cannot be
-        a key, such as one with a typing error, is answered without a request::
+        Calls the database function ``verify_api_key``, as the service role. Malformed keys, such
+        as mistyped ones, are rejected without a request::
 
             verification = client.api_keys.verify(request.headers["x-api-key"])
             if not verification:
                 return unauthorized(verification.error)
 
         Args:
-            api_key: The text; anything at all may be in it.
+            api_key: The text that came with the request. It may contain anything.
 
         Returns:
-            A ValidApiKey, which is true and has the key's id and account, or an InvalidApiKey,
-            which is false and says why.
+            A ValidApiKey, which is truthy and has the key's id and account, or an InvalidApiKey,
+            which is falsy and has the same error for unknown, revoked and expired keys.
 
         Raises:
-            PermissionDeniedError: The client acts neither as the service role nor as an API key.
+            PermissionDeniedError: The client acts as a user.
+            AuthenticationError: The client uses the project's publishable key.
+            RateLimitError: Too many texts that share a prefix with old keys were checked.
         """
         api_key = hidden(api_key)
-        return self._run(operations.verify(api_key))
+        key = checked_secret("api_key", api_key)
+        if not may_be_api_key(key.get_secret_value()):
+            return InvalidApiKey(error="Invalid API key")
+        response = yield rpc("verify_api_key", {"p_api_key": key}, repeatable=True)
+        return read("verify_api_key", _VERIFICATION, response)
 
+    @operation
     def log_usage(
         self,
         api_key_id: UUID | str,
@@ -144,164 +228,145 @@ class ApiKeys(Resource):
         status_code: int | None = None,
         ip_address: str | None = None,
         user_agent: str | None = None,
-    ) -> UsageLog:
-        """Write a line about a request that came with an API key.
+    ) -> Operation[UsageLog]:
+        """Log a request that was made with an API key.
 
-        Calls the database function ``log_api_key_usage``, as the service role; it also moves the
-        key's `last_used_at`.
+        Calls the database function ``log_api_key_usage``, as the service role. The function also
+        updates the key's `last_used_at`.
 
         Args:
-            api_key_id: The id that `verify` gave.
-            endpoint: What was asked for, such as ``/v1/segments``: any text but an empty one. In
-                this and the other texts, characters that PostgreSQL cannot store (NUL and lone
+            api_key_id: The id that `verify` returned.
+            endpoint: The requested path, such as ``/v1/segments``. It must not be empty. In this
+                and the other texts, characters that PostgreSQL cannot store (NUL and lone
                 surrogates) are replaced by U+FFFD.
             method: The HTTP method.
-            status_code: The HTTP status that it was answered with.
-            ip_address: Where it came from; an empty text is None.
-            user_agent: What it said it was; an empty text is None.
+            status_code: The HTTP status of the response.
+            ip_address: The client's address. An empty text is stored as null.
+            user_agent: The client's User-Agent header. An empty text is stored as null.
 
         Returns:
-            The line's id and time.
+            The entry's id and time.
 
         Raises:
-            UsageLogError: The database could not write it, for one because there is no such key.
+            UsageLogError: The database could not write the entry, for example because the key does
+                not exist.
             PermissionDeniedError: The client does not act as the service role.
         """
-        return self._run(
-            operations.log_usage(
-                api_key_id,
-                endpoint=endpoint,
-                method=method,
-                status_code=status_code,
-                ip_address=ip_address,
-                user_agent=user_agent,
-            )
+        response = yield rpc(
+            "log_api_key_usage",
+            {
+                "p_api_key_id": str(checked_uuid("api_key_id", api_key_id)),
+                "p_endpoint": made_storable("endpoint", endpoint, longest=LONGEST_ENDPOINT),
+                "p_method": made_storable("method", method, longest=LONGEST_LOG_TEXT),
+                "p_status_code": None
+                if status_code is None
+                else checked_int("status_code", status_code, 100, 999),
+                "p_ip_address": made_storable("ip_address", ip_address, longest=LONGEST_LOG_TEXT)
+                if ip_address
+                else None,
+                "p_user_agent": made_storable("user_agent", user_agent, longest=LONGEST_USER_AGENT)
+                if user_agent
+                else None,
+            },
+            repeatable=False,
         )
+        return read_log(response)
 
-    def log_usage_batch(self, events: Iterable[UsageEvent]) -> builtins.list[Outcome[UsageLog]]:
-        """Write many lines about requests that came with API keys.
+    @operation
+    def log_usage_batch(
+        self, events: Iterable[UsageEvent]
+    ) -> Operation[builtins.list[Outcome[UsageLog]]]:
+        """Log many requests that were made with API keys.
 
         Calls the database function ``log_api_key_usage_batch``, as the service role, with at most
-        1,000 events at a time. What the server or the connection says is part of the outcomes and
-        not raised, so that no event is lost in silence::
+        1,000 events per request. Errors of the server or the connection are part of the outcomes
+        and are not raised, so that no event is lost silently::
 
             for outcome in client.api_keys.log_usage_batch(events):
                 if not outcome:
                     logger.error("not logged: %s: %s", events[outcome.index], outcome.error)
 
-        An event whose error is a UsageLogError was not written; with any other, such as no
-            answer in time, nobody knows.
+        An event whose error is a UsageLogError was not written. After any other error, such as a
+        timeout, the event may have been written.
 
         Args:
-            events: The requests, as many as you like.
+            events: The requests. There is no limit on their number.
 
         Returns:
-            An outcome for each event, in their order.
+            An outcome for each event, in the order of the events.
         """
-        return self._run(operations.log_usage_batch(events))
+        batch = checked_items("events", events, UsageEvent)
+        outcomes: builtins.list[Outcome[UsageLog]] = []
+        for first in range(0, len(batch), _EVENTS_PER_REQUEST):
+            chunk = batch[first : first + _EVENTS_PER_REQUEST]
+            rows = [event.model_dump(mode="json", exclude_none=True) for event in chunk]
+            try:
+                response = yield rpc(
+                    "log_api_key_usage_batch", {"p_events": rows}, repeatable=False
+                )
+                outcomes += read_batch(response, first, len(chunk))
+            except AudienceLabError as error:
+                outcomes += [Outcome(first + index, error=error) for index in range(len(chunk))]
+        return outcomes
 
-    def has_scope(self, entity_type: str, entity_id: str, action: str) -> bool:
-        """Tell whether the API key that this client acts as may do something.
+    @operation
+    def has_scope(self, entity_type: str, entity_id: str, action: str) -> Operation[bool]:
+        """Check whether the API key that this client acts as may do something.
 
         Only for a client from `as_api_key`. Calls the database function ``has_scope``.
 
         Args:
             entity_type: The kind of entity, such as ``segment``.
-            entity_id: Which entity.
-            action: What is to be done with it, such as ``read``.
+            entity_id: The entity's id.
+            action: The action, such as ``read``.
 
         Returns:
-            True when one of the key's scopes covers it; False for a revoked or expired key.
+            True if one of the key's scopes covers it. False for a revoked or expired key.
 
         Raises:
             PermissionDeniedError: The client does not act as an API key.
         """
-        return self._run(operations.has_scope(entity_type, entity_id, action))
+        arguments = {
+            "p_entity_type": checked_text("entity_type", entity_type),
+            "p_entity_id": checked_text("entity_id", entity_id),
+            "p_action": checked_text("action", action),
+        }
+        response = yield from _asked_by_an_api_key("has_scope", arguments)
+        return read("has_scope", _BOOL, response)
 
-    def account_id(self) -> UUID | None:
-        """Tell the account of the API key that this client acts as.
+    @operation
+    def account_id(self) -> Operation[UUID | None]:
+        """Return the account of the API key that this client acts as.
 
         Only for a client from `as_api_key`. Calls the database function
         ``get_api_key_account_id``.
 
         Returns:
-            The account's id; None for a revoked, expired or unknown key.
+            The account's id. None for a revoked, expired or unknown key.
 
         Raises:
             PermissionDeniedError: The client does not act as an API key.
         """
-        return self._run(operations.account_id())
+        response = yield from _asked_by_an_api_key("get_api_key_account_id", {})
+        return read("get_api_key_account_id", _ID_OR_NONE, response)
 
 
-class AsyncApiKeys(AsyncResource):
-    """Like :class:`ApiKeys`, awaited."""
+def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> "Operation[httpx.Response]":
+    try:
+        return (yield rpc(function, arguments, repeatable=True))
+    except (AuthenticationError, PermissionDeniedError) as error:
+        if error.code == "42501":
+            error.hint = error.hint or _AS_API_KEY
+        raise
 
-    async def create(
-        self,
-        account_id: UUID | str,
-        name: str,
-        *,
-        scopes: Sequence[Scope] = (),
-        expires_at: datetime | None = None,
-    ) -> CreatedApiKey:
-        """Like :meth:`ApiKeys.create`, awaited."""
-        return await self._run(operations.create(account_id, name, scopes, expires_at))
 
-    async def list(self, account_id: UUID | str, *, page_size: int = 100) -> AsyncPage[ApiKey]:
-        """Like :meth:`ApiKeys.list`, awaited.
-
-        The page is walked with ``async for``::
-
-            async for key in await client.api_keys.list(account_id):
-                print(key.name, key.key_prefix)
-        """
-        return await self._page(operations.listing(account_id, page_size))
-
-    async def revoke(self, api_key_id: UUID | str) -> None:
-        """Like :meth:`ApiKeys.revoke`, awaited."""
-        return await self._run(operations.revoke(api_key_id))
-
-    async def revoke_all_of(self, user_id: UUID | str, account_id: UUID | str | None = None) -> int:
-        """Like :meth:`ApiKeys.revoke_all_of`, awaited."""
-        return await self._run(operations.revoke_all_of(user_id, account_id))
-
-    async def verify(self, api_key: str | SecretStr) -> ValidApiKey | InvalidApiKey:
-        """Like :meth:`ApiKeys.verify`, awaited."""
-        api_key = hidden(api_key)
-        return await self._run(operations.verify(api_key))
-
-    async def log_usage(
-        self,
-        api_key_id: UUID | str,
-        *,
-        endpoint: str,
-        method: str,
-        status_code: int | None = None,
-        ip_address: str | None = None,
-        user_agent: str | None = None,
-    ) -> UsageLog:
-        """Like :meth:`ApiKeys.log_usage`, awaited."""
-        return await self._run(
-            operations.log_usage(
-                api_key_id,
-                endpoint=endpoint,
-                method=method,
-                status_code=status_code,
-                ip_address=ip_address,
-                user_agent=user_agent,
-            )
+def _checked_scopes(scopes: Any) -> list[dict[str, Any]]:
+    items = checked_items("scopes", scopes, Scope)
+    if len(items) > MOST_SCOPES:
+        raise InvalidArgumentError(
+            f"scopes has {len(items):,} items; at most {MOST_SCOPES} are allowed"
         )
-
-    async def log_usage_batch(
-        self, events: Iterable[UsageEvent]
-    ) -> builtins.list[Outcome[UsageLog]]:
-        """Like :meth:`ApiKeys.log_usage_batch`, awaited."""
-        return await self._run(operations.log_usage_batch(events))
-
-    async def has_scope(self, entity_type: str, entity_id: str, action: str) -> bool:
-        """Like :meth:`ApiKeys.has_scope`, awaited."""
-        return await self._run(operations.has_scope(entity_type, entity_id, action))
-
-    async def account_id(self) -> UUID | None:
-        """Like :meth:`ApiKeys.account_id`, awaited."""
-        return await self._run(operations.account_id())
+    for index, scope in enumerate(items):
+        for field in Scope.model_fields:
+            checked_text(f"scopes[{index}].{field}", getattr(scope, field), longest=LONGEST_ITEM)
+    return [scope.model_dump() for scope in items]

@@ -1,32 +1,52 @@
 """Enrichment jobs: `client.enrichment`."""
 
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any
-from uuid import UUID
+from typing import Any, cast
+from uuid import UUID, uuid4
 
-from audiencelab_sdk._operations import enrichment as operations
-from audiencelab_sdk._resources._bar import Observer, shown
-from audiencelab_sdk._resources._base import AsyncUserResource, UserResource
-from audiencelab_sdk._resources._tracking import AsyncProgress, Progress
-from audiencelab_sdk.models import (
-    AsyncPage,
-    EnrichmentJob,
-    EnrichmentStatus,
-    EnrichmentType,
-    Page,
+from pydantic import JsonValue
+
+from audiencelab_sdk._arguments import (
+    checked_int,
+    checked_json,
+    checked_member,
+    checked_seconds,
+    checked_size,
+    checked_text,
+    checked_texts,
+    checked_uuid,
 )
+from audiencelab_sdk._http._listing import Listing
+from audiencelab_sdk._http._operation import Operation, rpc
+from audiencelab_sdk._http._reading import read
+from audiencelab_sdk._http._resource import D, Resource, listing, made_by, operation
+from audiencelab_sdk._http._table import created, creator, equal
+from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
+from audiencelab_sdk._resources import _jobs as jobs
+from audiencelab_sdk._resources._bar import Observer, shown
+from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    EnrichmentFailedError,
+    EnrichmentTimeoutError,
+    InvalidArgumentError,
+)
+from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
 
 
-class Enrichment(UserResource):
+class Enrichment(Resource[D]):
     """The enrichment jobs of accounts: pending, then processing, then completed or failed.
 
-    Every call raises InvalidArgumentError for an argument that cannot be right, before anything
-    is sent; APIConnectionError when no answer comes; and the APIStatusError of the answer when it
-    is no success. Ids are UUIDs or their text. Members of the account, the service role and, to
-    read and to work, API keys with a scope on ``enrichment`` may make them.
+    Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
+    APIConnectionError when no response arrives; and a subclass of APIStatusError when the response
+    is an error: AuthenticationError where the client acts as no user, with the project's
+    publishable key alone. Ids are UUIDs or their text. Members of the account and the service role
+    may call all methods; API keys with a scope on ``enrichment`` may read jobs and work on them.
     """
 
+    @operation
     def create(
         self,
         account_id: UUID | str,
@@ -37,42 +57,46 @@ class Enrichment(UserResource):
         enrichment_fields: Sequence[str] = (),
         metadata: Mapping[str, Any] | None = None,
         created_by: UUID | str | None = None,
-    ) -> EnrichmentJob:
-        """Make a job, which is pending, as a member of the account or as the service role.
+    ) -> Operation[EnrichmentJob]:
+        """Create a pending job, as a member of the account or as the service role.
 
         Inserts into the table ``enrichment_tracking``.
 
         Args:
-            account_id: The account that it is for.
-            audience_id: The audience whose records are to be enriched.
+            account_id: The account that owns the job.
+            audience_id: The audience whose records are enriched.
             enrichment_type: What to add: email, phone, company, social or custom.
-            total_records: The number of records to deal with; 0 when it is not known.
+            total_records: The number of records. 0 means unknown.
             enrichment_fields: The fields to fill.
-            metadata: Whatever else is to be said of it, as a JSON object.
-            created_by: The user who makes it; when left out, the one that the client acts as.
+            metadata: Further data about the job, as a JSON object.
+            created_by: The user who creates it. None means the user that the client acts as.
 
         Returns:
-            The job.
+            The new job.
 
         Raises:
-            PermissionDeniedError: The user is no member, or there is no such account.
-            InvalidArgumentError: The client acts as no user, and `created_by` was left out.
+            PermissionDeniedError: The user is not a member, or the account does not exist.
+            ConflictError: The service role named an account or a user that does not exist.
+            InvalidArgumentError: The client acts as no user, and `created_by` is missing.
         """
-        return self._run(
-            operations.create(
-                account_id,
-                audience_id,
-                enrichment_type,
-                total_records=total_records,
-                enrichment_fields=enrichment_fields,
-                metadata=metadata,
-                created_by=created_by,
-                user_id=self._user_id(),
-            )
-        )
+        row = {
+            "id": str(uuid4()),
+            "account_id": str(checked_uuid("account_id", account_id)),
+            "audience_id": str(checked_uuid("audience_id", audience_id)),
+            "enrichment_type": checked_member("enrichment_type", enrichment_type, EnrichmentType),
+            "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
+            "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
+            "metadata": _checked_object("metadata", {} if metadata is None else metadata),
+            "created_by": str(creator(created_by, self._user_id())),
+        }
+        (job,) = yield from jobs.TABLE.insert([row])
+        return job
 
-    def get(self, job_id: UUID | str) -> EnrichmentJob:
-        """Read a job from the table ``enrichment_tracking``.
+    @operation
+    def get(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
+        """Return a job.
+
+        Reads the table ``enrichment_tracking``.
 
         Args:
             job_id: The job's id.
@@ -81,10 +105,11 @@ class Enrichment(UserResource):
             The job.
 
         Raises:
-            NotFoundError: There is none, or the caller may not see it.
+            NotFoundError: The job does not exist, or is not visible to the caller.
         """
-        return self._run(operations.get(job_id))
+        return (yield from jobs.TABLE.get(checked_uuid("job_id", job_id)))
 
+    @listing
     def list(
         self,
         *,
@@ -95,41 +120,45 @@ class Enrichment(UserResource):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
-    ) -> Page[EnrichmentJob]:
-        """List the jobs that the caller may see, the newest first.
+    ) -> Listing[EnrichmentJob]:
+        """List the jobs that are visible to the caller, newest first.
 
-        Reads the table ``enrichment_tracking``. What is left out does not narrow the list::
+        Reads the table ``enrichment_tracking``. Without arguments it lists all of them::
 
             for job in client.enrichment.list(status="pending"):
                 print(job.id, job.enrichment_type)
 
+            async for job in await async_client.enrichment.list(status="pending"):
+                print(job.id, job.enrichment_type)
+
         Args:
-            account_id: Only those of this account.
-            audience_id: Only those of this audience.
-            status: Only those that are so far.
-            enrichment_type: Only those that add this.
-            created_after: Only those made after this moment, which needs a time zone.
-            created_before: Only those made before this moment, which needs a time zone.
-            page_size: How many to fetch at a time, 1 to 1000.
+            account_id: Only jobs of this account.
+            audience_id: Only jobs of this audience.
+            status: Only jobs with this status.
+            enrichment_type: Only jobs of this type.
+            created_after: Only jobs created after this time, an aware datetime.
+            created_before: Only jobs created before this time, an aware datetime.
+            page_size: How many jobs to fetch per request, 1 to 1000.
 
         Returns:
-            The first page. Iterating it walks all of them: those that are there all the while
-            come once, whatever is added in between.
+            The first page. Iterating over it fetches the following pages as needed, and yields each
+            job once, even if others are created in the meantime.
         """
-        return self._page(
-            operations.listing(
-                account_id=account_id,
-                audience_id=audience_id,
-                status=status,
-                enrichment_type=enrichment_type,
-                created_after=created_after,
-                created_before=created_before,
-                page_size=page_size,
-            )
-        )
+        conditions = created(created_after, created_before)
+        if account_id is not None:
+            conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
+        if audience_id is not None:
+            conditions.append(equal("audience_id", checked_uuid("audience_id", audience_id)))
+        if status is not None:
+            conditions.append(equal("status", checked_member("status", status, EnrichmentStatus)))
+        if enrichment_type is not None:
+            member = checked_member("enrichment_type", enrichment_type, EnrichmentType)
+            conditions.append(equal("enrichment_type", member))
+        return jobs.TABLE.listing(conditions, page_size)
 
-    def start(self, job_id: UUID | str) -> EnrichmentJob:
-        """Take a pending job: it is processing from now on. Of many who try, one succeeds.
+    @operation
+    def start(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
+        """Move a pending job to processing. If several callers try, one succeeds.
 
         Updates the table ``enrichment_tracking`` where the job is still pending. `track` and
         `report_progress` need no `start`: the first report starts a job.
@@ -138,42 +167,46 @@ class Enrichment(UserResource):
             job_id: The job's id.
 
         Returns:
-            The job as it is now.
+            The updated job.
 
         Raises:
-            ConflictError: It is not pending.
-            NotFoundError: There is none, or the caller may not see it.
+            ConflictError: The job is not pending.
+            NotFoundError: The job does not exist, or is not visible to the caller.
         """
-        return self._run(operations.start(job_id))
+        return (yield from jobs.start(job_id))
 
+    @operation
     def report_progress(
         self, job_id: UUID | str, *, worker: str, processed: int, failed: int = 0
-    ) -> EnrichmentJob:
-        """Report how much a worker has done of a job since it began.
+    ) -> Operation[EnrichmentJob]:
+        """Report the totals of a worker since it began.
 
-        Calls the database function ``report_enrichment_progress``, which adds up the workers'
-        totals. A worker's totals never go back, so a report that comes twice or late does no harm;
-        for the same reason, a worker that begins anew needs another name. `track` does all that.
+        Calls the database function ``report_enrichment_progress``, which adds up the totals of all
+        workers. A worker's totals never decrease, so a repeated or late report does no harm. For
+        the same reason a restarted worker needs a new name. `track` handles all of this.
 
         Args:
             job_id: The job's id.
-            worker: The worker's name, unlike that of any other on this job.
-            processed: The number of records that it has dealt with so far, failures included.
+            worker: The worker's name, unique within the job.
+            processed: The number of records that the worker has processed, failures included.
             failed: How many of these failed.
 
         Returns:
-            The job as it is now, with the totals of all workers.
+            The updated job, with the totals of all workers.
 
         Raises:
-            ConflictError: The job has been completed or has failed.
-            NotFoundError: There is none, or the caller may not work on it.
+            ConflictError: The job is completed or failed.
+            NotFoundError: The job does not exist, or the caller may not work on it.
         """
-        return self._run(operations.report_progress(job_id, worker, processed, failed))
+        return (yield from jobs.report_progress(job_id, worker, processed, failed))
 
-    def reset_progress(self, job_id: UUID | str, worker: str | None = None) -> EnrichmentJob:
+    @operation
+    def reset_progress(
+        self, job_id: UUID | str, worker: str | None = None
+    ) -> Operation[EnrichmentJob]:
         """Discard what workers reported of a job, and recalculate its counters.
 
-        For a worker that reported nonsense, or before a job is done again. Calls the database
+        For a worker that reported wrong totals, or before a job is done again. Calls the database
         function ``reset_enrichment_progress``, as the service role.
 
         Args:
@@ -187,10 +220,15 @@ class Enrichment(UserResource):
             PermissionDeniedError: The caller is not the service role.
             NotFoundError: The job does not exist.
         """
-        return self._run(operations.reset_progress(job_id, worker))
+        arguments = {"p_job_id": str(checked_uuid("job_id", job_id))}
+        if worker is not None:
+            arguments["p_worker"] = checked_text("worker", worker, longest=LONGEST_NAME)
+        response = yield rpc("reset_enrichment_progress", arguments, repeatable=True)
+        return read("reset_enrichment_progress", jobs.TABLE.rows.one, response)
 
-    def complete(self, job_id: UUID | str) -> EnrichmentJob:
-        """End a job that is processing: all is done.
+    @operation
+    def complete(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
+        """Move a processing job to completed.
 
         Updates the table ``enrichment_tracking`` where the job is still processing.
 
@@ -198,35 +236,37 @@ class Enrichment(UserResource):
             job_id: The job's id.
 
         Returns:
-            The job as it is now.
+            The updated job.
 
         Raises:
-            ConflictError: It is pending, or has ended already.
-            NotFoundError: There is none, or the caller may not see it.
+            ConflictError: The job is pending, completed or failed.
+            NotFoundError: The job does not exist, or is not visible to the caller.
         """
-        return self._run(operations.complete(job_id))
+        return (yield from jobs.complete(job_id))
 
-    def fail(self, job_id: UUID | str, error: str | BaseException) -> EnrichmentJob:
-        """End a job that is pending or processing: it cannot be done.
+    @operation
+    def fail(self, job_id: UUID | str, error: str | BaseException) -> Operation[EnrichmentJob]:
+        """Move a pending or processing job to failed.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``; the other keys stay as they are, even when somebody changes them meanwhile (but
-        numbers of more than 15 digits are written back as Python's floats).
+        ``error``. The other keys are kept, including concurrent changes (but numbers of more than
+        15 digits are written back as Python floats).
 
         Args:
             job_id: The job's id.
-            error: The reason, or the exception whose text it is; at most 10,000 characters of it
+            error: The reason, or an exception whose text is the reason. At most 10,000 characters
                 are stored.
 
         Returns:
-            The job as it is now; its `error` is the reason.
+            The updated job. Its `error` is the reason.
 
         Raises:
-            ConflictError: It has ended already.
-            NotFoundError: There is none, or the caller may not see it.
+            ConflictError: The job is completed or failed.
+            NotFoundError: The job does not exist, or is not visible to the caller.
         """
-        return self._run(operations.fail(job_id, error))
+        return (yield from jobs.fail(job_id, error))
 
+    @operation
     def wait(
         self,
         job_id: UUID | str,
@@ -235,32 +275,58 @@ class Enrichment(UserResource):
         poll_interval: float = 2.0,
         on_progress: Observer | None = None,
         show: bool = False,
-    ) -> EnrichmentJob:
-        """Wait until a job is completed, by reading it again and again.
+    ) -> Operation[EnrichmentJob]:
+        """Poll a job until it is completed.
 
-        Once the job was read, an outage of the server does not end the wait before its time.
+        After the first read, transient errors do not end the wait before the timeout.
 
         Args:
             job_id: The job's id.
-            timeout: Seconds to wait at most, not counting the time that the last request takes.
-            poll_interval: Seconds between two looks at the job.
-            on_progress: Called with the job at first, and whenever it has changed since. What it
-                raises ends the wait.
-            show: Show a progress bar on standard error; needs the extra ``progress``.
+            timeout: The longest time to wait, in seconds, not counting the last request.
+            poll_interval: Seconds between two reads.
+            on_progress: A plain function, called with the job after the first read and after each
+                change. An exception that it raises ends the wait.
+            show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
 
         Returns:
             The completed job.
 
         Raises:
-            EnrichmentFailedError: The job has failed.
-            EnrichmentTimeoutError: It had not ended, as far as is known, when the time was over;
-                its cause is the error of the last look, if that failed.
-            NotFoundError: There is none, or the caller may not see it.
+            EnrichmentFailedError: The job failed.
+            EnrichmentTimeoutError: The job did not end in time. If the last read failed, its error
+                is the cause.
+            NotFoundError: The job does not exist, or is not visible to the caller.
             ConfigurationError: `show` needs rich, which is not installed.
         """
         with shown(on_progress, show=show) as observe:
-            return self._run(operations.wait(job_id, timeout, poll_interval, observe))
+            checked_id = checked_uuid("job_id", job_id)
+            interval = checked_seconds("poll_interval", poll_interval)
+            deadline = time.monotonic() + checked_seconds("timeout", timeout)
+            job = yield from jobs.TABLE.get(checked_id)
+            if observe:
+                observe(job)
+            trouble: AudienceLabError | None = None
+            while not job.status.is_final:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise EnrichmentTimeoutError(job, timeout) from trouble
+                before = job
+                try:
+                    # The driver does not retry, because this loop does and knows the deadline.
+                    job = yield from jobs.TABLE.get(
+                        checked_id, delay=min(interval, left), retried=False
+                    )
+                except jobs.TRANSIENT as error:
+                    trouble = error
+                else:
+                    trouble = None
+                if observe and job != before:
+                    observe(job)
+        if job.status is jobs.FAILED:
+            raise EnrichmentFailedError(job)
+        return job
 
+    @made_by(Progress, AsyncProgress)
     def track(
         self,
         job: EnrichmentJob | UUID | str,
@@ -268,8 +334,8 @@ class Enrichment(UserResource):
         worker: str | None = None,
         complete: bool = True,
         show: bool = False,
-    ) -> Progress:
-        """Work on a job, and report how far the work is.
+    ) -> Tracking:
+        """Work on a job and report the progress.
 
         ::
 
@@ -278,147 +344,40 @@ class Enrichment(UserResource):
                     failures = enrich(batch)
                     progress.advance(len(batch), failed=failures)
 
-        On entry the job begins, if it had not. The worker's totals are reported at most once a
-        second, and when the block ends. Then the job is completed; or, when the block raises, it
-        fails with the exception's text, and the exception goes on. A report that is lost does not
-        disturb the work: each carries all that came before, and the last one is repeated for a
-        minute. It ends, with ConflictError, when somebody else ended the job.
+            async with async_client.enrichment.track(job, worker="w1") as progress:
+                await progress.advance(5)
 
-        Several workers may share a job. Each then passes ``complete=False``, and who started them
-        calls `complete` when all are through; but whoever fails, fails the job for all.
+        Entering the block starts a pending job. The worker's totals are reported at most once a
+        second and at the end of the block. Then the job is completed. If the block raises, the job
+        fails with the exception's text, and the exception is re-raised. A lost report does not
+        interrupt the work, because each report carries the totals. The last report is retried for
+        a minute. `advance` raises ConflictError once another caller has ended the job.
+
+        Several workers may share a job. Each passes ``complete=False``, and their parent calls
+        `complete` after all of them. A worker that fails, fails the job for all.
 
         Args:
             job: The job, or its id.
-            worker: The worker's name, unlike that of any other on this job, earlier runs of the
-                same worker included; a random one, when left out.
+            worker: The worker's name, unique within the job, including earlier runs of the same
+                worker. None means a random name.
             complete: Whether to complete the job when the block ends without an exception.
-            show: Show a progress bar on standard error; needs the extra ``progress``.
+            show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
 
         Returns:
-            A context manager: what counts the records.
+            A context manager that counts records.
 
         Raises:
             ConfigurationError: `show` needs rich, which is not installed.
-            AudienceLabError: On entry, the job could not begin; or at the end of the block, the
-                totals could not be sent or the job not be completed: `processed` and `failed`
-                still tell them.
+            AudienceLabError: On entry, the job could not be started. At the end of the block, the
+                totals could not be reported or the job not be completed; `processed` and `failed`
+                still have the totals.
         """
-        return Progress(self._run, job, worker=worker, complete=complete, show=show)
+        return Tracking(job, worker=worker, complete=complete, show=show)
 
 
-class AsyncEnrichment(AsyncUserResource):
-    """Like :class:`Enrichment`, awaited."""
-
-    async def create(
-        self,
-        account_id: UUID | str,
-        audience_id: UUID | str,
-        enrichment_type: EnrichmentType | str,
-        *,
-        total_records: int = 0,
-        enrichment_fields: Sequence[str] = (),
-        metadata: Mapping[str, Any] | None = None,
-        created_by: UUID | str | None = None,
-    ) -> EnrichmentJob:
-        """Like :meth:`Enrichment.create`, awaited."""
-        return await self._run(
-            operations.create(
-                account_id,
-                audience_id,
-                enrichment_type,
-                total_records=total_records,
-                enrichment_fields=enrichment_fields,
-                metadata=metadata,
-                created_by=created_by,
-                user_id=self._user_id(),
-            )
-        )
-
-    async def get(self, job_id: UUID | str) -> EnrichmentJob:
-        """Like :meth:`Enrichment.get`, awaited."""
-        return await self._run(operations.get(job_id))
-
-    async def list(
-        self,
-        *,
-        account_id: UUID | str | None = None,
-        audience_id: UUID | str | None = None,
-        status: EnrichmentStatus | str | None = None,
-        enrichment_type: EnrichmentType | str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        page_size: int = 100,
-    ) -> AsyncPage[EnrichmentJob]:
-        """Like :meth:`Enrichment.list`, awaited.
-
-        The page is walked with ``async for``::
-
-            async for job in await client.enrichment.list(account_id=account_id):
-                print(job.id)
-        """
-        return await self._page(
-            operations.listing(
-                account_id=account_id,
-                audience_id=audience_id,
-                status=status,
-                enrichment_type=enrichment_type,
-                created_after=created_after,
-                created_before=created_before,
-                page_size=page_size,
-            )
-        )
-
-    async def start(self, job_id: UUID | str) -> EnrichmentJob:
-        """Like :meth:`Enrichment.start`, awaited."""
-        return await self._run(operations.start(job_id))
-
-    async def report_progress(
-        self, job_id: UUID | str, *, worker: str, processed: int, failed: int = 0
-    ) -> EnrichmentJob:
-        """Like :meth:`Enrichment.report_progress`, awaited."""
-        return await self._run(operations.report_progress(job_id, worker, processed, failed))
-
-    async def reset_progress(self, job_id: UUID | str, worker: str | None = None) -> EnrichmentJob:
-        """Like :meth:`Enrichment.reset_progress`, awaited."""
-        return await self._run(operations.reset_progress(job_id, worker))
-
-    async def complete(self, job_id: UUID | str) -> EnrichmentJob:
-        """Like :meth:`Enrichment.complete`, awaited."""
-        return await self._run(operations.complete(job_id))
-
-    async def fail(self, job_id: UUID | str, error: str | BaseException) -> EnrichmentJob:
-        """Like :meth:`Enrichment.fail`, awaited."""
-        return await self._run(operations.fail(job_id, error))
-
-    async def wait(
-        self,
-        job_id: UUID | str,
-        *,
-        timeout: float = 600.0,  # noqa: ASYNC109 - it ends with an error that carries the job
-        poll_interval: float = 2.0,
-        on_progress: Observer | None = None,
-        show: bool = False,
-    ) -> EnrichmentJob:
-        """Like :meth:`Enrichment.wait`, awaited.
-
-        `on_progress` is called as it is, not awaited.
-        """
-        with shown(on_progress, show=show) as observe:
-            return await self._run(operations.wait(job_id, timeout, poll_interval, observe))
-
-    def track(
-        self,
-        job: EnrichmentJob | UUID | str,
-        *,
-        worker: str | None = None,
-        complete: bool = True,
-        show: bool = False,
-    ) -> AsyncProgress:
-        """Like :meth:`Enrichment.track`.
-
-        ::
-
-            async with client.enrichment.track(job, worker="w1") as progress:
-                await progress.advance(5)
-        """
-        return AsyncProgress(self._run, job, worker=worker, complete=complete, show=show)
+def _checked_object(name: str, value: Any) -> JsonValue:
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} must be a mapping, such as a dict")
+    stored = checked_json(name, cast("Any", value))
+    checked_size(name, stored)
+    return stored

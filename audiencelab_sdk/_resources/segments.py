@@ -1,38 +1,68 @@
 """Segments: `client.segments`."""
 
 import builtins
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from uuid import UUID
+from typing import Any
+from uuid import UUID, uuid4
 
-from audiencelab_sdk._operations import segments as operations
-from audiencelab_sdk._outcome import Outcome
-from audiencelab_sdk._resources._base import AsyncUserResource, UserResource
+from pydantic import TypeAdapter
+
+from audiencelab_sdk._arguments import (
+    checked_items,
+    checked_member,
+    checked_text,
+    checked_texts,
+    checked_uuid,
+)
+from audiencelab_sdk._http._listing import Listing
+from audiencelab_sdk._http._operation import Operation, rpc
+from audiencelab_sdk._http._reading import Rows, read, read_nothing
+from audiencelab_sdk._http._resource import D, Resource, listing, operation
+from audiencelab_sdk._http._table import Table, created, creator, equal
+from audiencelab_sdk._resources._segment_columns import columns, has_tags
+from audiencelab_sdk._resources._segment_columns import name_contains as contains
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    ConflictError,
+    InvalidArgumentError,
+    InvalidRequestError,
+)
 from audiencelab_sdk.models import (
     UNSET,
-    AsyncPage,
     CustomColumn,
     NewSegment,
-    Page,
+    Outcome,
     Segment,
     SegmentFilter,
     SourceType,
     Unset,
 )
+from audiencelab_sdk.models._base import Model
 from audiencelab_sdk.models._stored import Json
 
+_TABLE = Table(
+    Rows("segments", TypeAdapter(Segment), TypeAdapter(list[Segment], config=Model.model_config)),
+    absent="there is no such segment: it never was, it is deleted, or it is not yours to see",
+    visible=[("deleted", "is", "false")],
+)
+_ID = TypeAdapter(UUID)
+_SEGMENTS_PER_REQUEST = 100
 
-class Segments(UserResource):
+
+class Segments(Resource[D]):
     """The saved audience segments of accounts.
 
-    Every call raises InvalidArgumentError for an argument that cannot be right, before anything
-    is sent; APIConnectionError when no answer comes; and the APIStatusError of the answer when it
-    is no success. Ids are UUIDs or their text. Deleted segments are never shown.
+    Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
+    APIConnectionError when no response arrives; and a subclass of APIStatusError when the response
+    is an error: AuthenticationError where the client acts as no user, with the project's
+    publishable key alone. Ids are UUIDs or their text. Deleted segments are never returned.
 
-    Filters and custom columns may also be given as the JSON that V3 stores, so that what `get`
-    gave can be written back, whatever its shape.
+    Filters and custom columns may also be given as the JSON that V3 stores, so that whatever `get`
+    returns can be written back unchanged.
     """
 
+    @operation
     def create(
         self,
         account_id: UUID | str,
@@ -45,12 +75,12 @@ class Segments(UserResource):
         enrichment_fields: Sequence[str] = (),
         custom_columns: Sequence[CustomColumn | Json] = (),
         tags: Sequence[str] = (),
-    ) -> Segment:
-        """Save a segment, as a user who is a member of the account.
+    ) -> Operation[Segment]:
+        """Create a segment, as a user who is a member of the account.
 
-        Calls the database function ``create_studio_segment``, and reads the segment from the
-        table ``segments``. The function is not called again when nobody knows whether it was
-        done; `create_many` is::
+        Calls the database function ``create_studio_segment`` and reads the segment from the table
+        ``segments``. The call is retried only if the request was never sent; `create_many` is
+        always retried::
 
             client.segments.create(
                 account_id,
@@ -64,62 +94,92 @@ class Segments(UserResource):
             )
 
         Args:
-            account_id: The account that it is for.
-            name: What to call it, not blank.
+            account_id: The account that owns the segment.
+            name: A label for people, 1 to 255 characters, not blank.
             source_type: Where its records come from: audience, webhook_upload or csv_upload.
             source_id: The id of that audience or upload.
-            description: What it is for.
-            filters: The conditions on its records.
-            enrichment_fields: The fields that are added to its records.
-            custom_columns: The columns that its table shows besides the usual ones.
-            tags: Its tags.
+            description: A longer description.
+            filters: The conditions that its records meet.
+            enrichment_fields: The fields to add to its records.
+            custom_columns: The columns to show in addition to the default ones.
+            tags: The segment's tags.
 
         Returns:
-            The segment.
+            The new segment.
 
         Raises:
-            PermissionDeniedError: The user is no member, or there is no such account.
+            PermissionDeniedError: The user is not a member, or the account does not exist.
         """
-        given = {
-            "name": name,
-            "source_type": source_type,
-            "source_id": source_id,
-            "description": description,
-            "filters": filters,
-            "enrichment_fields": enrichment_fields,
-            "custom_columns": custom_columns,
-            "tags": tags,
-        }
-        return self._run(operations.create(account_id, given))
+        arguments = columns(
+            {
+                "name": name,
+                "source_type": source_type,
+                "source_id": source_id,
+                "description": description,
+                "filters": filters,
+                "enrichment_fields": enrichment_fields,
+                "custom_columns": custom_columns,
+                "tags": tags,
+            }
+        )
+        response = yield rpc(
+            "create_studio_segment",
+            {
+                "p_account_id": str(checked_uuid("account_id", account_id)),
+                **{f"p_{column}": value for column, value in arguments.items()},
+            },
+            repeatable=False,
+        )
+        segment_id = read("create_studio_segment", _ID, response)
+        try:
+            return (yield from _TABLE.get(segment_id))
+        except AudienceLabError as error:
+            error.add_note(f"The segment was created nevertheless: its id is {segment_id}.")
+            raise
 
+    @operation
     def create_many(
         self,
         account_id: UUID | str,
         segments: Iterable[NewSegment],
         *,
         created_by: UUID | str | None = None,
-    ) -> builtins.list[Outcome[Segment]]:
-        """Save many segments, as a member of the account or as the service role.
+    ) -> Operation[builtins.list[Outcome[Segment]]]:
+        """Create many segments, as a member of the account or as the service role.
 
-        Inserts into the table ``segments``, at most 100 at a time. What the server or the
-        connection says is part of the outcomes and not raised, so that nobody has to guess which
-        were saved. A segment that the database refuses costs the others nothing.
+        Inserts into the table ``segments``, at most 100 rows per request. Errors of the server or
+        the connection are part of the outcomes and are not raised, so that it is known which
+        segments exist. A segment that the database rejects does not affect the others.
 
         Args:
-            account_id: The account that they are for.
-            segments: The segments, as many as you like.
-            created_by: The user who makes them; when left out, the one that the client acts as.
+            account_id: The account that owns the segments.
+            segments: The segments. There is no limit on their number.
+            created_by: The user who creates them. None means the user that the client acts as.
 
         Returns:
-            An outcome for each segment, in their order.
+            An outcome for each segment, in the order of the segments.
 
         Raises:
-            InvalidArgumentError: The client acts as no user, and `created_by` was left out.
+            InvalidArgumentError: The client acts as no user, and `created_by` is missing.
         """
-        return self._run(operations.create_many(account_id, segments, created_by, self._user_id()))
+        common = {
+            "account_id": str(checked_uuid("account_id", account_id)),
+            "created_by": str(creator(created_by, self._user_id())),
+        }
+        rows = [
+            {"id": str(uuid4()), **common, **columns(dict(segment), f"segments[{index}].")}
+            for index, segment in enumerate(checked_items("segments", segments, NewSegment))
+        ]
+        outcomes: builtins.list[Outcome[Segment]] = []
+        for first in range(0, len(rows), _SEGMENTS_PER_REQUEST):
+            outcomes += yield from _insert(first, rows[first : first + _SEGMENTS_PER_REQUEST])
+        return outcomes
 
-    def get(self, segment_id: UUID | str) -> Segment:
-        """Read a segment from the table ``segments``.
+    @operation
+    def get(self, segment_id: UUID | str) -> Operation[Segment]:
+        """Return a segment.
+
+        Reads the table ``segments``.
 
         Args:
             segment_id: The segment's id.
@@ -128,10 +188,11 @@ class Segments(UserResource):
             The segment.
 
         Raises:
-            NotFoundError: There is none, it is deleted, or the caller may not see it.
+            NotFoundError: The segment does not exist, is deleted, or is not visible to the caller.
         """
-        return self._run(operations.get(segment_id))
+        return (yield from _TABLE.get(checked_uuid("segment_id", segment_id)))
 
+    @listing
     def list(
         self,
         *,
@@ -142,40 +203,44 @@ class Segments(UserResource):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
-    ) -> Page[Segment]:
-        """List the segments that the caller may see, the newest first.
+    ) -> Listing[Segment]:
+        """List the segments that are visible to the caller, newest first.
 
-        Reads the table ``segments``. What is left out does not narrow the list::
+        Reads the table ``segments``. Without arguments it lists all of them::
 
             for segment in client.segments.list(account_id=account_id, tags=["vip"]):
                 print(segment.name)
 
+            async for segment in await async_client.segments.list(account_id=account_id):
+                print(segment.name)
+
         Args:
-            account_id: Only those of this account.
-            source_type: Only those whose records come from there.
-            tags: Only those that have all of these tags.
-            name_contains: Only those with this text in their name, in upper or lower case. It is
-                taken literally: ``%``, ``_``, ``*`` and the like stand for themselves.
-            created_after: Only those made after this moment, which needs a time zone.
-            created_before: Only those made before this moment, which needs a time zone.
-            page_size: How many to fetch at a time, 1 to 1000.
+            account_id: Only segments of this account.
+            source_type: Only segments whose records come from this kind of source.
+            tags: Only segments that have all of these tags.
+            name_contains: Only segments whose name contains this text, ignoring case. It is
+                matched literally: ``%``, ``_`` and ``*`` are ordinary characters.
+            created_after: Only segments created after this time, an aware datetime.
+            created_before: Only segments created before this time, an aware datetime.
+            page_size: How many segments to fetch per request, 1 to 1000.
 
         Returns:
-            The first page. Iterating it walks all of them: those that are there all the while
-            come once, whatever is added or deleted in between.
+            The first page. Iterating over it fetches the following pages as needed, and yields each
+            segment once, even if others are created or deleted in the meantime.
         """
-        return self._page(
-            operations.listing(
-                account_id=account_id,
-                source_type=source_type,
-                tags=tags,
-                name_contains=name_contains,
-                created_after=created_after,
-                created_before=created_before,
-                page_size=page_size,
-            )
-        )
+        conditions = created(created_after, created_before)
+        if account_id is not None:
+            conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
+        if source_type is not None:
+            member = checked_member("source_type", source_type, SourceType)
+            conditions.append(equal("source_type", member))
+        if wanted := checked_texts("tags", tags):
+            conditions.append(has_tags(wanted))
+        if name_contains is not None:
+            conditions.append(contains(checked_text("name_contains", name_contains)))
+        return _TABLE.listing(conditions, page_size)
 
+    @operation
     def update(
         self,
         segment_id: UUID | str,
@@ -188,8 +253,8 @@ class Segments(UserResource):
         enrichment_fields: Sequence[str] | Unset = UNSET,
         custom_columns: Sequence[CustomColumn | Json] | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
-    ) -> Segment:
-        """Change a segment, as a member of its account; what is not passed stays as it is.
+    ) -> Operation[Segment]:
+        """Update a segment, as a member of its account. Omitted arguments are left unchanged.
 
         Updates the table ``segments``::
 
@@ -197,21 +262,22 @@ class Segments(UserResource):
 
         Args:
             segment_id: The segment's id.
-            name: Another name, not blank.
-            description: Another description; None for none.
+            name: The new name, not blank.
+            description: The new description. None removes it.
             source_type: Where its records come from.
             source_id: The id of that audience or upload.
-            filters: The conditions on its records, all of them.
-            enrichment_fields: The fields that are added to its records, all of them.
-            custom_columns: The columns that its table shows besides, all of them.
-            tags: Its tags, all of them.
+            filters: The conditions that its records meet. They replace all current ones, and so do
+                the following lists.
+            enrichment_fields: The fields to add to its records.
+            custom_columns: The columns to show in addition to the default ones.
+            tags: The segment's tags.
 
         Returns:
-            The segment as it is now.
+            The updated segment.
 
         Raises:
-            NotFoundError: There is none, it is deleted, or the caller may not see it.
-            InvalidArgumentError: Nothing was passed, or what was passed cannot be.
+            NotFoundError: The segment does not exist, is deleted, or is not visible to the caller.
+            InvalidArgumentError: No argument but `segment_id` was passed, or one is invalid.
         """
         given = {
             "name": name,
@@ -223,10 +289,14 @@ class Segments(UserResource):
             "custom_columns": custom_columns,
             "tags": tags,
         }
-        return self._run(operations.update(segment_id, given))
+        changes = {column: value for column, value in given.items() if value is not UNSET}
+        if not changes:
+            raise InvalidArgumentError("there is nothing to update: pass what is to change")
+        return (yield from _TABLE.update(checked_uuid("segment_id", segment_id), columns(changes)))
 
-    def delete(self, segment_id: UUID | str) -> None:
-        """Delete a segment, so that `restore` can bring it back; again does nothing.
+    @operation
+    def delete(self, segment_id: UUID | str) -> Operation[None]:
+        """Delete a segment. `restore` can bring it back. Deleting it again changes nothing.
 
         Calls the database function ``delete_studio_segment``, as a user who is a member of the
         account.
@@ -235,12 +305,15 @@ class Segments(UserResource):
             segment_id: The segment's id.
 
         Raises:
-            NotFoundError: There is none, or the user is no member of its account.
+            NotFoundError: The segment does not exist, or the user is not a member of its account.
         """
-        return self._run(operations.delete(segment_id))
+        arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
+        response = yield rpc("delete_studio_segment", arguments, repeatable=True)
+        read_nothing("delete_studio_segment", response)
 
-    def restore(self, segment_id: UUID | str) -> Segment:
-        """Bring a deleted segment back; one that is not deleted stays as it is.
+    @operation
+    def restore(self, segment_id: UUID | str) -> Operation[Segment]:
+        """Restore a deleted segment. A segment that is not deleted is left unchanged.
 
         Calls the database function ``restore_studio_segment``, as a user who is a member of the
         account.
@@ -249,119 +322,34 @@ class Segments(UserResource):
             segment_id: The segment's id.
 
         Returns:
-            The segment.
+            The restored segment.
 
         Raises:
-            NotFoundError: There is none, or the user is no member of its account.
+            NotFoundError: The segment does not exist, or the user is not a member of its account.
         """
-        return self._run(operations.restore(segment_id))
+        arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
+        response = yield rpc("restore_studio_segment", arguments, repeatable=True)
+        return read("restore_studio_segment", _TABLE.rows.one, response)
 
 
-class AsyncSegments(AsyncUserResource):
-    """Like :class:`Segments`, awaited."""
+def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Operation[list[Outcome[Segment]]]:
+    try:
+        segments = yield from _TABLE.insert(rows)
+    except AudienceLabError as error:
+        if len(rows) == 1 or not _is_about_a_row(error):
+            return [Outcome(first + index, error=error) for index in range(len(rows))]
+    else:
+        return [Outcome(first + index, segment) for index, segment in enumerate(segments)]
+    # One invalid row makes the database reject all of them. Halving finds it.
+    middle = len(rows) // 2
+    outcomes = yield from _insert(first, rows[:middle])
+    outcomes += yield from _insert(first + middle, rows[middle:])
+    return outcomes
 
-    async def create(
-        self,
-        account_id: UUID | str,
-        name: str,
-        *,
-        source_type: SourceType | str,
-        source_id: str,
-        description: str | None = None,
-        filters: Sequence[SegmentFilter | Json] = (),
-        enrichment_fields: Sequence[str] = (),
-        custom_columns: Sequence[CustomColumn | Json] = (),
-        tags: Sequence[str] = (),
-    ) -> Segment:
-        """Like :meth:`Segments.create`, awaited."""
-        given = {
-            "name": name,
-            "source_type": source_type,
-            "source_id": source_id,
-            "description": description,
-            "filters": filters,
-            "enrichment_fields": enrichment_fields,
-            "custom_columns": custom_columns,
-            "tags": tags,
-        }
-        return await self._run(operations.create(account_id, given))
 
-    async def create_many(
-        self,
-        account_id: UUID | str,
-        segments: Iterable[NewSegment],
-        *,
-        created_by: UUID | str | None = None,
-    ) -> builtins.list[Outcome[Segment]]:
-        """Like :meth:`Segments.create_many`, awaited."""
-        return await self._run(
-            operations.create_many(account_id, segments, created_by, self._user_id())
-        )
-
-    async def get(self, segment_id: UUID | str) -> Segment:
-        """Like :meth:`Segments.get`, awaited."""
-        return await self._run(operations.get(segment_id))
-
-    async def list(
-        self,
-        *,
-        account_id: UUID | str | None = None,
-        source_type: SourceType | str | None = None,
-        tags: Sequence[str] = (),
-        name_contains: str | None = None,
-        created_after: datetime | None = None,
-        created_before: datetime | None = None,
-        page_size: int = 100,
-    ) -> AsyncPage[Segment]:
-        """Like :meth:`Segments.list`, awaited.
-
-        The page is walked with ``async for``::
-
-            async for segment in await client.segments.list(account_id=account_id):
-                print(segment.id)
-        """
-        return await self._page(
-            operations.listing(
-                account_id=account_id,
-                source_type=source_type,
-                tags=tags,
-                name_contains=name_contains,
-                created_after=created_after,
-                created_before=created_before,
-                page_size=page_size,
-            )
-        )
-
-    async def update(
-        self,
-        segment_id: UUID | str,
-        *,
-        name: str | Unset = UNSET,
-        description: str | Unset | None = UNSET,
-        source_type: SourceType | str | Unset = UNSET,
-        source_id: str | Unset = UNSET,
-        filters: Sequence[SegmentFilter | Json] | Unset = UNSET,
-        enrichment_fields: Sequence[str] | Unset = UNSET,
-        custom_columns: Sequence[CustomColumn | Json] | Unset = UNSET,
-        tags: Sequence[str] | Unset = UNSET,
-    ) -> Segment:
-        """Like :meth:`Segments.update`, awaited."""
-        given = {
-            "name": name,
-            "description": description,
-            "source_type": source_type,
-            "source_id": source_id,
-            "filters": filters,
-            "enrichment_fields": enrichment_fields,
-            "custom_columns": custom_columns,
-            "tags": tags,
-        }
-        return await self._run(operations.update(segment_id, given))
-
-    async def delete(self, segment_id: UUID | str) -> None:
-        """Like :meth:`Segments.delete`, awaited."""
-        return await self._run(operations.delete(segment_id))
-
-    async def restore(self, segment_id: UUID | str) -> Segment:
-        """Like :meth:`Segments.restore`, awaited."""
-        return await self._run(operations.restore(segment_id))
+def _is_about_a_row(error: AudienceLabError) -> bool:
+    """Whether the database rejected the values of a single row, by the SQLSTATE."""
+    if not isinstance(error, InvalidRequestError | ConflictError):
+        return False
+    # The foreign keys, account and user, are the same in all rows.
+    return error.code != "23503" and (error.code or "")[:2] in {"22", "23", "P0"}

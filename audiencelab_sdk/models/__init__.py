@@ -12,6 +12,7 @@ from audiencelab_sdk.models.api_keys import (
     ValidApiKey,
 )
 from audiencelab_sdk.models.enrichment import EnrichmentJob, EnrichmentStatus, EnrichmentType
+from audiencelab_sdk.models.outcome import Outcome
 from audiencelab_sdk.models.page import AsyncPage, Page, UnreadableRow
 from audiencelab_sdk.models.segments import (
     CustomColumn,
@@ -33,6 +34,7 @@ __all__ = [
     "EnrichmentType",
     "InvalidApiKey",
     "NewSegment",
+    "Outcome",
     "Page",
     "Scope",
     "Segment",

@@ -25,7 +25,7 @@ from audiencelab_sdk import (
     UsageEvent,
     UsageLogError,
 )
-from audiencelab_sdk._operations._key_format import checksum
+from audiencelab_sdk._key_format import checksum
 
 if TYPE_CHECKING:
     from tests.e2e._project import Project, Tenant

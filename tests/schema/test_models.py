@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from audiencelab_sdk import CreatedApiKey, EnrichmentJob, InvalidApiKey, Segment, ValidApiKey
-from audiencelab_sdk._operations.api_keys import _LogAnswer
+from audiencelab_sdk._resources._usage_log import _Entry
 from audiencelab_sdk.local import LocalStack
 from tests.database._tools import CLI_SETTINGS, find_supabase_cli, run
 
@@ -28,7 +28,7 @@ MODELS: dict[str, Sequence[type[BaseModel]]] = {
     "PublicEnrichmentTracking": [EnrichmentJob],
     "PublicCreateApiKeyResponse": [CreatedApiKey],
     "PublicVerifyApiKeyResponse": [ValidApiKey, InvalidApiKey],
-    "PublicApiKeyUsageLogResponse": [_LogAnswer],
+    "PublicApiKeyUsageLogResponse": [_Entry],
 }
 
 

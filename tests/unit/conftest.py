@@ -11,7 +11,8 @@ import pytest
 import respx
 from hypothesis import settings
 
-from audiencelab_sdk import AsyncAudienceLab, AudienceLab, _run
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk._http import _drivers
 from tests.unit._support import KEY, URL, close
 
 # A busy machine is no failure.
@@ -57,7 +58,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
 
-    monkeypatch.setattr(_run, "time", SimpleNamespace(sleep=slept.append))
-    monkeypatch.setattr(_run, "anyio", SimpleNamespace(sleep=sleep))
-    monkeypatch.setattr(_run, "random", SimpleNamespace(uniform=lambda _low, high: high))
+    monkeypatch.setattr(_drivers, "time", SimpleNamespace(sleep=slept.append))
+    monkeypatch.setattr(_drivers, "anyio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(_drivers, "random", SimpleNamespace(uniform=lambda _low, high: high))
     return slept

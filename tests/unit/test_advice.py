@@ -15,7 +15,7 @@ from audiencelab_sdk import (
     NotFoundError,
     ServerError,
 )
-from audiencelab_sdk._failure import connection_error
+from audiencelab_sdk._http._failures import connection_error
 from tests.unit._support import ACCOUNT, API_KEY, KEY, KEY_ID, URL, close, settle
 
 

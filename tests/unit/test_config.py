@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config, _transport
+from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config
+from audiencelab_sdk._http import _pools
 from tests.unit._support import KEY, URL
 
 VARIABLES = (
@@ -103,7 +104,7 @@ def test_unusable_key_or_token_is_refused(key: Any, advice: str) -> None:
 async def test_an_environment_that_httpx_cannot_use(
     client_class: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    _transport._ssl_context.cache_clear()
+    _pools._ssl_context.cache_clear()
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=variable) as caught:
         client_class(URL, KEY)

@@ -17,11 +17,12 @@ LAYERS = [
     {"__init__"},
     {"_client"},
     {"_resources"},
-    {"_operations", "_run", "_supabase", "_tokens", "_transport"},
-    {"_steps", "_arguments", "_config", "_failure", "_outcome", "_status"},
-    {"errors"},
+    {"_http", "_supabase", "_tokens"},
+    {"_arguments", "_config", "_key_format"},
+    {"_secrets"},
     {"models"},
-    {"_text", "_version"},
+    {"errors"},
+    {"_limits", "_text", "_version"},
 ]
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
@@ -35,8 +36,15 @@ def modules() -> Iterator[tuple[str, Path]]:
 
 
 def imported(path: Path) -> Iterator[str]:
-    """The modules that a file imports, wherever in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The modules that a file imports at run time, anywhere in the file."""
+    tree = ast.parse(path.read_text())
+    for_types_only = {
+        node
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in set(ast.walk(tree)) - for_types_only:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiencelab_sdk._operations._key_format import checksum, may_be_api_key
+from audiencelab_sdk._key_format import checksum, may_be_api_key
 
 ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits
 bodies = st.text(ALPHABET, min_size=40, max_size=40).map("sk_".__add__)

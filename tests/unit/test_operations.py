@@ -7,11 +7,9 @@ from functools import partial
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from postgrest import SyncPostgrestClient
 from pydantic import SecretStr
 
 from audiencelab_sdk import (
@@ -23,9 +21,19 @@ from audiencelab_sdk import (
     UsageEvent,
     UsageLogError,
 )
-from audiencelab_sdk._operations import api_keys
-from audiencelab_sdk._steps import Call, Steps
-from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY_ID, LISTED, VALID, success
+from audiencelab_sdk._http._operation import Operation, Request
+from tests.unit._support import (
+    ACCOUNT,
+    API,
+    API_KEY,
+    CREATED,
+    KEY_ID,
+    LISTED,
+    VALID,
+    api_keys,
+    success,
+    unfetched,
+)
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
 READ = Scope(entity_type="segment", entity_id="*", action="read")
@@ -38,20 +46,13 @@ LOGGED = {
 }
 
 
-# It builds requests and never sends them.
-API = SyncPostgrestClient(
-    "https://a.test/rest/v1",
-    http_client=httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(500))),
-)
-
-
-def sent(call: Call) -> tuple[str, dict[str, str], Any]:
+def sent(call: Request) -> tuple[str, dict[str, str], Any]:
     """The path, query and body of the request that a call makes."""
     request: Any = call.build(API).request
     return str(request.path.path), dict(request.params), request.json
 
 
-def answered(steps: Steps[Any], data: Any) -> Any:
+def answered(steps: Operation[Any], data: Any) -> Any:
     """What an operation of one call returns for an answer."""
     next(steps)
     with pytest.raises(StopIteration) as stop:
@@ -59,8 +60,12 @@ def answered(steps: Steps[Any], data: Any) -> Any:
     return stop.value.value
 
 
+def first_page() -> Any:
+    return unfetched(api_keys.list, ACCOUNT).page()
+
+
 def test_create_sends_all_parameters() -> None:
-    call = next(api_keys.create(UUID(ACCOUNT), "crm", [READ], TOMORROW))
+    call = next(api_keys.create(UUID(ACCOUNT), "crm", scopes=[READ], expires_at=TOMORROW))
     assert not call.repeatable
     path, query, body = sent(call)
     assert path == "/rest/v1/rpc/create_api_key"
@@ -74,13 +79,13 @@ def test_create_sends_all_parameters() -> None:
 
 
 def test_create_without_scopes_and_expiry() -> None:
-    body = sent(next(api_keys.create(ACCOUNT, "crm", (), None)))[2]
+    body = sent(next(api_keys.create(ACCOUNT, "crm")))[2]
     assert body["p_scopes"] == []
     assert body["p_expires_at"] is None
 
 
 def test_create_returns_the_key() -> None:
-    key = answered(api_keys.create(ACCOUNT, "crm", [READ], None), CREATED)
+    key = answered(api_keys.create(ACCOUNT, "crm", scopes=[READ]), CREATED)
     assert key.id == UUID(KEY_ID)
     assert key.key.get_secret_value() == API_KEY
     assert key.scopes == (READ,)
@@ -89,7 +94,7 @@ def test_create_returns_the_key() -> None:
 
 
 def test_list_asks_for_the_newest_first() -> None:
-    call = next(api_keys.listing(ACCOUNT, 25).page())
+    call = next(unfetched(api_keys.list, ACCOUNT, page_size=25).page())
     assert call.repeatable
     assert sent(call) == (
         "/rest/v1/rpc/list_api_keys",
@@ -100,7 +105,7 @@ def test_list_asks_for_the_newest_first() -> None:
 
 def test_the_next_page_begins_after_the_last_row_to_the_microsecond() -> None:
     last = {**LISTED, "created_at": "2025-01-02T03:04:05.000001+05:30"}
-    listing = api_keys.listing(ACCOUNT, 2)
+    listing = unfetched(api_keys.list, ACCOUNT, page_size=2)
     fetched = answered(listing.page(), [LISTED, last])
     assert sent(next(listing.page(fetched.last)))[1] == {
         "order": "created_at.desc,id.desc",
@@ -122,12 +127,12 @@ def test_one_odd_old_key_does_not_hide_the_others() -> None:
         {**LISTED, "id": str(UUID(int=9 - number)), "scopes": scopes}
         for number, scopes in enumerate(odd_scopes)
     ]
-    items = answered(api_keys.listing(ACCOUNT, 10).page(), rows).items
+    items = answered(unfetched(api_keys.list, ACCOUNT, page_size=10).page(), rows).items
     assert [key.scopes for key in items] == [(), (), (), (), (READ,)]
 
 
 def test_a_column_that_a_newer_database_adds_is_kept() -> None:
-    steps = api_keys.listing(ACCOUNT, 10).page()
+    steps = unfetched(api_keys.list, ACCOUNT, page_size=10).page()
     (key,) = answered(steps, [{**LISTED, "last_ip": "::1"}]).items
     assert key.model_extra == {"last_ip": "::1"}
 
@@ -209,7 +214,7 @@ def test_log_usage() -> None:
     )
 
 
-def log_usage(**changes: Any) -> Steps[Any]:
+def log_usage(**changes: Any) -> Any:
     arguments: dict[str, Any] = {
         "endpoint": "/",
         "method": "GET",
@@ -270,7 +275,7 @@ def test_account_id() -> None:
     "operation", [api_keys.account_id, partial(api_keys.has_scope, "a", "b", "c")]
 )
 def test_who_is_no_api_key_is_told_how_to_be_one(
-    error: PermissionDeniedError, operation: Callable[[], Steps[Any]]
+    error: PermissionDeniedError, operation: Callable[[], Operation[Any]]
 ) -> None:
     steps = operation()
     next(steps)
@@ -286,15 +291,27 @@ def test_an_expired_token_is_no_reason_to_say_so() -> None:
     assert "as_api_key" not in str(caught.value)
 
 
-OTHER_SHAPES: list[tuple[Callable[[], Steps[Any]], Any]] = [
-    (lambda: api_keys.listing(ACCOUNT, 10).page(), {"keys": [API_KEY]}),
-    (lambda: api_keys.listing(ACCOUNT, 10).page(), [LISTED, API_KEY]),
-    (lambda: api_keys.listing(ACCOUNT, 10).page(), [LISTED, {**LISTED, "id": API_KEY}]),
-    (lambda: api_keys.listing(ACCOUNT, 10).page(), [{"id": KEY_ID, "name": API_KEY}]),
-    (lambda: api_keys.create(ACCOUNT, "crm", (), None), {**CREATED, "id": API_KEY}),
-    (lambda: api_keys.create(ACCOUNT, "crm", (), None), {**CREATED, "created_at": API_KEY}),
-    (lambda: api_keys.create(ACCOUNT, "crm", (), None), [CREATED]),
-    (lambda: api_keys.create(ACCOUNT, "crm", (), None), API_KEY),
+OTHER_SHAPES: list[tuple[Callable[[], Operation[Any]], Any]] = [
+    (first_page, {"keys": [API_KEY]}),
+    (first_page, [LISTED, API_KEY]),
+    (
+        first_page,
+        [LISTED, {**LISTED, "id": API_KEY}],
+    ),
+    (
+        first_page,
+        [{"id": KEY_ID, "name": API_KEY}],
+    ),
+    (
+        lambda: api_keys.create(ACCOUNT, "crm"),
+        {**CREATED, "id": API_KEY},
+    ),
+    (
+        lambda: api_keys.create(ACCOUNT, "crm"),
+        {**CREATED, "created_at": API_KEY},
+    ),
+    (lambda: api_keys.create(ACCOUNT, "crm"), [CREATED]),
+    (lambda: api_keys.create(ACCOUNT, "crm"), API_KEY),
     (lambda: api_keys.verify(API_KEY), {"valid": "t", "api_key_id": KEY_ID, "account_id": ACCOUNT}),
     (lambda: api_keys.has_scope("a", "b", "c"), API_KEY),
     (api_keys.account_id, API_KEY),
@@ -303,7 +320,7 @@ OTHER_SHAPES: list[tuple[Callable[[], Steps[Any]], Any]] = [
 
 @pytest.mark.parametrize(("operation", "data"), OTHER_SHAPES)
 def test_an_answer_of_another_shape_is_named_and_not_quoted(
-    operation: Callable[[], Steps[Any]], data: Any
+    operation: Callable[[], Operation[Any]], data: Any
 ) -> None:
     steps = operation()
     next(steps)
@@ -315,7 +332,7 @@ def test_an_answer_of_another_shape_is_named_and_not_quoted(
 
 
 def test_a_fault_of_all_rows_is_told_shortly() -> None:
-    steps = api_keys.listing(ACCOUNT, 1000).page()
+    steps = unfetched(api_keys.list, ACCOUNT, page_size=1000).page()
     next(steps)
     with pytest.raises(UnexpectedResponseError) as caught:
         steps.send(success([{"id": KEY_ID}] * 1000))
@@ -323,53 +340,79 @@ def test_a_fault_of_all_rows_is_told_shortly() -> None:
     assert f"(see: {first} and {len(LISTED) - 6} more)" in str(caught.value)
 
 
-REFUSED: list[tuple[Callable[[], Steps[Any]], str]] = [
-    (lambda: api_keys.create("nope", "crm", (), None), "account_id must be a UUID"),
-    (lambda: api_keys.create(None, "crm", (), None), "account_id must be a UUID"),  # type: ignore[arg-type]
-    (lambda: api_keys.create(ACCOUNT, "", (), None), "name is empty"),
-    (lambda: api_keys.create(ACCOUNT, "  ", (), None), "name is empty or blank"),
-    (lambda: api_keys.create(ACCOUNT, "x" * 256, (), None), "256 characters"),
-    (lambda: api_keys.create(ACCOUNT, "crm", [READ] * 101, None), "at most 100 are allowed"),
+REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
+    (
+        lambda: api_keys.create("nope", "crm"),
+        "account_id must be a UUID",
+    ),
+    (lambda: api_keys.create(None, "crm"), "account_id must be a UUID"),
+    (lambda: api_keys.create(ACCOUNT, ""), "name is empty"),
+    (lambda: api_keys.create(ACCOUNT, "  "), "name is empty or blank"),
+    (lambda: api_keys.create(ACCOUNT, "x" * 256), "256 characters"),
+    (
+        lambda: api_keys.create(ACCOUNT, "crm", scopes=[READ] * 101),
+        "at most 100 are allowed",
+    ),
     (
         lambda: api_keys.create(
-            ACCOUNT, "crm", [READ.model_copy(update={"action": "x" * 256})], None
+            ACCOUNT, "crm", scopes=[READ.model_copy(update={"action": "x" * 256})], expires_at=None
         ),
         r"scopes\[0\].action has 256 characters",
     ),
     (
         lambda: api_keys.create(
-            ACCOUNT, "crm", (), datetime.max.replace(tzinfo=timezone(timedelta(hours=-1)))
+            ACCOUNT,
+            "crm",
+            scopes=(),
+            expires_at=datetime.max.replace(tzinfo=timezone(timedelta(hours=-1))),
         ),
         "years 1 to 9999",
     ),
     (lambda: api_keys.revoke_all_of("nope", None), "user_id must be a UUID"),
     (lambda: api_keys.revoke_all_of(KEY_ID, "nope"), "account_id must be a UUID"),
-    (lambda: api_keys.create(ACCOUNT, "a\x00b", (), None), "NUL"),
-    (lambda: api_keys.create(ACCOUNT, "a\udcffb", (), None), "surrogate"),
-    (lambda: api_keys.create(ACCOUNT, 7, (), None), "name must be a str"),  # type: ignore[arg-type]
-    (lambda: api_keys.create(ACCOUNT, "crm", READ, None), "sequence of Scope"),  # type: ignore[arg-type]
-    (lambda: api_keys.create(ACCOUNT, "crm", ["read"], None), "sequence of Scope"),  # type: ignore[list-item]
-    (lambda: api_keys.create(ACCOUNT, "crm", None, None), "sequence of Scope"),  # type: ignore[arg-type]
+    (lambda: api_keys.create(ACCOUNT, "a\x00b"), "NUL"),
+    (lambda: api_keys.create(ACCOUNT, "a\udcffb"), "surrogate"),
+    (lambda: api_keys.create(ACCOUNT, 7), "name must be a str"),
+    (lambda: api_keys.create(ACCOUNT, "crm", scopes=READ), "sequence of Scope"),
     (
-        lambda: api_keys.create(ACCOUNT, "crm", (), datetime(2999, 1, 1)),  # noqa: DTZ001 - it is the point
+        lambda: api_keys.create(ACCOUNT, "crm", scopes=["read"]),
+        "sequence of Scope",
+    ),
+    (lambda: api_keys.create(ACCOUNT, "crm", scopes=None), "sequence of Scope"),
+    (
+        lambda: api_keys.create(ACCOUNT, "crm", scopes=(), expires_at=datetime(2999, 1, 1)),  # noqa: DTZ001 - it is the point
         "expires_at has no time zone",
     ),
-    (lambda: api_keys.create(ACCOUNT, "crm", (), datetime(2020, 1, 1, tzinfo=UTC)), "future"),
-    (lambda: api_keys.create(ACCOUNT, "crm", (), "tomorrow"), "must be a datetime"),  # type: ignore[arg-type]
-    (lambda: api_keys.listing("nope", 10).page(), "account_id must be a UUID"),
-    (lambda: api_keys.listing(ACCOUNT, 0).page(), "page_size must be from 1 to 1000"),
-    (lambda: api_keys.listing(ACCOUNT, 1001).page(), "page_size must be from 1 to 1000"),
-    (lambda: api_keys.listing(ACCOUNT, True).page(), "page_size must be an int"),
+    (
+        lambda: api_keys.create(
+            ACCOUNT, "crm", scopes=(), expires_at=datetime(2020, 1, 1, tzinfo=UTC)
+        ),
+        "future",
+    ),
+    (
+        lambda: api_keys.create(ACCOUNT, "crm", scopes=(), expires_at="tomorrow"),
+        "must be a datetime",
+    ),
+    (lambda: unfetched(api_keys.list, "nope", page_size=10).page(), "account_id must be a UUID"),
+    (
+        lambda: unfetched(api_keys.list, ACCOUNT, page_size=0).page(),
+        "page_size must be from 1 to 1000",
+    ),
+    (
+        lambda: unfetched(api_keys.list, ACCOUNT, page_size=1001).page(),
+        "page_size must be from 1 to 1000",
+    ),
+    (lambda: unfetched(api_keys.list, ACCOUNT, page_size=True).page(), "page_size must be an int"),
     (lambda: api_keys.revoke(API_KEY), "api_key_id must be a UUID"),
-    (lambda: api_keys.verify(None), "api_key must be a str"),  # type: ignore[arg-type]
+    (lambda: api_keys.verify(None), "api_key must be a str"),
     (lambda: log_usage(endpoint=""), "endpoint is empty"),
     (lambda: log_usage(method=""), "method is empty"),
     (lambda: log_usage(endpoint=b"/"), "endpoint must be a str"),
     (lambda: log_usage(status_code=0), "status_code must be from 100 to 999"),
     (lambda: log_usage(status_code="200"), "status_code must be an int"),
     (lambda: log_usage(ip_address=1), "ip_address must be a str"),
-    (lambda: api_keys.log_usage_batch([{}]), "sequence of UsageEvent; item 0 is dict"),  # type: ignore[list-item]
-    (lambda: api_keys.log_usage_batch(None), "sequence of UsageEvent"),  # type: ignore[arg-type]
+    (lambda: api_keys.log_usage_batch([{}]), "sequence of UsageEvent; item 0 is dict"),
+    (lambda: api_keys.log_usage_batch(None), "sequence of UsageEvent"),
     (lambda: api_keys.has_scope("", "*", "read"), "entity_type is empty"),
     (lambda: api_keys.has_scope("segment", "", "read"), "entity_id is empty"),
     (lambda: api_keys.has_scope("segment", "*", ""), "action is empty"),
@@ -378,7 +421,7 @@ REFUSED: list[tuple[Callable[[], Steps[Any]], str]] = [
 
 @pytest.mark.parametrize(("operation", "message"), REFUSED)
 def test_bad_arguments_are_refused_before_any_request(
-    operation: Callable[[], Steps[Any]], message: str
+    operation: Callable[[], Operation[Any]], message: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=message) as caught:
         next(operation())
@@ -386,7 +429,7 @@ def test_bad_arguments_are_refused_before_any_request(
 
 
 def test_text_at_its_limits_is_accepted() -> None:
-    assert sent(next(api_keys.create(ACCOUNT, "é" * 255, (), None)))[2]["p_name"] == "é" * 255
+    assert sent(next(api_keys.create(ACCOUNT, "é" * 255)))[2]["p_name"] == "é" * 255
     body = sent(next(log_usage(status_code=100, user_agent="")))[2]
     assert (body["p_status_code"], body["p_user_agent"]) == (100, None)
 

@@ -1,8 +1,13 @@
 """The two clients are one interface."""
 
 import inspect
+import pydoc
 import re
+import typing
+from functools import partial
 from types import FunctionType
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -14,28 +19,28 @@ from audiencelab_sdk import (
     Page,
     Progress,
 )
-from audiencelab_sdk._resources.api_keys import ApiKeys, AsyncApiKeys
-from audiencelab_sdk._resources.enrichment import AsyncEnrichment, Enrichment
-from audiencelab_sdk._resources.segments import AsyncSegments, Segments
+from audiencelab_sdk._resources.api_keys import ApiKeys
+from audiencelab_sdk._resources.enrichment import Enrichment
+from audiencelab_sdk._resources.segments import Segments
+from tests.unit._support import KEY, URL
 
 PAIRS: list[tuple[type, type]] = [
     (AudienceLab, AsyncAudienceLab),
-    (ApiKeys, AsyncApiKeys),
-    (Segments, AsyncSegments),
-    (Enrichment, AsyncEnrichment),
     (Page, AsyncPage),
     (Progress, AsyncProgress),
 ]
 RENAMED = {"close": "aclose"}
-NOT_AWAITED = {
-    "__init__",
-    "from_env",
-    "from_supabase",
-    "as_user",
-    "as_api_key",
-    "with_options",
-    "track",
-}
+NOT_AWAITED = {"__init__", "from_env", "from_supabase", "as_user", "as_api_key", "with_options"}
+METHODS = [
+    (subject, name)
+    for subject, resource in {
+        "api_keys": ApiKeys,
+        "segments": Segments,
+        "enrichment": Enrichment,
+    }.items()
+    for name in vars(resource)
+    if not name.startswith("_")
+]
 
 
 def functions(cls: type) -> dict[str, FunctionType]:
@@ -57,7 +62,7 @@ def pairs() -> list[tuple[str, FunctionType, FunctionType]]:
 
 
 def in_sync_words(text: str) -> str:
-    text = re.sub(r"Async(?=AudienceLab|Client|Page|ApiKeys|Runner|Progress)", "", text)
+    text = re.sub(r"Async(?=AudienceLab|Client|Page|Driver|Progress)", "", text)
     awaitable = re.compile(r"(?:collections\.abc\.)?Awaitable\[")
     while found := awaitable.search(text):
         end, depth = found.end(), 1
@@ -88,17 +93,58 @@ def test_what_does_input_or_output_is_awaited(
     assert inspect.iscoroutinefunction(twin) is (name.split(".")[1] not in NOT_AWAITED)
 
 
-@pytest.mark.parametrize(("name", "function", "twin"), pairs())
-def test_docstrings_lead_to_the_synchronous_ones(
-    name: str, function: FunctionType, twin: FunctionType
+@pytest.fixture(scope="module")
+def sync_client() -> AudienceLab:
+    return AudienceLab(URL, KEY)
+
+
+@pytest.fixture(scope="module")
+def async_client() -> AsyncAudienceLab:
+    return AsyncAudienceLab(URL, KEY)
+
+
+@pytest.mark.parametrize(("subject", "name"), METHODS)
+def test_a_method_is_an_ordinary_one_in_both_clients(
+    sync_client: AudienceLab, async_client: AsyncAudienceLab, subject: str, name: str
 ) -> None:
-    if name.endswith("__init__"):
-        return
-    awaited = ", awaited." if name.split(".")[1] not in NOT_AWAITED else "."
-    assert function.__doc__
-    assert (twin.__doc__ or "").startswith(f"Like :meth:`{name}`{awaited}")
+    plain = getattr(getattr(sync_client, subject), name)
+    awaited = getattr(getattr(async_client, subject), name)
+
+    assert inspect.ismethod(plain)
+    assert inspect.ismethod(awaited)
+    assert plain.__name__ == awaited.__name__ == name
+    assert plain.__doc__
+    assert inspect.getdoc(plain) == inspect.getdoc(awaited)
+    signature = inspect.signature(plain)
+    assert "Operation" not in str(signature)
+    assert "Generator" not in str(signature)
+    assert "Listing" not in str(signature)
+    assert str(signature) == in_sync_words(str(inspect.signature(awaited)))
+    assert typing.get_type_hints(plain)["return"] == signature.return_annotation
+    assert not inspect.iscoroutinefunction(plain)
+    assert inspect.iscoroutinefunction(awaited) is (name != "track")
+    assert inspect.iscoroutinefunction(partial(awaited)) is (name != "track")
 
 
-@pytest.mark.parametrize(("sync", "twin"), PAIRS)
-def test_class_docstrings(sync: type, twin: type) -> None:
-    assert (twin.__doc__ or "").startswith(f"Like :class:`{sync.__name__}`, awaited")
+def test_help_shows_the_methods_of_a_resource() -> None:
+    text = pydoc.plain(pydoc.render_doc(ApiKeys))
+
+    assert "verify(self, api_key: str | pydantic.types.SecretStr) -> audiencelab_sdk" in text
+    assert "Check whether a text is a valid API key, and whose." in text
+
+
+@pytest.mark.parametrize("method", ["create", "verify", "log_usage_batch"])
+def test_an_autospec_checks_the_arguments(
+    sync_client: AudienceLab, async_client: AsyncAudienceLab, method: str
+) -> None:
+    plain: Any = getattr(mock.create_autospec(sync_client).api_keys, method)
+    awaited: Any = getattr(mock.create_autospec(async_client).api_keys, method)
+
+    with pytest.raises(TypeError, match="missing a required argument"):
+        plain()
+    assert inspect.iscoroutinefunction(awaited)
+
+
+def test_an_argument_that_is_missing_is_named_as_for_a_function(sync_client: AudienceLab) -> None:
+    with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'api_key'"):
+        sync_client.api_keys.verify()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]

@@ -11,9 +11,9 @@ from audiencelab_sdk import (
     APITimeoutError,
     AudienceLabError,
     RateLimitError,
-    _run,
 )
-from audiencelab_sdk._steps import Call, Steps
+from audiencelab_sdk._http import _drivers
+from audiencelab_sdk._http._operation import Operation, Request
 from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY, URL, VALID, close, settle
 
 MAYBE_DONE = [
@@ -151,8 +151,8 @@ async def test_retry_after_too_long_is_raised_at_once(
 
 
 def test_jitter_spreads_the_callers() -> None:
-    call = Call(lambda api: api.rpc("f", {}), repeatable=True)
-    drawn = {_run._pause_before_retry(call, APIConnectionError("x"), 3, 9) for _ in range(50)}
+    call = Request(lambda api: api.rpc("f", {}), repeatable=True)
+    drawn = {_drivers._pause_before_retry(call, APIConnectionError("x"), 3, 9) for _ in range(50)}
     assert len(drawn) == 50
     assert all(pause is not None and 0 <= pause <= 2 for pause in drawn)
 
@@ -191,11 +191,11 @@ async def test_a_call_may_ask_for_a_delay(
 ) -> None:
     api.post("/rpc/f").respond(json=1)
 
-    def steps() -> Steps[Any]:
-        answer = yield Call(lambda api: api.rpc("f", {}), repeatable=True, delay=1.5)
+    def steps() -> Operation[Any]:
+        answer = yield Request(lambda api: api.rpc("f", {}), repeatable=True, delay=1.5)
         return answer.json()
 
-    assert await settle(client.api_keys._run(steps())) == 1
+    assert await settle(client.api_keys._driver(steps())) == 1
     assert pauses == [1.5]
 
 
@@ -204,11 +204,11 @@ async def test_a_call_that_its_operation_repeats_is_not_retried_besides(
 ) -> None:
     route = api.post("/rpc/f").respond(429)
 
-    def steps() -> Steps[Any]:
-        yield Call(lambda api: api.rpc("f", {}), repeatable=True, retried=False)
+    def steps() -> Operation[Any]:
+        yield Request(lambda api: api.rpc("f", {}), repeatable=True, retried=False)
 
     with pytest.raises(RateLimitError):
-        await settle(client.api_keys._run(steps()))
+        await settle(client.api_keys._driver(steps()))
     assert route.call_count == 1
     assert pauses == []
 
@@ -217,13 +217,13 @@ async def test_steps_may_handle_an_error_and_go_on(client: Any, api: respx.MockR
     api.post("/rpc/first").respond(404, json={"message": "no"})
     api.post("/rpc/second").respond(json=2)
 
-    def steps() -> Steps[Any]:
+    def steps() -> Operation[Any]:
         with pytest.raises(APIStatusError, match="no"):
-            yield Call(lambda api: api.rpc("first", {}), repeatable=True)
-        answer = yield Call(lambda api: api.rpc("second", {}), repeatable=True)
+            yield Request(lambda api: api.rpc("first", {}), repeatable=True)
+        answer = yield Request(lambda api: api.rpc("second", {}), repeatable=True)
         return answer.json()
 
-    assert await settle(client.api_keys._run(steps())) == 2
+    assert await settle(client.api_keys._driver(steps())) == 2
 
 
 @pytest.mark.parametrize("colour", ["sync"])
@@ -257,3 +257,24 @@ async def test_cancellation_passes_untouched(client: Any, api: respx.MockRouter)
         await client.api_keys.verify(API_KEY)
     assert scope.cancelled_caught
     assert len(requests) == 1
+
+
+@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+async def test_a_cancelled_operation_cleans_up_at_once(client: Any, api: respx.MockRouter) -> None:
+    async def hang(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    api.post("/rpc/f").mock(side_effect=hang)
+    cleaned: list[bool] = []
+
+    def wait() -> Operation[Any]:
+        try:
+            yield Request(lambda api: api.rpc("f", {}), repeatable=True)
+        finally:
+            cleaned.append(True)
+
+    operation = wait()
+    with anyio.move_on_after(0.05):
+        await client.api_keys._driver(operation)
+    assert cleaned == [True]

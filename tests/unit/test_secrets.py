@@ -180,3 +180,9 @@ def assert_no_frame_leaks(error: BaseException) -> None:
 def test_tokens() -> None:
     token = api_key_token(KEY_ID, JWT_SECRET, timedelta(minutes=1))
     assert token.get_secret_value() not in repr(token)
+
+
+async def test_local_variables_of_a_wrong_call(client: Any) -> None:
+    with pytest.raises(TypeError) as caught:
+        await settle(client.api_keys.verify(API_KEY, API_KEY))
+    assert_no_frame_leaks(caught.value)

@@ -22,7 +22,7 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
     UsageLogError,
 )
-from audiencelab_sdk._status import status_error
+from audiencelab_sdk._http._statuses import status_error
 from tests.unit._support import API_KEY, JOB, KEY, KEY_ID, VALID, settle
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}

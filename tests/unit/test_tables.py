@@ -30,12 +30,23 @@ from audiencelab_sdk import (
     SourceType,
     UnexpectedResponseError,
 )
-from audiencelab_sdk._operations import enrichment, segments
-from audiencelab_sdk._steps import Steps
-from tests.unit._support import ACCOUNT, JOB, KEY_ID, SEGMENT, URL, success
+from audiencelab_sdk._http._operation import Operation
+from audiencelab_sdk._resources import enrichment as enrichment_module
+from tests.unit._support import (
+    ACCOUNT,
+    JOB,
+    KEY_ID,
+    SEGMENT,
+    URL,
+    enrichment,
+    enrichment_of_nobody,
+    segments,
+    segments_of_nobody,
+    success,
+    unfetched,
+)
 from tests.unit.test_operations import answered, sent
 
-USER = UUID("33333333-3333-4333-8333-333333333333")
 LISTING: dict[str, Any] = {
     "account_id": None,
     "source_type": None,
@@ -48,11 +59,11 @@ LISTING: dict[str, Any] = {
 NEW = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a")
 
 
-def listed(changes: dict[str, Any]) -> Steps[Any]:
-    return segments.listing(**(LISTING | changes)).page()
+def listed(changes: dict[str, Any]) -> Any:
+    return unfetched(segments.list, **(LISTING | changes)).page()
 
 
-def drive(steps: Steps[Any], *answers: Any) -> tuple[list[Any], Any]:
+def drive(steps: Operation[Any], *answers: Any) -> tuple[list[Any], Any]:
     """The requests made, and the result, when each is answered in turn: by data or an error."""
     requests = [next(steps)]
     for answer in answers:
@@ -113,7 +124,7 @@ def test_a_missing_table_is_something_else() -> None:
 
 def test_update_sends_what_was_passed() -> None:
     column = CustomColumn(field="s", header_name="S", type="number")
-    steps = segments.update(KEY_ID, {"description": None, "custom_columns": [column]})
+    steps = segments.update(KEY_ID, description=None, custom_columns=[column])
     path, query, body = sent(next(steps))
     assert (path, query) == ("/rest/v1/segments", {"id": f"eq.{KEY_ID}", "deleted": "is.false"})
     assert body == {
@@ -123,7 +134,7 @@ def test_update_sends_what_was_passed() -> None:
 
 
 def test_a_segment_that_cannot_be_read_after_it_was_made_is_named() -> None:
-    steps = segments.create(ACCOUNT, {"name": "n", "source_type": "audience", "source_id": "a"})
+    steps = segments.create(ACCOUNT, name="n", source_type="audience", source_id="a")
     next(steps)
     steps.send(success(KEY_ID))
     with pytest.raises(APIConnectionError) as caught:
@@ -132,7 +143,7 @@ def test_a_segment_that_cannot_be_read_after_it_was_made_is_named() -> None:
 
 
 def test_what_a_lost_request_inserted_is_read() -> None:
-    steps = segments.create_many(ACCOUNT, [NEW, NEW], None, USER)
+    steps = segments.create_many(ACCOUNT, [NEW, NEW])
     written: list[dict[str, Any]] = []
 
     def none_new(body: Any) -> list[Any]:
@@ -153,7 +164,7 @@ def test_a_refused_row_is_found_by_halves() -> None:
         return InvalidRequestError(400, "23514", "check") if bad else as_rows(body)
 
     batch = [*[NEW] * 6, NEW.model_copy(update={"name": "bad"}), NEW]
-    steps = segments.create_many(ACCOUNT, batch, None, USER)
+    steps = segments.create_many(ACCOUNT, batch)
     requests, outcomes = drive(steps, *[refuse_the_last] * 7)
     assert [len(body) for _, _, body in requests] == [8, 4, 4, 2, 2, 1, 1]
     assert [bool(outcome) for outcome in outcomes] == [*[True] * 6, False, True]
@@ -169,7 +180,7 @@ def test_a_refused_row_is_found_by_halves() -> None:
     ],
 )
 def test_a_chunk_that_fails_is_the_outcome_of_its_items_only(error: AudienceLabError) -> None:
-    steps = segments.create_many(ACCOUNT, [NEW] * 101, None, USER)
+    steps = segments.create_many(ACCOUNT, [NEW] * 101)
     _, outcomes = drive(steps, error, as_rows)
     assert [outcome.error for outcome in outcomes] == [error] * 100 + [None]
     assert [outcome.index for outcome in outcomes] == list(range(101))
@@ -177,33 +188,32 @@ def test_a_chunk_that_fails_is_the_outcome_of_its_items_only(error: AudienceLabE
 
 def test_a_wrong_account_costs_one_request_a_chunk() -> None:
     error = ConflictError(409, "23503", "no such account")
-    _, outcomes = drive(segments.create_many(ACCOUNT, [NEW] * 100, None, USER), error)
+    _, outcomes = drive(segments.create_many(ACCOUNT, [NEW] * 100), error)
     assert {outcome.error for outcome in outcomes} == {error}
 
 
 def test_what_the_caller_does_wrong_is_not_hidden() -> None:
     broken = (len(number) for number in [5])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="has no len"):
-        next(segments.create_many(ACCOUNT, broken, None, USER))  # type: ignore[arg-type]
+        next(segments.create_many(ACCOUNT, broken))
 
 
 def test_rows_that_the_server_does_not_show_are_not_believed() -> None:
-    _, (outcome,) = drive(segments.create_many(ACCOUNT, [NEW], None, USER), [], [])
+    _, (outcome,) = drive(segments.create_many(ACCOUNT, [NEW]), [], [])
     assert isinstance(outcome.error, UnexpectedResponseError)
 
 
-def create(**changes: Any) -> Steps[Any]:
+def create(**changes: Any) -> Any:
     given = {"name": "n", "source_type": "audience", "source_id": "a"}
-    return segments.create(ACCOUNT, given | changes)
+    return segments.create(ACCOUNT, **given | changes)
 
 
-def job(**changes: Any) -> Steps[EnrichmentJob]:
+def job(**changes: Any) -> Any:
     given: dict[str, Any] = {
         "total_records": 0,
         "enrichment_fields": (),
         "metadata": None,
         "created_by": None,
-        "user_id": USER,
     }
     return enrichment.create(ACCOUNT, KEY_ID, "email", **(given | changes))
 
@@ -224,12 +234,12 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: create(tags="vip"), "tags must be a sequence"),
     (lambda: create(tags=["a", 1]), r"tags\[1\] must be a str"),
     (lambda: create(filters=SegmentFilter.where("a") == 1), "filters must be a sequence"),
-    (lambda: create(filters=[SegmentFilter.where("a")]), "only the beginning of a filter"),
+    (lambda: create(filters=[SegmentFilter.where("a")]), "is an incomplete filter"),
     (lambda: create(filters=[{"a": float("nan")}]), r"filters\[0\] must be JSON"),
     (lambda: create(filters=[{"a": "\ud800"}]), r"filters\[0\] must be JSON"),
     (lambda: create(filters=[{1: "a"}]), r"filters\[0\] must be JSON"),
     (lambda: create(custom_columns=[{"a": UUID(int=1)}]), "must be JSON"),
-    (lambda: segments.update(KEY_ID, {}), "nothing to update"),
+    (lambda: segments.update(KEY_ID), "nothing to update"),
     (lambda: segments.get("x"), "segment_id must be a UUID"),
     (lambda: create(filters=[nested(100)]), "at most 99 levels deep"),
     (lambda: create(filters=[2**1024]), "numbers in the range of a double"),
@@ -243,13 +253,13 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: create(custom_columns=["ñ" * 131_071]), "custom_columns has 262,146 bytes as JSON"),
     (
         lambda: segments.create_many(
-            ACCOUNT, [NEW, NEW.model_copy(update={"name": " "})], None, USER
+            ACCOUNT, [NEW, NEW.model_copy(update={"name": " "})], created_by=None
         ),
         r"segments\[1\]\.name is empty or blank",
     ),
-    (lambda: segments.create_many(ACCOUNT, NEW, None, USER), "of NewSegment, not NewSegment"),  # type: ignore[arg-type]
-    (lambda: segments.create_many(ACCOUNT, [{}], None, USER), "sequence of NewSegment"),  # type: ignore[list-item]
-    (lambda: segments.create_many(ACCOUNT, [], None, None), "created_by is missing"),
+    (lambda: segments.create_many(ACCOUNT, NEW), "of NewSegment, not NewSegment"),
+    (lambda: segments.create_many(ACCOUNT, [{}]), "sequence of NewSegment"),
+    (lambda: segments_of_nobody.create_many(ACCOUNT, []), "created_by is missing"),
     (lambda: listed({"created_after": datetime(2025, 1, 1)}), "time zone"),  # noqa: DTZ001 - it is the point
     (lambda: listed({"tags": "a"}), "tags must be a sequence"),
     (lambda: listed({"page_size": 0}), "page_size"),
@@ -257,14 +267,32 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: job(metadata={"a": object()}), "metadata must be JSON"),
     (lambda: job(metadata="abc"), "metadata must be a mapping"),
     (lambda: job(metadata=[("a", 1)]), "metadata must be a mapping"),
-    (lambda: job(user_id=None), "created_by is missing"),
-    (lambda: enrichment.report_progress(KEY_ID, "", 1, 0), "worker is empty"),
-    (lambda: enrichment.report_progress(KEY_ID, "w", -1, 0), "processed must be from 0"),
+    (
+        lambda: enrichment_of_nobody.create(ACCOUNT, KEY_ID, "email"),
+        "created_by is missing",
+    ),
+    (
+        lambda: enrichment.report_progress(KEY_ID, worker="", processed=1, failed=0),
+        "worker is empty",
+    ),
+    (
+        lambda: enrichment.report_progress(KEY_ID, worker="w", processed=-1, failed=0),
+        "processed must be from 0",
+    ),
     (lambda: enrichment.fail(KEY_ID, ""), "error is empty"),
-    (lambda: enrichment.fail(KEY_ID, None), "error must be a str"),  # type: ignore[arg-type]
-    (lambda: enrichment.wait(KEY_ID, 0, 1, None), "timeout must be more than 0"),
-    (lambda: enrichment.wait(KEY_ID, 1, float("inf"), None), "poll_interval must be"),
-    (lambda: enrichment.wait(KEY_ID, True, 1, None), "timeout must be a number"),
+    (lambda: enrichment.fail(KEY_ID, None), "error must be a str"),
+    (
+        lambda: enrichment.wait(KEY_ID, timeout=0, poll_interval=1),
+        "timeout must be more than 0",
+    ),
+    (
+        lambda: enrichment.wait(KEY_ID, timeout=1, poll_interval=float("inf")),
+        "poll_interval must be",
+    ),
+    (
+        lambda: enrichment.wait(KEY_ID, timeout=True, poll_interval=1),
+        "timeout must be a number",
+    ),
 ]
 
 
@@ -313,8 +341,8 @@ def test_fail_gives_up_on_a_job_that_never_holds_still() -> None:
 
 def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([100.0, 100.5, 102.0, 110.0])
-    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    steps = enrichment.wait(KEY_ID, 10, 3, None)
+    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    steps = enrichment.wait(KEY_ID, timeout=10, poll_interval=3)
     calls = [next(steps)]
     calls += [steps.send(success(JOB)) for _ in range(2)]
     assert [call.delay for call in calls] == [0, 3, 3]
@@ -324,40 +352,46 @@ def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatc
 
 def test_looks_of_a_wait_are_not_retried_besides(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0])
-    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    steps = enrichment.wait(KEY_ID, 9, 1, None)
+    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    steps = enrichment.wait(KEY_ID, timeout=9, poll_interval=1)
     assert next(steps).retried
     assert not steps.send(success(JOB)).retried
 
 
 def test_an_outage_does_not_end_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 2.0, 3.0])
-    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     done = JOB | {"status": "completed"}
     outage = APIConnectionError("reset")
-    requests, waited = drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, outage, outage, done)
+    requests, waited = drive(
+        enrichment.wait(KEY_ID, timeout=9, poll_interval=1),
+        JOB,
+        outage,
+        outage,
+        done,
+    )
     assert len(requests) == 4
     assert waited.status == "completed"
 
 
 def test_a_wait_that_ends_in_an_outage_tells_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 1.0, 10.0])
-    monkeypatch.setattr(enrichment, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     outage = APIConnectionError("reset")
     with pytest.raises(EnrichmentTimeoutError) as caught:
-        drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, outage)
+        drive(enrichment.wait(KEY_ID, timeout=9, poll_interval=1), JOB, outage)
     assert caught.value.__cause__ is outage
 
 
 @pytest.mark.parametrize("error", [PermissionDeniedError(403, "", ""), NotFoundError(404, "", "")])
 def test_a_refusal_ends_a_wait(error: AudienceLabError) -> None:
     with pytest.raises(type(error)):
-        drive(enrichment.wait(KEY_ID, 9, 1, None), JOB, error)
+        drive(enrichment.wait(KEY_ID, timeout=9, poll_interval=1), JOB, error)
 
 
 def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
     odd = {"tags": ["a", None], "enrichment_fields": [["b"], ["c"]]}
-    listing = segments.listing(**LISTING)
+    listing = unfetched(segments.list, **LISTING)
     (row,) = answered(listing.page(), [SEGMENT | odd]).items
     assert (row.tags, row.enrichment_fields) == (("a",), ("b", "c"))
     job = EnrichmentJob.model_validate(JOB | {"started_at": "infinity"})
@@ -372,7 +406,7 @@ def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
     ],
 )
 def test_a_page_begins_after_whatever_time_the_one_before_ended_with(moment: str) -> None:
-    listing = segments.listing(**LISTING)
+    listing = unfetched(segments.list, **LISTING)
     fetched = answered(listing.page(), [SEGMENT | {"created_at": moment}])
     query = sent(next(listing.page(fetched.last)))[1]
     assert query["created_at"] == f"lte.{moment}"
@@ -392,7 +426,7 @@ def test_a_filter_takes_any_sequence_and_mapping() -> None:
     made = SegmentFilter.where("country").op("in", ("US", MappingProxyType({"a": (1,)})))
     assert made.value == ["US", {"a": [1]}]
     filters = (MappingProxyType({"in": ("US",)}), made)
-    body = sent(next(segments.update(KEY_ID, {"filters": filters})))[2]
+    body = sent(next(segments.update(KEY_ID, filters=filters)))[2]
     assert json.loads(json.dumps(body)) == {"filters": [{"in": ["US"]}, made.model_dump()]}
 
 
@@ -414,7 +448,7 @@ def test_new_segments_keep_json_as_it_is() -> None:
     column = {"field": "f", "header_name": "h", "type": "t"}
     new = NEW.model_copy(update={"custom_columns": [column]})
     again = NewSegment.model_validate(dict(new))
-    call = next(segments.create_many(ACCOUNT, [again], None, USER))
+    call = next(segments.create_many(ACCOUNT, [again]))
     assert sent(call)[2][0]["custom_columns"] == [column]
 
 
@@ -446,7 +480,7 @@ def test_any_json_is_written_back_as_it_was_read(filters: Any, columns: Any) -> 
     row = SEGMENT | {"filters": filters, "custom_columns": columns}
     segment = answered(segments.get(KEY_ID), row)
     read = {"filters": segment.filters, "custom_columns": segment.custom_columns}
-    body = sent(next(segments.update(KEY_ID, read)))[2]
+    body = sent(next(segments.update(KEY_ID, **read)))[2]
     for column, value in (("filters", filters), ("custom_columns", columns)):
         array = [] if value is None else value if isinstance(value, list) else [value]
         assert json.dumps(body[column], sort_keys=True) == json.dumps(array, sort_keys=True)

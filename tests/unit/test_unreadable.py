@@ -14,10 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiencelab_sdk import UnexpectedResponseError, UnreadableRow
-from audiencelab_sdk._operations import enrichment
-from audiencelab_sdk._operations._json_text import member, parts
-from audiencelab_sdk._operations._paging import Place
-from tests.unit._support import ACCOUNT, JOB, settle
+from audiencelab_sdk._http._json_text import member, parts
+from audiencelab_sdk._http._listing import Place
+from tests.unit._support import ACCOUNT, JOB, enrichment, settle, unfetched
 from tests.unit.test_operations import sent
 
 # What PostgreSQL orders these by, and Python cannot read.
@@ -91,7 +90,7 @@ def answer_to(query: dict[str, str], table: list[tuple[str, int, str]], cut: int
 def test_a_walk_ends_and_meets_each_row_once(
     table: list[tuple[str, int, str]], page_size: int, cut: int
 ) -> None:
-    listing = enrichment.listing(**FILTERS, page_size=page_size)
+    listing = unfetched(enrichment.list, **FILTERS, page_size=page_size)
     met: list[UUID] = []
     after: Place | None = None
     for _ in range(len(table) + 1):

@@ -14,9 +14,8 @@ from audiencelab_sdk import (
     UsageLog,
     UsageLogError,
 )
-from audiencelab_sdk._operations import api_keys
-from audiencelab_sdk._steps import Call
-from tests.unit._support import KEY_ID, success
+from audiencelab_sdk._http._operation import Request
+from tests.unit._support import KEY_ID, api_keys, success
 from tests.unit.test_operations import sent
 
 EVENT = UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200)
@@ -34,7 +33,9 @@ def line(index: int, **changes: Any) -> dict[str, Any]:
     return good | changes
 
 
-def run(events: Sequence[UsageEvent], *answers: Any) -> tuple[list[Call], list[Outcome[UsageLog]]]:
+def run(
+    events: Sequence[UsageEvent], *answers: Any
+) -> tuple[list[Request], list[Outcome[UsageLog]]]:
     """The calls made, and the outcomes, when each call is answered in turn."""
     steps = api_keys.log_usage_batch(events)
     calls = [next(steps)]

@@ -1,7 +1,7 @@
-"""HTTP: the connection pools, the headers, and the typed error that every failure becomes.
+"""The connection pools through which postgrest-py sends its requests.
 
-postgrest-py sends its requests through these pools. They raise for every answer that is no
-success, so its own errors, which lose the HTTP status, are never made.
+They raise a typed error for every unsuccessful response, so postgrest-py never raises its own
+errors, which lose the HTTP status.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ import httpx
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
 from audiencelab_sdk._config import Settings
-from audiencelab_sdk._failure import connection_error
-from audiencelab_sdk._status import status_error
+from audiencelab_sdk._http._failures import connection_error
+from audiencelab_sdk._http._statuses import status_error
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import AudienceLabError, ClientClosedError, ConfigurationError
 
@@ -83,7 +83,7 @@ def _checked_environment() -> Generator[None]:
 
 
 class _Connections(httpx.Client):
-    """Connections of one process that answer with a success or raise an AudienceLabError."""
+    """The connections of one process. They return successful responses and raise for others."""
 
     def __init__(self) -> None:
         with _checked_environment():
@@ -115,7 +115,7 @@ class _Connections(httpx.Client):
 
 
 class _AsyncConnections(httpx.AsyncClient):
-    """Like :class:`_Connections`, awaited, of one event loop."""
+    """The connections of one event loop."""
 
     def __init__(self) -> None:
         with _checked_environment():
@@ -124,7 +124,7 @@ class _AsyncConnections(httpx.AsyncClient):
         self._turns = anyio.Semaphore(_MOST_AT_ONCE)
 
     async def send(self, request: httpx.Request, **options: Any) -> httpx.Response:
-        """Like :meth:`_Connections.send`, awaited."""
+        """Send `request`, and log its path, status and duration at DEBUG."""
         exchange = _Exchange(request)
         with anyio.move_on_after(exchange.patience) as waiting:
             await self._turns.acquire()
@@ -178,7 +178,7 @@ class Pool:
 
 
 class AsyncPool:
-    """Like :class:`Pool`, awaited: the connections of each process and event loop."""
+    """The connections of an asynchronous client: of each process and event loop its own."""
 
     def __init__(self) -> None:
         self._is_closed = False
@@ -188,7 +188,7 @@ class AsyncPool:
         self._by_loop: dict[tuple[object, object], tuple[_AsyncConnections, _Lifetime]] = {}
 
     async def request(self, method: str, url: str, **options: Any) -> httpx.Response:
-        """Like :meth:`Pool.request`, awaited."""
+        """Send a request; raises what :class:`_AsyncConnections` does."""
         if self._is_closed:
             raise _closed()
         loop = (_process(), _event_loop())
@@ -205,7 +205,10 @@ class AsyncPool:
         return await entry[0].request(method, url, **options)
 
     async def aclose(self) -> None:
-        """Like :meth:`Pool.close`, awaited. Those of other event loops end with their loops."""
+        """Close the connections of this event loop; later requests raise ClientClosedError.
+
+        Those of other event loops are closed when their loops end.
+        """
         self._is_closed = True
         for connections in self._unused:
             await connections.aclose()
@@ -261,8 +264,8 @@ def _event_loop() -> object:
 class _Session:
     """A pool as one client uses it: with its token and its timeout.
 
-    postgrest-py asks no more of its httpx client. One class serves both of them: what `request`
-    returns is the pool's answer, or a promise of it.
+    postgrest-py needs no more of its httpx client. One class serves both clients: `request` returns
+    the pool's response, or an awaitable of it.
     """
 
     auth = None
@@ -278,7 +281,7 @@ class _Session:
 
 
 def postgrest(settings: Settings, pool: Pool) -> SyncPostgrestClient:
-    """The postgrest-py client that acts as one identity over `pool`."""
+    """Return the postgrest-py client that acts as one identity over `pool`."""
     return SyncPostgrestClient(
         f"{settings.url}/rest/v1",
         headers=_headers(settings),
@@ -288,7 +291,7 @@ def postgrest(settings: Settings, pool: Pool) -> SyncPostgrestClient:
 
 
 def async_postgrest(settings: Settings, pool: AsyncPool) -> AsyncPostgrestClient:
-    """Like :func:`postgrest`, for the asynchronous client."""
+    """Return the asynchronous postgrest-py client that acts as one identity over `pool`."""
     return AsyncPostgrestClient(
         f"{settings.url}/rest/v1",
         headers=_headers(settings),
@@ -313,7 +316,7 @@ def _closed() -> ClientClosedError:
 
 
 class _Exchange:
-    """One request on its way: judges what comes of it, and logs it at DEBUG."""
+    """One request: turns a failure into an error, and logs the request at DEBUG."""
 
     def __init__(self, request: httpx.Request) -> None:
         self._request = request
@@ -325,14 +328,14 @@ class _Exchange:
         return cast("float", self._request.extensions["timeout"]["pool"])
 
     def answered(self, response: httpx.Response) -> AudienceLabError | None:
-        """What the answer, which has been read, says is wrong; None for a success."""
+        """Return the error that a response becomes; None for a success."""
         self._log(response.status_code)
         # It and its stream hold each other: bodies would stay until the garbage collector comes.
         response.stream = httpx.ByteStream(b"")
         return None if response.is_success else status_error(response)
 
     def failed(self, error: httpx.RequestError) -> AudienceLabError:
-        """What it means that no answer came."""
+        """Return the error for a request without a response."""
         self._log(type(error).__name__)
         return connection_error(self._request, error)
 

@@ -1,4 +1,4 @@
-"""What became of each item of a batch."""
+"""The outcome of each item of a batch."""
 
 from dataclasses import dataclass
 from typing import Generic, TypeVar, cast
@@ -10,18 +10,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Outcome(Generic[T]):
-    """What became of one item of a batch: a value, or the error in its place. True for a value.
+    """The outcome of one item of a batch: a value or an error. It is truthy for a value.
 
-    Outcomes come in the order of the items, one for each::
+    A batch returns one outcome per item, in the order of the items::
 
         for outcome in client.segments.create_many(account_id, segments):
             if outcome.error:
                 print(outcome.index, outcome.error)
 
     Attributes:
-        index: The item's place in the batch, from 0.
-        value: What the call for this item alone would have returned; None when it failed.
-        error: What that call would have raised; None when it did not fail.
+        index: The item's index in the batch, from 0.
+        value: What a call for this item alone returns. None if the item failed.
+        error: What a call for this item alone raises. None if the item succeeded.
     """
 
     index: int
@@ -32,10 +32,10 @@ class Outcome(Generic[T]):
         return self.error is None
 
     def unwrap(self) -> T:
-        """The value.
+        """Return the value.
 
         Raises:
-            AudienceLabError: The item's error, when it failed.
+            AudienceLabError: The item's error, if it failed.
         """
         if self.error is not None:
             raise self.error

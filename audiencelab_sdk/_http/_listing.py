@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_int
-from audiencelab_sdk._operations._answers import Rows, another_shape
-from audiencelab_sdk._operations._json_text import member
-from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
+from audiencelab_sdk._http._json_text import member
+from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request, RequestBuilder
+from audiencelab_sdk._http._reading import Rows, another_shape
 from audiencelab_sdk.errors import UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
 
@@ -77,7 +77,7 @@ class Listing(Generic[R]):
     page_size: int
     equal: Mapping[str, str | UUID] = field(default_factory=dict[str, "str | UUID"])
 
-    def page(self, after: Place | None = None) -> Steps[Fetched[R]]:
+    def page(self, after: Place | None = None) -> Operation[Fetched[R]]:
         """The newest rows, or those that come after a place."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
@@ -92,8 +92,8 @@ class Listing(Generic[R]):
             moment = f'"{after.created_at}"' if " " in after.created_at else after.created_at
             return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
 
-        answer = yield Call(build, repeatable=True)
-        rows = self.rows.read_each(answer)
+        response = yield Request(build, repeatable=True)
+        rows = self.rows.read_each(response)
         unreadable = [row for row in rows if type(row) is UnreadableRow]
         # Usually there are none, and the rows need not be looked at one by one.
         items = cast(

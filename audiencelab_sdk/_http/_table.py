@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_moment, checked_uuid
-from audiencelab_sdk._operations._answers import Rows, read
-from audiencelab_sdk._operations._paging import Listing, Row, checked_page_size
-from audiencelab_sdk._steps import Call, PostgrestClient, RequestBuilder, Steps
+from audiencelab_sdk._http._listing import Listing, Row, checked_page_size
+from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request, RequestBuilder
+from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk.errors import InvalidArgumentError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class Table(Generic[R]):
     absent: str
     visible: Sequence[Condition] = ()
 
-    def get(self, row_id: UUID, *, delay: float = 0.0, retried: bool = True) -> Steps[R]:
+    def get(self, row_id: UUID, *, delay: float = 0.0, retried: bool = True) -> Operation[R]:
         """The row with this id, after a delay in seconds; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
@@ -49,10 +49,10 @@ class Table(Generic[R]):
                 request = request.filter(column, operator, str(value))
             return request.single()
 
-        call = Call(build, repeatable=True, delay=delay, retried=retried)
+        call = Request(build, repeatable=True, delay=delay, retried=retried)
         return (yield from self._one(row_id, call))
 
-    def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Steps[R]:
+    def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Operation[R]:
         """The row with this id, changed; NotFoundError when there is none."""
 
         def build(api: PostgrestClient) -> RequestBuilder:
@@ -62,7 +62,7 @@ class Table(Generic[R]):
             request.request.headers["Accept"] = _ONE_OBJECT
             return request
 
-        return (yield from self._one(row_id, Call(build, repeatable=True)))
+        return (yield from self._one(row_id, Request(build, repeatable=True)))
 
     def update_if(
         self,
@@ -71,7 +71,7 @@ class Table(Generic[R]):
         conditions: Sequence[Condition],
         *,
         delay: float = 0.0,
-    ) -> Steps[R | None]:
+    ) -> Operation[R | None]:
         """The row with this id, changed after a delay in seconds.
 
         None when it does not meet the conditions.
@@ -83,8 +83,8 @@ class Table(Generic[R]):
                 request = request.filter(column, operator, str(value))
             return request
 
-        answer = yield Call(build, repeatable=True, delay=delay)
-        rows = self.rows.read(answer)
+        response = yield Request(build, repeatable=True, delay=delay)
+        rows = self.rows.read(response)
         return self._checked(row_id, rows[0]) if rows else None
 
     def listing(self, conditions: Sequence[Condition], page_size: int) -> Listing[R]:
@@ -99,40 +99,40 @@ class Table(Generic[R]):
         expected = {column: value for column, operator, value in conditions if operator == "eq"}
         return Listing(self.rows, select, checked_page_size(page_size), expected)
 
-    def insert(self, rows: Sequence[Mapping[str, Any]]) -> Steps[list[R]]:
+    def insert(self, rows: Sequence[Mapping[str, Any]]) -> Operation[list[R]]:
         """New rows, all or none, in this order.
 
         Each has its id already. So a request whose answer was lost may be sent again: what it
         wrote the first time is left alone, and read.
         """
         body = [dict(row) for row in rows]
-        answer = yield Call(
+        response = yield Request(
             lambda api: api.from_(self.rows.name).upsert(  # pyright: ignore[reportUnknownMemberType] # see Table
                 body, ignore_duplicates=True, on_conflict="id"
             ),
             repeatable=True,
         )
-        written = self._by_id(answer)
+        written = self._by_id(response)
         if missing := [row["id"] for row in rows if row["id"] not in written]:
-            answer = yield Call(
+            response = yield Request(
                 lambda api: api.from_(self.rows.name).select("*").in_("id", missing),
                 repeatable=True,
             )
-            written |= self._by_id(answer)
+            written |= self._by_id(response)
         if any(row["id"] not in written for row in rows):
             raise UnexpectedResponseError(
                 f"{self.rows.name} did not answer with the rows written to it"
             )
         return [written[row["id"]] for row in rows]
 
-    def _one(self, row_id: UUID, call: Call) -> Steps[R]:
+    def _one(self, row_id: UUID, request: Request) -> Operation[R]:
         try:
-            answer = yield call
+            response = yield request
         except NotFoundError as error:
             if error.code == "PGRST116":
                 error.message = self.absent
             raise
-        return self._checked(row_id, read(self.rows.name, self.rows.one, answer))
+        return self._checked(row_id, read(self.rows.name, self.rows.one, response))
 
     def _checked(self, row_id: UUID, row: R) -> R:
         if row.id != row_id:
@@ -142,8 +142,8 @@ class Table(Generic[R]):
             )
         return row
 
-    def _by_id(self, answer: "httpx.Response") -> dict[str, R]:
-        return {str(row.id): row for row in self.rows.read(answer)}
+    def _by_id(self, response: "httpx.Response") -> dict[str, R]:
+        return {str(row.id): row for row in self.rows.read(response)}
 
 
 def equal(column: str, value: str | UUID) -> Condition:

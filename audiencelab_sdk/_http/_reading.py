@@ -1,4 +1,4 @@
-"""How answers are read."""
+"""Reading of responses."""
 
 import json
 import logging
@@ -8,7 +8,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from audiencelab_sdk._operations._json_text import member, parts
+from audiencelab_sdk._http._json_text import member, parts
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
@@ -28,9 +28,9 @@ _FIELDS_NAMED = 5
 
 
 def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
-    """What the database function or table `name` answered with.
+    """Read the response of the database function or table `name`.
 
-    Straight from the body's bytes: that takes half the time of Python's lists and dicts.
+    pydantic parses the bytes of the body, which takes half the time of Python's lists and dicts.
 
     Raises:
         UnexpectedResponseError: The body is no JSON, or JSON of another shape; the message names
@@ -45,10 +45,10 @@ def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
 
 
 def read_nothing(name: str, response: "httpx.Response") -> None:
-    """Make sure that the database function `name` answered, which returns nothing.
+    """Check the response of the database function `name`, which returns nothing.
 
     Raises:
-        UnexpectedResponseError: It was something else that answered.
+        UnexpectedResponseError: The response is not the function's.
     """
     if response.status_code != 204:
         read(name, _NULL, response)
@@ -107,7 +107,7 @@ class Rows(Generic[T]):
 
 
 def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:
-    """The error that says which fields of an answer differ from what they should be."""
+    """Return the error that names the fields of a response that do not fit."""
     # Without duplicates, as they came: a page may have a thousand rows with the same fault.
     different = list(dict.fromkeys(field or "the whole" for field in fields))
     where = shown(", ".join(different[:_FIELDS_NAMED]))

@@ -1,0 +1,1 @@
+"""HTTP: from an operation to its result, over postgrest-py and httpx."""

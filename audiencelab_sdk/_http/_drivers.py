@@ -1,0 +1,146 @@
+"""The two drivers: they send the requests of an operation, wait and retry."""
+
+import random
+import time
+from contextlib import closing
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import anyio
+
+from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request
+from audiencelab_sdk.errors import (
+    APIConnectionError,
+    APIStatusError,
+    AudienceLabError,
+    RateLimitError,
+)
+
+if TYPE_CHECKING:
+    import httpx
+    from postgrest import AsyncPostgrestClient, SyncPostgrestClient
+
+T = TypeVar("T")
+
+_FIRST_PAUSE = 0.25
+_LONGEST_PAUSE = 8.0
+_LONGEST_RETRY_AFTER = 30.0
+_TRANSIENT_STATUSES = (502, 503, 504)
+
+
+class Driver:
+    """Runs operations over a postgrest-py client."""
+
+    def __init__(self, api: "SyncPostgrestClient", max_retries: int) -> None:
+        self._api = api
+        self._max_retries = max_retries
+
+    def __call__(self, operation: Operation[T]) -> T:
+        """Run an operation and return its result."""
+        # Closing it runs its cleanup at once where the I/O is cancelled or interrupted.
+        with closing(operation):
+            resume = partial(next, operation)
+            while True:
+                try:
+                    request = resume()
+                except StopIteration as stop:
+                    return cast("T", stop.value)
+                try:
+                    response = self._send(request)
+                except AudienceLabError as error:
+                    resume = partial(operation.throw, _without_frames(error))
+                else:
+                    resume = partial(operation.send, response)
+
+    def _send(self, request: Request) -> "httpx.Response":
+        if request.delay:
+            time.sleep(request.delay)
+        attempt = 0
+        while True:
+            try:
+                return cast("httpx.Response", _response(request, self._api, attempt))
+            except AudienceLabError as error:
+                pause = _pause_before_retry(request, error, attempt, self._max_retries)
+                if pause is None:
+                    raise
+            time.sleep(pause)
+            attempt += 1
+
+
+class AsyncDriver:
+    """The asynchronous :class:`Driver`, for asyncio and trio."""
+
+    def __init__(self, api: "AsyncPostgrestClient", max_retries: int) -> None:
+        self._api = api
+        self._max_retries = max_retries
+
+    async def __call__(self, operation: Operation[T]) -> T:
+        """Run an operation and return its result."""
+        # Closing it runs its cleanup at once where the I/O is cancelled or interrupted.
+        with closing(operation):
+            resume = partial(next, operation)
+            while True:
+                try:
+                    request = resume()
+                except StopIteration as stop:
+                    return cast("T", stop.value)
+                try:
+                    response = await self._send(request)
+                except AudienceLabError as error:
+                    resume = partial(operation.throw, _without_frames(error))
+                else:
+                    resume = partial(operation.send, response)
+
+    async def _send(self, request: Request) -> "httpx.Response":
+        if request.delay:
+            await anyio.sleep(request.delay)
+        attempt = 0
+        while True:
+            try:
+                return cast("httpx.Response", await _response(request, self._api, attempt))
+            except AudienceLabError as error:
+                pause = _pause_before_retry(request, error, attempt, self._max_retries)
+                if pause is None:
+                    raise
+            await anyio.sleep(pause)
+            attempt += 1
+
+
+def _response(request: Request, api: PostgrestClient, attempt: int) -> Any:
+    """Send the request; returns the HTTP response, or an awaitable of it.
+
+    postgrest-py's `execute` is not used: it has retries and error classes of its own.
+    """
+    from httpx import Headers  # noqa: PLC0415 - see _client
+
+    headers = Headers({"X-Retry-Count": str(attempt)} if attempt else None)
+    return request.build(api).request.send(headers)
+
+
+def _without_frames(error: AudienceLabError) -> AudienceLabError:
+    # The frames below hold headers and bodies; a reporter that prints local variables shows them.
+    return error.with_traceback(None)
+
+
+def _pause_before_retry(
+    request: Request, error: AudienceLabError, attempt: int, max_retries: int
+) -> float | None:
+    """Return the seconds to wait before a retry, or None if the request must not be retried."""
+    if not request.retried or attempt >= max_retries or not _may_retry(request, error):
+        return None
+    if isinstance(error, APIStatusError) and error.retry_after is not None:
+        return error.retry_after if error.retry_after <= _LONGEST_RETRY_AFTER else None
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
+    return random.uniform(0, longest)  # noqa: S311 - jitter keeps callers apart, no secret
+
+
+def _may_retry(request: Request, error: AudienceLabError) -> bool:
+    if isinstance(error, RateLimitError):
+        return True
+    if isinstance(error, APIConnectionError):
+        return request.repeatable or not error.request_sent
+    return (
+        request.repeatable
+        and isinstance(error, APIStatusError)
+        and error.status in _TRANSIENT_STATUSES
+    )

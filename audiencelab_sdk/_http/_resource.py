@@ -1,0 +1,168 @@
+"""Methods that are written once and serve both clients.
+
+A method is a function of the resource that performs no I/O. Accessed on a resource of the
+synchronous client it is a plain method, on one of the asynchronous client a coroutine method, with
+the same parameters and the same docstring.
+"""
+
+# The descriptors and the resources belong together.
+# pyright: reportPrivateUsage=false
+
+import inspect
+from collections.abc import Callable, Coroutine
+from functools import partial, wraps
+from types import MethodType
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, overload
+from uuid import UUID
+
+from audiencelab_sdk._http._drivers import AsyncDriver, Driver
+from audiencelab_sdk._http._listing import Listing, Place, Row
+from audiencelab_sdk._http._operation import Operation
+from audiencelab_sdk.models import AsyncPage, Page
+
+D = TypeVar("D", Driver, AsyncDriver)
+P = ParamSpec("P")
+R = TypeVar("R", bound=Row)
+T = TypeVar("T")
+S = TypeVar("S")
+A = TypeVar("A")
+
+UserId = Callable[[], UUID | None]
+"""Returns the user that a client currently acts as; None when it acts as none."""
+
+
+class Resource(Generic[D]):
+    """The methods of a client about one subject."""
+
+    def __init__(self, driver: D, user_id: UserId) -> None:
+        self._driver: D = driver
+        self._user_id = user_id
+
+
+class Method(Generic[P, S, A]):
+    """A descriptor: a method with result S on synchronous resources, A on asynchronous ones."""
+
+    def __init__(self, synchronous: Callable[..., S], asynchronous: Callable[..., A]) -> None:
+        self._synchronous = synchronous
+        self._asynchronous = asynchronous
+        self.__doc__ = synchronous.__doc__
+
+    @overload
+    def __get__(
+        self, instance: None, owner: type[Resource[Any]]
+    ) -> Callable[Concatenate[Any, P], S]: ...
+    @overload
+    def __get__(self, instance: Resource[Driver], owner: type[Resource[Any]]) -> Callable[P, S]: ...
+    @overload
+    def __get__(
+        self, instance: Resource[AsyncDriver], owner: type[Resource[Any]]
+    ) -> Callable[P, A]: ...
+
+    def __get__(self, instance: Resource[Any] | None, owner: type[Resource[Any]]) -> Any:
+        if instance is None:
+            return self._synchronous
+        is_async = isinstance(instance._driver, AsyncDriver)
+        return MethodType(self._asynchronous if is_async else self._synchronous, instance)
+
+
+def operation(
+    function: Callable[Concatenate[Any, P], Operation[T]],
+) -> Method[P, T, Coroutine[Any, Any, T]]:
+    """Make a method of an operation: it returns the operation's result."""
+    _, _, result = get_args(inspect.signature(function).return_annotation)
+    return Method(
+        _synchronous(function, lambda resource, made: resource._driver(made), result),
+        _asynchronous(function, lambda resource, made: resource._driver(made), result),
+    )
+
+
+def listing(
+    function: Callable[Concatenate[Any, P], Listing[R]],
+) -> Method[P, Page[R], Coroutine[Any, Any, AsyncPage[R]]]:
+    """Make a method of a function that returns a listing: it returns the first page."""
+    (row,) = get_args(inspect.signature(function).return_annotation)
+    return Method(
+        _synchronous(
+            function, lambda resource, made: _page(resource._driver, made), _of(Page, row)
+        ),
+        _asynchronous(
+            function,
+            lambda resource, made: _async_page(resource._driver, made),
+            _of(AsyncPage, row),
+        ),
+    )
+
+
+def made_by(
+    synchronous: Callable[[Driver, T], S], asynchronous: Callable[[AsyncDriver, T], A]
+) -> Callable[[Callable[Concatenate[Any, P], T]], Method[P, S, A]]:
+    """Make a method that passes the function's result on to one of two classes."""
+
+    def decorate(function: Callable[Concatenate[Any, P], T]) -> Method[P, S, A]:
+        return Method(
+            _synchronous(
+                function, lambda resource, made: synchronous(resource._driver, made), synchronous
+            ),
+            _synchronous(
+                function, lambda resource, made: asynchronous(resource._driver, made), asynchronous
+            ),
+        )
+
+    return decorate
+
+
+def _synchronous(
+    function: Callable[..., Any], finish: Callable[[Resource[Any], Any], Any], result: Any
+) -> Callable[..., Any]:
+    @wraps(function)
+    def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            made = function(self, *args, **kwargs)
+        finally:
+            # Error reporters may show the local variables of each frame, and an argument may be
+            # an API key.
+            del args, kwargs
+        return finish(self, made)
+
+    return _with_result(method, result)
+
+
+def _asynchronous(
+    function: Callable[..., Any], finish: Callable[[Resource[Any], Any], Any], result: Any
+) -> Callable[..., Any]:
+    @wraps(function)
+    async def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
+        try:
+            made = function(self, *args, **kwargs)
+        finally:
+            del args, kwargs  # as above
+        return await finish(self, made)
+
+    return _with_result(method, result)
+
+
+def _with_result(method: Callable[..., Any], result: Any) -> Callable[..., Any]:
+    """Document that `method` returns `result`, for `help` and `inspect.signature`."""
+    signature = inspect.signature(method).replace(return_annotation=result)
+    method.__annotations__ = {**method.__annotations__, "return": result}
+    cast("Any", method).__signature__ = signature
+    return method
+
+
+def _of(page: Any, row: Any) -> Any:
+    """Return the type of a page of such rows, for documentation."""
+    return page[row]
+
+
+def _page(driver: Driver, listed: Listing[R], after: Place | None = None) -> Page[R]:
+    fetched = driver(listed.page(after))
+    fetch_next = partial(_page, driver, listed, fetched.last) if fetched.last else None
+    return Page(fetched.items, fetched.unreadable, fetch_next)
+
+
+async def _async_page(
+    driver: AsyncDriver, listed: Listing[R], after: Place | None = None
+) -> AsyncPage[R]:
+    fetched = await driver(listed.page(after))
+    fetch_next = partial(_async_page, driver, listed, fetched.last) if fetched.last else None
+    return AsyncPage(fetched.items, fetched.unreadable, fetch_next)

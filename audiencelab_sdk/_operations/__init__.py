@@ -1,1 +1,0 @@
-"""What each call sends and how it reads the answer: generators that do no input or output."""

@@ -1,0 +1,75 @@
+"""Responses of the database functions that write the usage log."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from pydantic import AwareDatetime, StrictBool, StrictInt, TypeAdapter
+
+from audiencelab_sdk._http._reading import another_shape, read
+from audiencelab_sdk._text import shown
+from audiencelab_sdk.errors import AudienceLabError, UnexpectedResponseError, UsageLogError
+from audiencelab_sdk.models import Outcome, UsageLog
+from audiencelab_sdk.models._base import Model
+
+if TYPE_CHECKING:
+    import httpx
+
+_ONE = "log_api_key_usage"
+_BATCH = "log_api_key_usage_batch"
+
+
+class _Entry(Model, frozen=True):
+    success: StrictBool
+    log_id: UUID | None = None
+    timestamp: AwareDatetime | None = None
+    error: str | None = None
+    error_code: str | None = None
+
+    def log(self, function: str) -> UsageLog:
+        """Return the entry that `function` wrote, or raise the reason why it did not."""
+        if not self.success:
+            reason = shown(self.error or "the database gave no reason")
+            raise UsageLogError(reason, self.error_code and shown(self.error_code))
+        if self.log_id is None or self.timestamp is None:
+            raise another_shape(function, ["log_id", "timestamp"])
+        return UsageLog(log_id=self.log_id, timestamp=self.timestamp)
+
+
+class _BatchEntry(_Entry, frozen=True):
+    event_index: StrictInt
+
+
+ENTRY = TypeAdapter(_Entry)
+_ENTRIES = TypeAdapter(list[_BatchEntry], config=Model.model_config)
+
+
+def read_log(response: "httpx.Response") -> UsageLog:
+    """Read the response of ``log_api_key_usage``.
+
+    Raises:
+        UsageLogError: The database could not write the entry.
+        UnexpectedResponseError: The response has another shape.
+    """
+    return read(_ONE, ENTRY, response).log(_ONE)
+
+
+def read_batch(response: "httpx.Response", first: int, count: int) -> list[Outcome[UsageLog]]:
+    """Read the response of ``log_api_key_usage_batch`` to `count` events, from index `first` on.
+
+    Raises:
+        UnexpectedResponseError: The response has another shape.
+    """
+    entries = {entry.event_index: entry for entry in read(_BATCH, _ENTRIES, response)}
+    return [_outcome(first + index, index, entries) for index in range(count)]
+
+
+def _outcome(index: int, key: int, entries: Mapping[int, _BatchEntry]) -> Outcome[UsageLog]:
+    entry = entries.get(key)
+    if entry is None:
+        silence = f"{_BATCH} did not say whether it was written"
+        return Outcome(index, error=UnexpectedResponseError(silence))
+    try:
+        return Outcome(index, entry.log(_BATCH))
+    except AudienceLabError as error:
+        return Outcome(index, error=error)
