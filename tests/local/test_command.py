@@ -101,7 +101,9 @@ def test_json_a_port_of_ones_own_and_data_that_stays(folder: Path) -> None:
 
 def test_a_signal_while_it_starts(folder: Path) -> None:
     with command("--data-dir", str(folder)) as process:
+        deadline = time.monotonic() + 15
         while not (folder / "data").exists():
+            assert time.monotonic() < deadline
             time.sleep(0.01)
         process.terminate()
         assert process.wait(20) == 0

@@ -71,7 +71,9 @@ def test_a_folder_that_an_orphaned_server_uses(
         assert refusal(place) == f"{place} is in use by another PostgreSQL server."
     finally:
         os.kill(postmaster, signal.SIGINT)
+    deadline = time.monotonic() + 15
     while (place / "data" / "postmaster.pid").exists():
+        assert time.monotonic() < deadline
         time.sleep(0.02)
 
 

@@ -29,12 +29,14 @@ from audiencelab_sdk.local._postgres import PostgresServer, find_programs
 
 Lacking = Callable[[str], NoReturn]
 
-# Starts a server, tells where it is, and does what the test asks for.
+# Starts a server, prints its folder, and runs the test's own code. Children of a process that was
+# started in the background ignore SIGINT.
 CHILD = """
-import os, sys, time
+import os, signal, sys, time
 import psycopg
 from audiencelab_sdk.local._postgres import PostgresServer
 
+signal.signal(signal.SIGINT, signal.default_int_handler)
 with PostgresServer() as server:
     with psycopg.connect(server.admin_url) as connection:
         print(connection.execute("show data_directory").fetchone()[0], flush=True)

@@ -325,6 +325,7 @@ def test_the_command_says_what_is_wrong(arguments: list[str], message: str) -> N
         capture_output=True,
         text=True,
         check=False,
+        timeout=60,
     )
     assert done.returncode != 0
     assert message in done.stderr

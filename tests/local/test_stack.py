@@ -165,7 +165,7 @@ async def test_it_stops_when_the_task_is_cancelled() -> None:
             await asyncio.sleep(60)
 
     task = asyncio.create_task(use())
-    await entered.wait()
+    await asyncio.wait_for(entered.wait(), 60)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -175,8 +175,10 @@ async def test_it_stops_when_the_task_is_cancelled() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_nothing_remains_after_a_signal(number: signal.Signals) -> None:
     script = (
-        "import time, psycopg\n"
+        "import signal, time, psycopg\n"
         "from audiencelab_sdk.local import LocalStack\n"
+        # Children of a process that was started in the background ignore SIGINT.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "with LocalStack() as stack:\n"
         "    with psycopg.connect(stack.db_url) as c:\n"
         "        print(c.execute('show data_directory').fetchone()[0], flush=True)\n"
