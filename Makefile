@@ -5,9 +5,11 @@ BIN := .venv/bin
 PLACE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 DEMO_READY := .venv/.demo-$(PLACE)
 DEV_READY := .venv/.dev-$(PLACE)
+LOCK := requirements-dev.lock
+LOCK_ARGS := --upgrade
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel sql clean
+.PHONY: help demo test coverage lint format lock wheel sql clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
@@ -17,6 +19,10 @@ demo: $(DEMO_READY) ## follow an API key's life on an embedded PostgreSQL
 
 test: $(DEV_READY) ## run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: $(DEV_READY) ## measure the branch coverage of the client by the unit tests
+	@$(BIN)/python -m coverage run -m pytest tests/unit $(PYTEST_ARGS)
+	@$(BIN)/python -m coverage report
 
 lint: $(DEV_READY) ## ruff, mypy, pyright and squawk
 	$(BIN)/python -m ruff check .
@@ -28,6 +34,12 @@ lint: $(DEV_READY) ## ruff, mypy, pyright and squawk
 format: $(DEV_READY) ## format the Python code
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+# Not of DEV_READY, which cannot be made while the lock file contradicts pyproject.toml.
+lock: .venv/bin/python ## upgrade the pinned versions of all development tools
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) uv
+	@$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --extra dev \
+	  --custom-compile-command 'make lock' --output-file $(LOCK) $(LOCK_ARGS) pyproject.toml
 
 wheel: $(DEV_READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel
@@ -48,7 +60,8 @@ $(DEMO_READY): .venv/bin/python pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
 	@touch $@
 
-$(DEV_READY): .venv/bin/python pyproject.toml
+$(DEV_READY): .venv/bin/python pyproject.toml $(LOCK)
 	@echo "Installing the SDK and its development tools into .venv (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --constraint $(LOCK) --editable '.[dev]'
 	@touch $@
