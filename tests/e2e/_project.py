@@ -52,25 +52,45 @@ class Project:
             cursor.execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 
+    def add_user(self) -> UUID:
+        user_id = uuid4()
+        self.sql("insert into auth.users (id) values (%s)", user_id)
+        return user_id
+
     def add_tenant(self) -> Tenant:
-        tenant = Tenant(uuid4(), uuid4())
-        self.sql("insert into auth.users (id) values (%s)", tenant.user_id)
+        user_id = self.add_user()
+        return Tenant(self.add_account(user_id), user_id)
+
+    def add_account(self, owner_id: UUID) -> UUID:
+        account_id = uuid4()
         self.sql(
             "insert into public.accounts (id, name, is_personal_account, primary_owner_user_id)"
             " values (%s, 'T', false, %s)",
-            tenant.account_id,
-            tenant.user_id,
+            account_id,
+            owner_id,
         )
+        self.add_member(account_id, owner_id, "owner")
+        return account_id
+
+    def add_member(self, account_id: UUID, user_id: UUID, account_role: str = "member") -> None:
         self.sql(
             "insert into public.accounts_memberships (account_id, user_id, account_role)"
-            " values (%s, %s, 'owner') on conflict do nothing",
-            tenant.account_id,
-            tenant.user_id,
+            " values (%s, %s, %s) on conflict do nothing",
+            account_id,
+            user_id,
+            account_role,
         )
-        return tenant
 
-    def access_token(self, user_id: UUID) -> str:
-        claims = {"role": "authenticated", "sub": str(user_id), "exp": int(time.time()) + 600}
+    def remove_member(self, account_id: UUID, user_id: UUID) -> None:
+        self.sql(
+            "delete from public.accounts_memberships where account_id = %s and user_id = %s",
+            account_id,
+            user_id,
+        )
+
+    def access_token(self, user_id: UUID, expires_in: int = 600) -> str:
+        expires_at = int(time.time()) + expires_in
+        claims = {"role": "authenticated", "sub": str(user_id), "exp": expires_at}
         return jwt.encode(claims, self.jwt_secret, algorithm="HS256")
 
     def count_keys(self, account_id: UUID) -> int:

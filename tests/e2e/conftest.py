@@ -75,6 +75,9 @@ class SyncClient:
             body(progress.advance)
         return progress.job
 
+    def with_options(self, **options: Any) -> SyncClient:
+        return SyncClient(self.client.with_options(**options))
+
     def as_user(self, token: str) -> SyncClient:
         return SyncClient(self.client.as_user(token))
 
@@ -121,6 +124,9 @@ class AsyncClient:
             return progress.job
 
         return self._portal.call(run)
+
+    def with_options(self, **options: Any) -> AsyncClient:
+        return AsyncClient(self.client.with_options(**options), self._portal)
 
     def as_user(self, token: str) -> AsyncClient:
         return AsyncClient(self.client.as_user(token), self._portal)
