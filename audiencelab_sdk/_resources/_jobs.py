@@ -19,6 +19,7 @@ from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk.errors import (
     APIConnectionError,
     ConflictError,
+    PermissionDeniedError,
     RateLimitError,
     ServerError,
 )
@@ -95,7 +96,9 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
         failed = yield from TABLE.update_if(job.id, changes, [unchanged])
         if failed:
             return failed
-        job = yield from TABLE.get(job.id)
+        before, job = job, (yield from TABLE.get(job.id))
+        if job == before:
+            raise _read_only()
     raise ConflictError(409, None, "the enrichment job changes too fast to be failed: try again")
 
 
@@ -114,11 +117,19 @@ def _move(
     job = yield from TABLE.update_if(checked_id, changes, unmoved, delay=delay)
     if job is None:
         job = yield from TABLE.get(checked_id)
+        if job.status is source:
+            raise _read_only()
         # An equal time, to the microsecond, means that an earlier attempt succeeded and its
         # response was lost.
         if job.status is not target or getattr(job, time_column) != moment:
             raise _impossible(job, target)
     return job
+
+
+def _read_only() -> PermissionDeniedError:
+    # Row level security hides the row from the update and not from the read.
+    message = "you may read this enrichment job, but not change it"
+    return PermissionDeniedError(403, None, message)
 
 
 def _impossible(job: EnrichmentJob, target: EnrichmentStatus) -> ConflictError:

@@ -156,6 +156,8 @@ class Progress(_Worker[Driver]):
 
         Raises:
             ConflictError: Another caller ended the job. Stop working on it.
+            NotFoundError: The job no longer exists, or the caller may no longer work on it.
+            InvalidArgumentError: A number is negative, or `failed` is greater than `processed`.
         """
         if self._count(processed, failed):
             self._try_report()
@@ -206,6 +208,8 @@ class AsyncProgress(_Worker[AsyncDriver]):
 
         Raises:
             ConflictError: Another caller ended the job. Stop working on it.
+            NotFoundError: The job no longer exists, or the caller may no longer work on it.
+            InvalidArgumentError: A number is negative, or `failed` is greater than `processed`.
         """
         if self._count(processed, failed):
             await self._try_report()

@@ -73,9 +73,9 @@ class ApiKeys(Resource[D]):
     """The API keys of accounts: create, list, revoke and verify them, and log their use.
 
     Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
-    APIConnectionError when no response arrives; and a subclass of APIStatusError when the response
-    is an error: AuthenticationError where the client acts as no user, with the project's
-    publishable key alone. Ids are UUIDs or their text.
+    AuthenticationError if the client has only the publishable (anon) key and no access token, or if
+    the server rejects the key or the token; APIConnectionError if no response arrives; and the
+    APIStatusError of any other error response. Ids are UUIDs or their text.
     """
 
     @operation
@@ -102,7 +102,12 @@ class ApiKeys(Resource[D]):
             The new key. Its text is returned only here.
 
         Raises:
-            PermissionDeniedError: The user is not a member, or the account does not exist.
+            PermissionDeniedError: The caller is not a member of the account or lacks the account
+                role that manages API keys, the account does not exist, or the client does not act
+                as a user.
+            ConflictError: The account has 1,000 live API keys.
+            InvalidRequestError: A scope has a field other than `entity_type`, `entity_id` and
+                `action`.
         """
         response = yield rpc(
             "create_api_key",
@@ -138,7 +143,8 @@ class ApiKeys(Resource[D]):
             The first page. Iterating over it fetches the following pages as needed.
 
         Raises:
-            PermissionDeniedError: The user is not a member, or the account does not exist.
+            PermissionDeniedError: The caller is not a member of the account, the account does not
+                exist, or the client does not act as a user.
         """
         arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
         return Listing(
@@ -155,7 +161,9 @@ class ApiKeys(Resource[D]):
             api_key_id: The key's id, not its text.
 
         Raises:
-            PermissionDeniedError: The user is not a member, or the key does not exist.
+            PermissionDeniedError: The caller is not a member of the key's account or lacks the
+                account role that manages API keys, the key does not exist, or the client does not
+                act as a user.
         """
         arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
         response = yield rpc("revoke_api_key", arguments, repeatable=True)
@@ -179,8 +187,8 @@ class ApiKeys(Resource[D]):
             The number of keys revoked by this call.
 
         Raises:
-            PermissionDeniedError: The caller is a user who names no account, or who is not a member
-                of it.
+            PermissionDeniedError: The caller is a user who names no account, is not a member of it
+                or lacks the account role that manages API keys; or the client acts as an API key.
         """
         arguments = {"p_user_id": str(checked_uuid("user_id", user_id))}
         if account_id is not None:
@@ -207,9 +215,10 @@ class ApiKeys(Resource[D]):
             which is falsy and has the same error for unknown, revoked and expired keys.
 
         Raises:
-            PermissionDeniedError: The client acts as a user.
-            AuthenticationError: The client uses the project's publishable key.
-            RateLimitError: Too many texts that share a prefix with old keys were checked.
+            PermissionDeniedError: The client acts as a user, or as an API key that is revoked or
+                expired.
+            RateLimitError: Within 30 seconds, too many invalid keys had the prefix of a key that is
+                still hashed with bcrypt. `retry_after` is the time to wait, in seconds.
         """
         api_key = hidden(api_key)
         key = checked_secret("api_key", api_key)

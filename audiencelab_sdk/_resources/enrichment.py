@@ -40,10 +40,12 @@ class Enrichment(Resource[D]):
     """The enrichment jobs of accounts: pending, then processing, then completed or failed.
 
     Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
-    APIConnectionError when no response arrives; and a subclass of APIStatusError when the response
-    is an error: AuthenticationError where the client acts as no user, with the project's
-    publishable key alone. Ids are UUIDs or their text. Members of the account and the service role
-    may call all methods; API keys with a scope on ``enrichment`` may read jobs and work on them.
+    AuthenticationError if the client has only the publishable (anon) key and no access token, or if
+    the server rejects the key or the token; APIConnectionError if no response arrives; and the
+    APIStatusError of any other error response. Ids are UUIDs or their text.
+
+    Members of the account and the service role may call all methods. API keys with a scope on
+    ``enrichment`` may read jobs and work on them.
     """
 
     @operation
@@ -69,15 +71,18 @@ class Enrichment(Resource[D]):
             total_records: The number of records. 0 means unknown.
             enrichment_fields: The fields to fill.
             metadata: Further data about the job, as a JSON object.
-            created_by: The user who creates it. None means the user that the client acts as.
+            created_by: The user who creates it. None means the user that the client acts as. Only
+                the service role may name another user.
 
         Returns:
             The new job.
 
         Raises:
-            PermissionDeniedError: The user is not a member, or the account does not exist.
-            ConflictError: The service role named an account or a user that does not exist.
-            InvalidArgumentError: The client acts as no user, and `created_by` is missing.
+            PermissionDeniedError: The caller is a user who is not a member of the account, the
+                account does not exist, or the client acts as an API key.
+            ConflictError: The client acts as the service role, and the account or the user
+                `created_by` does not exist.
+            InvalidArgumentError: The client does not act as a user, and `created_by` is missing.
         """
         row = {
             "id": str(uuid4()),
@@ -171,6 +176,7 @@ class Enrichment(Resource[D]):
 
         Raises:
             ConflictError: The job is not pending.
+            PermissionDeniedError: The client acts as an API key that may only read the job.
             NotFoundError: The job does not exist, or is not visible to the caller.
         """
         return (yield from jobs.start(job_id))
@@ -240,6 +246,7 @@ class Enrichment(Resource[D]):
 
         Raises:
             ConflictError: The job is pending, completed or failed.
+            PermissionDeniedError: The client acts as an API key that may only read the job.
             NotFoundError: The job does not exist, or is not visible to the caller.
         """
         return (yield from jobs.complete(job_id))
@@ -262,6 +269,7 @@ class Enrichment(Resource[D]):
 
         Raises:
             ConflictError: The job is completed or failed.
+            PermissionDeniedError: The client acts as an API key that may only read the job.
             NotFoundError: The job does not exist, or is not visible to the caller.
         """
         return (yield from jobs.fail(job_id, error))
@@ -368,9 +376,10 @@ class Enrichment(Resource[D]):
 
         Raises:
             ConfigurationError: `show` needs rich, which is not installed.
-            AudienceLabError: On entry, the job could not be started. At the end of the block, the
-                totals could not be reported or the job not be completed; `processed` and `failed`
-                still have the totals.
+            ConflictError: On entry or at the end of the block, the job is completed or failed.
+            NotFoundError: On entry or at the end of the block, the job does not exist, or the
+                caller may not work on it. After any error, `processed` and `failed` still have the
+                totals.
         """
         return Tracking(job, worker=worker, complete=complete, show=show)
 

@@ -54,9 +54,10 @@ class Segments(Resource[D]):
     """The saved audience segments of accounts.
 
     Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
-    APIConnectionError when no response arrives; and a subclass of APIStatusError when the response
-    is an error: AuthenticationError where the client acts as no user, with the project's
-    publishable key alone. Ids are UUIDs or their text. Deleted segments are never returned.
+    AuthenticationError if the client has only the publishable (anon) key and no access token, or if
+    the server rejects the key or the token; APIConnectionError if no response arrives; and the
+    APIStatusError of any other error response. Ids are UUIDs or their text. Deleted segments are
+    never returned.
 
     Filters and custom columns may also be given as the JSON that V3 stores, so that whatever `get`
     returns can be written back unchanged.
@@ -108,7 +109,9 @@ class Segments(Resource[D]):
             The new segment.
 
         Raises:
-            PermissionDeniedError: The user is not a member, or the account does not exist.
+            PermissionDeniedError: The caller is not a member of the account, the account does not
+                exist, or the client does not act as a user.
+            InvalidRequestError: A filter or a custom column is not a JSON object.
         """
         arguments = columns(
             {
@@ -154,7 +157,8 @@ class Segments(Resource[D]):
         Args:
             account_id: The account that owns the segments.
             segments: The segments. There is no limit on their number.
-            created_by: The user who creates them. None means the user that the client acts as.
+            created_by: The user who creates them. None means the user that the client acts as. Only
+                the service role may name another user.
 
         Returns:
             An outcome for each segment, in the order of the segments.
@@ -277,6 +281,7 @@ class Segments(Resource[D]):
 
         Raises:
             NotFoundError: The segment does not exist, is deleted, or is not visible to the caller.
+            PermissionDeniedError: The client acts as an API key.
             InvalidArgumentError: No argument but `segment_id` was passed, or one is invalid.
         """
         given = {
@@ -305,7 +310,8 @@ class Segments(Resource[D]):
             segment_id: The segment's id.
 
         Raises:
-            NotFoundError: The segment does not exist, or the user is not a member of its account.
+            NotFoundError: The segment does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The client does not act as a user.
         """
         arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
         response = yield rpc("delete_studio_segment", arguments, repeatable=True)
@@ -325,7 +331,8 @@ class Segments(Resource[D]):
             The restored segment.
 
         Raises:
-            NotFoundError: The segment does not exist, or the user is not a member of its account.
+            NotFoundError: The segment does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The client does not act as a user.
         """
         arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
         response = yield rpc("restore_studio_segment", arguments, repeatable=True)

@@ -448,7 +448,7 @@ UNSEEN_JOB = Refusal(NotFoundError, 406, "PGRST116", "there is no such enrichmen
 NO_JOB = Refusal(NotFoundError, 404, "PT404", "the enrichment job does not exist")
 WRONG_STATUS = conflict(None, "an enrichment job that is ")
 ENDED = conflict("PT409", "the enrichment job is already ")
-CHANGES_TOO_FAST = conflict(None, "the enrichment job changes too fast to be failed")
+READ_ONLY = Refusal(PermissionDeniedError, 403, None, "you may read this enrichment job")
 FULL = conflict("PT409", "the account has 1000 live API keys")
 THROTTLED = Refusal(RateLimitError, 429, "PT429", "too many invalid API keys with this prefix")
 FAILED = Refusal(EnrichmentFailedError, None, None, "enrichment job ")
@@ -607,7 +607,7 @@ ENRICHMENT: Table = [
     ("enrichment.list", "no account", "member service", RETURNS),
     ("enrichment.start", "pending job", "member service key", RETURNS),
     ("enrichment.start", "pending job", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_JOB),
-    ("enrichment.start", "pending job", "read_key", WRONG_STATUS),
+    ("enrichment.start", "pending job", "read_key", READ_ONLY),
     ("enrichment.start", "pending job", "anon", ANONYMOUS),
     ("enrichment.start", "processing job", "member service key", WRONG_STATUS),
     ("enrichment.start", "completed job", "member", WRONG_STATUS),
@@ -631,7 +631,7 @@ ENRICHMENT: Table = [
     ("enrichment.reset_progress", "deleted job", "service", NO_JOB),
     ("enrichment.complete", "processing job", "member service key", RETURNS),
     ("enrichment.complete", "processing job", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_JOB),
-    ("enrichment.complete", "processing job", "read_key", WRONG_STATUS),
+    ("enrichment.complete", "processing job", "read_key", READ_ONLY),
     ("enrichment.complete", "processing job", "anon", ANONYMOUS),
     ("enrichment.complete", "pending job", "member service key", WRONG_STATUS),
     ("enrichment.complete", "completed job", "member", WRONG_STATUS),
@@ -640,7 +640,7 @@ ENRICHMENT: Table = [
     ("enrichment.complete", "deleted job", "member", UNSEEN_JOB),
     ("enrichment.fail", "pending job", "member service key", RETURNS),
     ("enrichment.fail", "pending job", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_JOB),
-    ("enrichment.fail", "pending job", "read_key", CHANGES_TOO_FAST),
+    ("enrichment.fail", "pending job", "read_key", READ_ONLY),
     ("enrichment.fail", "pending job", "anon", ANONYMOUS),
     ("enrichment.fail", "processing job", "member", RETURNS),
     ("enrichment.fail", "completed job", "member service key", WRONG_STATUS),

@@ -334,9 +334,22 @@ def test_fail_writes_over_nothing_but_what_it_read() -> None:
 
 
 def test_fail_gives_up_on_a_job_that_never_holds_still() -> None:
-    steps = enrichment.fail(KEY_ID, "x")
+    reads: list[Any] = [{**JOB, "processed_records": number} for number in range(50)]
+    answers: list[Any] = []
+    for read in reads:
+        answers += [[], read]
     with pytest.raises(ConflictError, match="try again"):
-        drive(steps, JOB, *[[], JOB] * 50)
+        drive(enrichment.fail(KEY_ID, "x"), JOB, *answers)
+
+
+def test_a_job_that_may_only_be_read_is_not_failed() -> None:
+    with pytest.raises(PermissionDeniedError, match="but not change it"):
+        drive(enrichment.fail(KEY_ID, "x"), JOB, [], JOB)
+
+
+def test_a_job_that_may_only_be_read_is_not_started() -> None:
+    with pytest.raises(PermissionDeniedError, match="but not change it"):
+        drive(enrichment.start(KEY_ID), [], JOB)
 
 
 def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
