@@ -39,9 +39,9 @@ class Tracking:
     def __init__(
         self, job: EnrichmentJob | UUID | str, *, worker: str | None, complete: bool, show: bool
     ) -> None:
-        self.job_id = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
-        self.job = job if isinstance(job, EnrichmentJob) else None
-        self.worker = checked_text("worker", worker or _unique_name(), longest=LONGEST_NAME)
+        self.job_id: UUID = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
+        self.job: EnrichmentJob | None = job if isinstance(job, EnrichmentJob) else None
+        self.worker: str = checked_text("worker", worker or _unique_name(), longest=LONGEST_NAME)
         self.complete = complete
         self.show = show
 
