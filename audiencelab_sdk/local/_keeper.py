@@ -1,82 +1,114 @@
-"""The process that owns one other program; run by path, standard library only.
+"""Keep a program running as long as this process, and no longer.
 
-The first line on its stdin is the order, a JSON object: `command` (a list) and `environment`.
-It runs the program until its stdin ends, which it does in whatever way the process at the other
-end of the pipe ends. If the program ends first, the end of its output goes to stdout.
+`Keeper` runs `_keeper_process.py` as a separate process and holds the other end of its stdin.
+That pipe closes however this process ends, even if it is killed; the keeper process then stops
+the program and cleans up after it.
 """
 
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import tempfile
-import threading
-from typing import Any, NoReturn
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-PATIENCE = 5.0  # seconds between asking the program to end and ending it
-TAIL = 2000  # bytes of its output that are shown
+_KEEPER_PROCESS = Path(__file__).with_name("_keeper_process.py")
 
 
-def run(command: list[str], environment: dict[str, str]) -> bytes:
-    """Run the program until it or stdin ends, and return the end of its output."""
-    with tempfile.TemporaryFile() as output:
-        process = subprocess.Popen(  # noqa: S603 - no shell, our own client's command
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=environment,
+class KeeperError(RuntimeError):
+    """The program did not start; the message gives the reason."""
+
+
+class Keeper:
+    """A program that runs until `stop`, or until this process ends.
+
+    Args:
+        name: The program's name in error messages.
+        file: The Python file that defines the class `Program`.
+        options: The arguments of that class, as JSON values.
+    """
+
+    def __init__(self, name: str, file: Path, options: Mapping[str, object]) -> None:
+        self._name = name
+        self._order = {"file": str(file), "options": options}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, port: int = 0) -> int:
+        """Start the program and return its port as soon as it is ready.
+
+        Raises:
+            KeeperError: The program did not start.
+        """
+        self._process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            [sys.executable, "-I", "-S", str(_KEEPER_PROCESS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,  # Ctrl-C in a terminal must not reach the program directly
         )
+        _running.add(self)
         try:
-            threading.Thread(target=_end_with_stdin, args=[process], daemon=True).start()
+            return self._instruct(self._process, port)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop the program and wait until it has ended. Without effect if it is not running."""
+        process, self._process = self._process, None
+        if process is not None:
+            _running.discard(self)
+            _close_pipes(process)
             process.wait()
-        finally:
-            _end(process)
-        output.seek(max(output.tell() - TAIL, 0))
-        return output.read()
+
+    def disown(self) -> None:
+        """Close a forked child's copy of the pipe, which would keep the program running."""
+        process, self._process = self._process, None
+        if process is not None:
+            _close_pipes(process)
+            process.returncode = 0  # the parent's child: there is nothing to wait for
+
+    def _instruct(self, process: "subprocess.Popen[bytes]", port: int) -> int:
+        line = instruct(process, self._order | {"port": port})
+        if not line:
+            raise KeeperError(
+                f"The process that runs {self._name} exited before {self._name} was ready "
+                f"(exit status {process.wait()})."
+            )
+        reply: dict[str, Any] = json.loads(line)
+        if "error" in reply:
+            raise KeeperError(reply["error"])
+        return int(reply["port"])
 
 
-def _end_with_stdin(process: subprocess.Popen[Any]) -> None:
-    # The descriptor, because a thread that waits in sys.stdin's lock stops Python from ending.
-    while os.read(sys.stdin.fileno(), 1):
-        pass
-    _end(process)
+def instruct(process: "subprocess.Popen[bytes]", order: Mapping[str, object]) -> bytes:
+    """Send an order to a keeper and return its reply, empty if the keeper exited."""
+    assert process.stdin is not None  # noqa: S101 - a pipe
+    assert process.stdout is not None  # noqa: S101 - a pipe
+    with contextlib.suppress(BrokenPipeError):  # the keeper exited; its reply is empty
+        process.stdin.write(json.dumps(order).encode() + b"\n")
+        process.stdin.flush()
+    return process.stdout.readline()
 
 
-def _end(process: subprocess.Popen[Any]) -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if process.poll() is not None:
-            return
-        process.send_signal(number)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(PATIENCE)
+def _close_pipes(process: "subprocess.Popen[bytes]") -> None:
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
-def _leave(_number: int, _frame: object) -> NoReturn:
-    raise SystemExit
+_running: weakref.WeakSet[Keeper] = weakref.WeakSet()
 
 
-def main() -> None:
-    """Read the order, run the program, and show what it said if it ended by itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    order = json.loads(_first_line())
-    try:
-        said = run(order["command"], order["environment"])
-    except OSError as error:
-        said = str(error).encode()
-    with contextlib.suppress(BrokenPipeError):
-        os.write(sys.stdout.fileno(), said)
+def _disown_all() -> None:
+    for keeper in list(_running):
+        keeper.disown()
+    _running.clear()
 
 
-def _first_line() -> bytes:
-    line = bytearray()
-    while (byte := os.read(sys.stdin.fileno(), 1)) not in {b"", b"\n"}:
-        line += byte
-    return bytes(line)
-
-
-if __name__ == "__main__":
-    main()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_disown_all)

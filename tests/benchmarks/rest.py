@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 
 import psycopg
 
+from audiencelab_sdk.local._keeper_process import free_port
 from audiencelab_sdk.local._migrate import apply_platform, as_role
 from audiencelab_sdk.local._postgres import PostgresServer
-from audiencelab_sdk.local._supervisor import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

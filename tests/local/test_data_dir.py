@@ -58,15 +58,16 @@ def test_a_folder_in_use(folder: Path) -> None:
 def test_a_folder_that_an_orphaned_server_uses(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # What the killed supervisor leaves behind is to end with the test.
+    # The killed keeper leaves its temporary folder behind.
     monkeypatch.setenv("TMPDIR", str(folder))
     place = folder / "place"
     server = PostgresServer(data_dir=place)
     server.start()
     postmaster = int((place / "data" / "postmaster.pid").read_text().splitlines()[0])
     try:
-        assert server._supervisor is not None
-        server._supervisor.kill()
+        assert server._keeper is not None
+        assert server._keeper._process is not None
+        server._keeper._process.kill()
         server.stop()
         assert refusal(place) == f"{place} is in use by another PostgreSQL server."
     finally:
@@ -93,7 +94,7 @@ def test_after_a_crash(folder: Path) -> None:
 
 def test_something_else_is_left_alone(folder: Path) -> None:
     (folder / "thesis.txt").write_text("the only copy")
-    assert "is not empty, and what it holds is not the data of a stack" in refusal(folder)
+    assert "is not empty and does not hold the data of a stack" in refusal(folder)
     assert (folder / "thesis.txt").read_text() == "the only copy"
     assert [path.name for path in folder.iterdir()] == ["thesis.txt"]
     assert "is not a folder" in refusal(folder / "thesis.txt")
@@ -130,5 +131,5 @@ def test_root_needs_a_folder_that_another_user_can_reach(folder: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root has to step down to another user")
     folder.chmod(0o700)
-    assert "Name a folder that every user can reach" in refusal(folder / "new")
+    assert "Use a folder that every user can reach" in refusal(folder / "new")
     assert list((folder / "new").iterdir()) == []

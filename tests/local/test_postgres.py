@@ -22,8 +22,9 @@ from audiencelab_sdk.local import (
     LocalStackError,
     PostgresNotFoundError,
     PostgresStartError,
-    _postgres,
-    _supervisor,
+    _keeper,
+    _keeper_process,
+    _postgres_program,
 )
 from audiencelab_sdk.local._postgres import PostgresServer, find_programs
 
@@ -194,7 +195,7 @@ def test_a_forked_worker_may_use_the_server() -> None:
         assert child.stdout.readline() == "(1,)\n"
 
 
-def test_a_supervisor_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 7\n")
     python.chmod(0o755)
@@ -231,15 +232,16 @@ def test_a_taken_port_that_was_asked_for() -> None:
 
 
 def test_a_free_port_that_is_taken_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
-    free = _supervisor.free_port
+    free = _keeper_process.free_port
     with socket.create_server(("127.0.0.1", 0)) as taken:
         ports = iter([taken.getsockname()[1], free()])
-        monkeypatch.setattr(_supervisor, "free_port", lambda: next(ports))
-        server = _supervisor.Server(find_programs(), 0, "secret", {})
+        monkeypatch.setattr(_keeper_process, "free_port", lambda: next(ports))
+        program = _postgres_program.Program(str(find_programs()), "secret", {})
+        runner = _keeper_process.Runner(program)
         try:
-            assert server.start() != taken.getsockname()[1]
+            assert runner.start(0) != taken.getsockname()[1]
         finally:
-            server.stop()
+            runner.stop()
 
 
 def test_a_server_that_does_not_start_shows_its_log() -> None:
@@ -314,7 +316,7 @@ def test_root_runs_programs_that_only_root_can_read(
         find_programs().parent,
         installation,
         symlinks=True,
-        ignore=_supervisor.NOT_NEEDED_TO_RUN,
+        ignore=_postgres_program.NOT_NEEDED_TO_RUN,
     )
     installation.parent.chmod(0o700)
     tmp_path.chmod(0o700)
@@ -347,30 +349,30 @@ def test_an_ordinary_user(tmp_path_factory: pytest.TempPathFactory, lacking: Lac
     # The programs have to lie where that user can read them; copying them is a job for root.
     programs = find_programs()
     with _readable_copy(programs.parent) as folder:
-        shutil.copy(_supervisor.__file__, folder / "supervisor.py")
+        shutil.copy(_keeper_process.__file__, folder / "keeper.py")
+        shutil.copy(_postgres_program.__file__, folder / "program.py")
+        options = {"bin_dir": str(folder / "bin"), "password": "secret", "settings": {}}
         nobody = pwd.getpwnam("nobody")
         with subprocess.Popen(
-            [python, "-I", folder / "supervisor.py"],
+            [python, "-I", folder / "keeper.py"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd="/",
             user=nobody.pw_uid,
             group=nobody.pw_gid,
             extra_groups=[],
-        ) as supervisor:
-            report = _postgres._instruct(
-                supervisor,
-                {"bin": str(folder / "bin"), "port": 0, "password": "secret", "settings": {}},
-            )
-            url = f"postgresql://supabase_admin:secret@127.0.0.1:{report['port']}/postgres"
+        ) as keeper:
+            order = {"file": str(folder / "program.py"), "options": options, "port": 0}
+            port = json.loads(_keeper.instruct(keeper, order))["port"]
+            url = f"postgresql://supabase_admin:secret@127.0.0.1:{port}/postgres"
             with psycopg.connect(url) as connection:
                 row = connection.execute("show data_directory").fetchone()
             assert row is not None
             data = Path(row[0])
             assert data.stat().st_uid == nobody.pw_uid
-            assert supervisor.stdin is not None
-            supervisor.stdin.close()
-            assert supervisor.wait(20) == 0
+            assert keeper.stdin is not None
+            keeper.stdin.close()
+            assert keeper.wait(20) == 0
         assert not data.parent.exists()
 
 
@@ -383,7 +385,7 @@ def _readable_copy(installation: Path) -> Iterator[Path]:
             installation,
             folder,
             symlinks=True,
-            ignore=_supervisor.NOT_NEEDED_TO_RUN,
+            ignore=_postgres_program.NOT_NEEDED_TO_RUN,
             dirs_exist_ok=True,
         )
         yield folder
@@ -391,19 +393,18 @@ def _readable_copy(installation: Path) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def test_the_supervisor_stops_when_it_is_told_to(tmp_path: Path) -> None:
-    order = {"bin": str(find_programs()), "port": 0, "password": "x", "settings": {}}
+def test_the_keeper_stops_when_it_is_told_to() -> None:
+    options = {"bin_dir": str(find_programs()), "password": "x", "settings": {}}
+    order = {"file": _postgres_program.__file__, "options": options, "port": 0}
     with subprocess.Popen(
-        [sys.executable, "-I", _supervisor.__file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as supervisor:
-        assert supervisor.stdin is not None
-        assert supervisor.stdout is not None
-        supervisor.stdin.write(json.dumps(order).encode() + b"\n")
-        supervisor.stdin.flush()
-        supervisor.stdout.readline()
-        children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children")
+        [sys.executable, "-I", _keeper_process.__file__],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as keeper:
+        assert "port" in json.loads(_keeper.instruct(keeper, order))
+        children = Path(f"/proc/{keeper.pid}/task/{keeper.pid}/children")
         if children.exists():
             pids = [int(pid) for pid in children.read_text().split()]
-            supervisor.terminate()
-            assert supervisor.wait(20) == 0
+            keeper.terminate()
+            assert keeper.wait(20) == 0
             assert not any(is_alive(pid) for pid in pids)

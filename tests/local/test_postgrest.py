@@ -1,5 +1,6 @@
 """A PostgREST of one's own behind the gateway; a stand-in takes its place here."""
 
+import json
 import os
 import signal
 import subprocess
@@ -17,6 +18,8 @@ from audiencelab_sdk.local import (
     LocalStackError,
     PostgrestNotFoundError,
     PostgrestStartError,
+    _keeper_process,
+    _postgrest_program,
 )
 from audiencelab_sdk.local._postgrest import find_postgrest
 
@@ -118,6 +121,29 @@ def test_it_is_stopped_when_the_stack_is_killed(program: Path) -> None:
         pid = pid_of(*child.stdout.readline().split())
         child.kill()
     wait_for_end(pid)
+
+
+def test_it_is_stopped_while_it_starts(tmp_path: Path) -> None:
+    program, pid_file = tmp_path / "postgrest", tmp_path / "pid"
+    program.write_text(
+        f'#!/bin/sh\necho $$ > "{pid_file}.new"\nmv "{pid_file}.new" "{pid_file}"\nexec sleep 60\n'
+    )
+    program.chmod(0o755)
+    options = {"executable": str(program), "environment": dict(os.environ)}
+    order = {"file": _postgrest_program.__file__, "options": options, "port": 0}
+    with subprocess.Popen(
+        [sys.executable, "-I", _keeper_process.__file__], stdin=subprocess.PIPE
+    ) as keeper:
+        assert keeper.stdin is not None
+        keeper.stdin.write(json.dumps(order).encode() + b"\n")
+        keeper.stdin.flush()
+        deadline = time.monotonic() + 15
+        while not pid_file.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        keeper.stdin.close()
+        assert keeper.wait(10) == 0
+    assert not is_alive(int(pid_file.read_text()))
 
 
 def test_a_program_that_does_not_start(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,7 +44,7 @@ def test_sql_knows_no_http(name: str) -> None:
     assert not {module for module in found if module.endswith((".headers", ".app", ".answers"))}
 
 
-@pytest.mark.parametrize("name", ["_supervisor", "_keeper"])
+@pytest.mark.parametrize("name", ["_keeper_process", "_postgres_program", "_postgrest_program"])
 def test_what_runs_by_path_needs_the_standard_library_only(name: str) -> None:
     modules = {module.split(".")[0] for module in imports(LOCAL / f"{name}.py")}
     assert modules <= sys.stdlib_module_names
