@@ -1,9 +1,9 @@
-"""The embedded stack: PostgreSQL, migrations and REST API for a machine with nothing but Python."""
+"""The embedded stack: PostgreSQL, migrations and a REST API, for machines with only Python."""
 
 try:
     from audiencelab_sdk.local._stack import LocalStack
 except ModuleNotFoundError as _error:
-    # Only what the extra installs: a module of ours that is missing is another matter.
+    # Any other missing module is a bug, not a missing extra.
     _package = (_error.name or "").partition(".")[0]
     if _package not in {"psycopg", "psycopg_pool", "starlette", "uvicorn"}:
         raise

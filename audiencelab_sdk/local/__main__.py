@@ -1,4 +1,4 @@
-"""Run the embedded stack from a shell: `python -m audiencelab_sdk.local`."""
+"""The command `python -m audiencelab_sdk.local`, which runs the embedded stack."""
 
 import argparse
 import json
@@ -11,23 +11,23 @@ import psycopg
 from audiencelab_sdk.local._errors import LocalStackError
 from audiencelab_sdk.local._stack import LocalStack
 
-_ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
-    """Start the stack, say where it is, wait for a signal, and return the exit status."""
-    for number in _ENDINGS:
+    """Start the stack, print its URLs and keys, wait for a signal, and return the exit status."""
+    for number in _STOP_SIGNALS:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # under nohup
-            signal.signal(number, _leave)
+            signal.signal(number, _exit)
     arguments = _parser().parse_args()
     stack = LocalStack(port=arguments.port, data_dir=arguments.data_dir, rest=arguments.rest)
     try:
         with stack:
-            _say(json.dumps(_values(stack)) if arguments.json else _env(_values(stack)))
+            _print(json.dumps(_values(stack)) if arguments.json else _env(_values(stack)))
             while True:
                 signal.pause()
     except (LocalStackError, psycopg.Error, OSError) as error:
-        print(str(error).strip(), file=sys.stderr)  # noqa: T201 - a program
+        print(str(error).strip(), file=sys.stderr)  # noqa: T201 - a command
         return 1
 
 
@@ -35,17 +35,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m audiencelab_sdk.local",
         description="PostgreSQL with the project's schema and seed, and a REST API like "
-        "Supabase's, on 127.0.0.1. Prints where it is as `supabase status -o env` does, and runs "
-        "until Ctrl-C.",
+        "Supabase's, on 127.0.0.1. Prints URLs and keys in the format of `supabase status -o env`, "
+        "and runs until Ctrl-C.",
     )
-    parser.add_argument("--port", type=_port, default=0, help="of the API; by default a free one")
+    parser.add_argument("--port", type=_port, default=0, help="API port; by default any free one")
     parser.add_argument("--data-dir", metavar="DIR", help="keep the data in this folder")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead")
     parser.add_argument(
         "--rest",
         choices=["embedded", "postgrest"],
-        help="what answers: the package's own REST API, or a PostgREST on the PATH or named by "
-        "AUDIENCELAB_POSTGREST_BIN; by default the latter where there is one",
+        help="serve the API with this package's own REST application, or with the PostgREST of "
+        "AUDIENCELAB_POSTGREST_BIN or the PATH; by default with PostgREST if it is installed",
     )
     return parser
 
@@ -71,13 +71,13 @@ def _env(values: dict[str, str]) -> str:
     return "\n".join(f'{name}="{value}"' for name, value in values.items())
 
 
-def _say(text: str) -> None:
-    print(text, flush=True)  # noqa: T201 - a program
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - a command
 
 
-def _leave(_number: int, _frame: object) -> NoReturn:
-    # Once: a second Ctrl-C must not keep the stack from being taken down.
-    for number in _ENDINGS:
+def _exit(_number: int, _frame: object) -> NoReturn:
+    # A second Ctrl-C must not interrupt the shutdown.
+    for number in _STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     raise SystemExit(0)
 

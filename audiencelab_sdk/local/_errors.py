@@ -1,4 +1,4 @@
-"""What can go wrong while the embedded stack starts.
+"""Errors of the embedded stack.
 
 ::
 
@@ -12,24 +12,24 @@
 
 
 class LocalStackError(RuntimeError):
-    """The embedded stack cannot do what it was asked to do."""
+    """The base class of all errors of the embedded stack."""
 
 
 class PostgresNotFoundError(LocalStackError):
-    """No PostgreSQL programs were found on this machine."""
+    """PostgreSQL is not installed."""
 
 
 class PostgresStartError(LocalStackError):
-    """PostgreSQL was found, but did not start; the message ends with its own log."""
+    """PostgreSQL did not start; the message gives the reason or ends with its log."""
 
 
 class PostgrestNotFoundError(LocalStackError):
-    """PostgREST was asked for, and its program is not where it should be."""
+    """PostgREST was chosen but is not installed."""
 
 
 class PostgrestStartError(LocalStackError):
-    """PostgREST was found, but did not start; the message ends with its own output."""
+    """PostgREST did not start; the message ends with its output."""
 
 
 class MigrationError(LocalStackError):
-    """A migration, the seed or the platform's SQL is missing or was refused by PostgreSQL."""
+    """A migration or the seed is missing, or PostgreSQL rejected a statement."""

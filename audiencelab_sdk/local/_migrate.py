@@ -1,7 +1,6 @@
-"""Platform objects, then migrations in order, then the seed.
+"""Apply the platform's SQL, the migrations and the seed.
 
-Each step is a function of a connection string, so that a test which needs only a server and a
-fresh database can take the steps one by one.
+Each step takes a connection string, so that tests can run the steps separately.
 """
 
 import re
@@ -17,17 +16,17 @@ from psycopg.pq import TransactionStatus
 from audiencelab_sdk.local._errors import MigrationError
 
 _HERE = Path(__file__).parent
-_SEED = "supabase/seed.sql"  # as the Supabase CLI records it
+_SEED = "supabase/seed.sql"  # the path that the Supabase CLI records
 _FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>.+)\.sql")
 
 
 def as_role(url: str, role: str, password: str = "postgres") -> str:  # noqa: S107 - development
-    """The same database as in `url`, for another role.
+    """Return the connection string for the same database and another role.
 
     Args:
         url: A connection string of the form `postgresql://…`.
         role: The role to log in as, for example `postgres` or `authenticator`.
-        password: Its password; the platform's roles all have the same.
+        password: The role's password. All roles of the platform have the same one.
     """
     parts = urlsplit(url)
     place = parts.netloc.rpartition("@")[2]
@@ -37,7 +36,7 @@ def as_role(url: str, role: str, password: str = "postgres") -> str:  # noqa: S1
 
 
 def create_database(admin_url: str, name: str) -> str:
-    """Create an empty database on the server and return its superuser's connection string.
+    """Create an empty database and return the superuser's connection string for it.
 
     Args:
         admin_url: A superuser's connection string to any database of the server.
@@ -49,20 +48,20 @@ def create_database(admin_url: str, name: str) -> str:
 
 
 def apply_platform(admin_url: str) -> None:
-    """Make what hosted Supabase provides: roles, schemas `auth` and `extensions`, publication.
+    """Create what hosted Supabase provides: roles, the schemas `auth` and `extensions`, and so on.
 
     Args:
         admin_url: The superuser's connection string to the database.
 
     Raises:
-        MigrationError: PostgreSQL refused a statement.
+        MigrationError: PostgreSQL rejected a statement.
     """
     with psycopg.connect(admin_url, autocommit=True) as connection:
         _run_file(connection, _HERE / "_platform.sql")
 
 
 def migration_files() -> list[Path]:
-    """The project's migrations, in order.
+    """Return the project's migrations in order.
 
     Raises:
         MigrationError: The folder is missing or empty.
@@ -76,18 +75,18 @@ def migration_files() -> list[Path]:
 def apply_migrations(db_url: str, files: Iterable[Path] | None = None) -> list[str]:
     """Run the migrations that `supabase_migrations.schema_migrations` does not list yet.
 
-    Each file is sent whole, as the Supabase CLI does, and recorded when it has succeeded.
+    Each file is sent as one query, as the Supabase CLI does, and recorded once it has succeeded.
 
     Args:
         db_url: The database, as role `postgres`: migrations must not need a superuser.
-        files: The files, named `<version>_<name>.sql`; by default the project's own.
+        files: Files named `<version>_<name>.sql`. By default, the project's migrations.
 
     Returns:
-        The versions that were applied by this call, in order.
+        The versions that this call applied, in order.
 
     Raises:
-        MigrationError: A file is badly named, leaves a transaction open, or holds a statement
-            that PostgreSQL refused; the text names file, line and PostgreSQL's message.
+        MigrationError: A file name is invalid, a file leaves a transaction open, or PostgreSQL
+            rejected a statement. The message includes file, line and PostgreSQL's message.
     """
     applied: list[str] = []
     with psycopg.connect(db_url, autocommit=True) as connection:
@@ -104,7 +103,7 @@ def apply_migrations(db_url: str, files: Iterable[Path] | None = None) -> list[s
             if named["version"] in known:
                 continue
             _run_file(connection, file)
-            # A session setting of one migration is not there for the next one.
+            # Session settings must not carry over to the next migration.
             connection.execute("discard all")
             connection.execute(
                 "insert into supabase_migrations.schema_migrations (version, name) values (%s, %s)",
@@ -120,10 +119,10 @@ def apply_seed(db_url: str, file: Path | None = None) -> None:
 
     Args:
         db_url: The database, as role `postgres`.
-        file: The SQL file; by default the project's `seed.sql`.
+        file: The SQL file. By default, the project's `seed.sql`.
 
     Raises:
-        MigrationError: The file is missing, or holds a statement that PostgreSQL refused.
+        MigrationError: The file is missing, or PostgreSQL rejected a statement.
     """
     with psycopg.connect(db_url, autocommit=True) as connection:
         _run_file(connection, file or _supabase_folder() / "seed.sql")
@@ -132,13 +131,13 @@ def apply_seed(db_url: str, file: Path | None = None) -> None:
 def apply_seed_once(db_url: str) -> None:
     """Run the project's seed unless `supabase_migrations.seed_files` lists it.
 
-    What was changed or deleted of the seed's rows since then stays so.
+    Later changes to the seed's rows are therefore kept.
 
     Args:
         db_url: The database, as role `postgres`.
 
     Raises:
-        MigrationError: The file is missing, or holds a statement that PostgreSQL refused.
+        MigrationError: The file is missing, or PostgreSQL rejected a statement.
     """
     file = _supabase_folder() / "seed.sql"
     with psycopg.connect(db_url, autocommit=True) as connection:
@@ -154,13 +153,13 @@ def apply_seed_once(db_url: str) -> None:
 
 
 def _supabase_folder() -> Path:
-    # In a wheel the SQL travels inside the package; in a checkout it is the project's own folder.
+    # A wheel has the SQL in the package; a checkout has it in the project's root.
     places = (_HERE / "supabase", _HERE.parents[1] / "supabase")
     for folder in places:
         if (folder / "migrations").is_dir():
             return folder
     raise MigrationError(
-        "The migrations are missing: neither of these folders has any: "
+        "The migrations are missing. Neither of these folders exists: "
         + ", ".join(str(place / "migrations") for place in places)
     )
 
@@ -171,18 +170,18 @@ def _run_file(connection: psycopg.Connection, file: Path) -> None:
     except FileNotFoundError as error:
         raise MigrationError(f"{file} does not exist.") from error
     try:
-        # Without parameters this is one simple query, which may hold many statements.
+        # A query without parameters may consist of several statements.
         connection.execute(text.encode())
     except psycopg.Error as error:
         raise MigrationError(_describe(error, file, text)) from error
     if connection.info.transaction_status != TransactionStatus.IDLE:
-        raise MigrationError(f"{file}: leaves a transaction open; `commit;` is missing.")
+        raise MigrationError(f"{file} leaves a transaction open: `commit;` is missing.")
 
 
 def _describe(error: psycopg.Error, file: Path, text: str) -> str:
     place = str(file)
     if error.diag.statement_position:
-        # In characters, from 1, and counted from the start of the whole file.
+        # The position counts characters from the start of the file, beginning with 1.
         position = int(error.diag.statement_position)
         place += f":{text.count(chr(10), 0, position - 1) + 1}"
     message = error.diag.message_primary or str(error).strip()
@@ -190,7 +189,7 @@ def _describe(error: psycopg.Error, file: Path, text: str) -> str:
     for label, value in (
         ("Detail", error.diag.message_detail),
         ("Hint", error.diag.message_hint),
-        # A statement that fails while it runs has no position; its context is PL/pgSQL's own.
+        # A runtime error has no position, but a PL/pgSQL call stack.
         ("Where", error.diag.context),
     ):
         if value:

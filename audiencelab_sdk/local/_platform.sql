@@ -1,5 +1,5 @@
--- What a plain hosted Supabase project has before its first migration. Applied to one database by its superuser; can be
--- applied again.
+-- What a new hosted Supabase project has before its first migration. The superuser applies it to one database, and can
+-- apply it again.
 
 set client_min_messages = warning;
 
@@ -14,11 +14,11 @@ begin
   if to_regrole('service_role') is null then
     create role service_role nologin bypassrls;
   end if;
-  -- The REST API logs in as authenticator, which can do nothing by itself, and becomes the role of each request's token.
+  -- The REST API logs in as authenticator, which has no privileges, and switches to the role of each request's token.
   if to_regrole('authenticator') is null then
     create role authenticator login noinherit password 'postgres';
   end if;
-  -- Not a superuser, as on hosted Supabase: a migration that needs more than this has to fail here, too.
+  -- Not a superuser, as on hosted Supabase, so that a migration that needs one fails here, too.
   if to_regrole('postgres') is null then
     create role postgres login createrole createdb bypassrls replication password 'postgres';
   end if;
@@ -59,7 +59,7 @@ create table if not exists auth.users (
 create unique index if not exists users_email_key on auth.users (email);
 grant select, insert, update, delete, references on auth.users to postgres;
 
--- The claims of the request's token. PostgREST sets request.jwt.claims; older versions set one setting a claim.
+-- The claims of the request's token. PostgREST sets request.jwt.claims; older versions set one setting per claim.
 create or replace function auth.jwt()
 returns jsonb
 language sql
@@ -104,7 +104,7 @@ begin
 end;
 $realtime$;
 
--- Where the Supabase CLI keeps its record of the migrations and of the seed.
+-- The Supabase CLI records applied migrations and seeds here.
 create schema if not exists supabase_migrations;
 alter schema supabase_migrations owner to postgres;
 create table if not exists supabase_migrations.schema_migrations (

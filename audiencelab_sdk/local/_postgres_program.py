@@ -86,7 +86,7 @@ class Program:
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
-            cwd=self._folder,
+            cwd="/",
             env=self._environment(),
             **self._identity(),
         )
@@ -133,7 +133,7 @@ class Program:
         """Return the programs' folder, or a copy of it that the user can read."""
         bin_dir = self._bin_dir
         try:
-            version = self._run(bin_dir / "postgres", "--version", cwd=folder)
+            version = self._run(bin_dir / "postgres", "--version")
         except PermissionError:
             if self._user is None:
                 raise
@@ -141,7 +141,7 @@ class Program:
             shutil.copytree(bin_dir.parent, installation, symlinks=True, ignore=NOT_NEEDED_TO_RUN)
             self._give_to_user(installation)
             bin_dir = installation / bin_dir.name
-            version = self._run(bin_dir / "postgres", "--version", cwd=folder)
+            version = self._run(bin_dir / "postgres", "--version")
         found = re.search(r"\(PostgreSQL\) (\d+)", version.stdout)
         if version.returncode or found is None:
             raise StartError(f"{bin_dir / 'postgres'} does not run:\n{version.stdout.strip()}")
@@ -193,7 +193,6 @@ class Program:
             f"--locale={_utf8_locale()}",
             "--no-instructions",
             "--no-sync",
-            cwd=folder,
         )
         password_file.unlink()
         if result.returncode:
@@ -216,7 +215,7 @@ class Program:
         if self._user is None:
             return True
         try:
-            check = self._run("/bin/sh", "-c", 'test -w "$0"', str(folder), cwd=Path("/"))
+            check = self._run("/bin/sh", "-c", 'test -w "$0"', str(folder))
         except OSError as error:
             raise StartError(
                 "PostgreSQL does not run as root, and this process cannot switch to the user "
@@ -224,13 +223,13 @@ class Program:
             ) from error
         return check.returncode == 0
 
-    def _run(self, *command: str | Path, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    def _run(self, *command: str | Path) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(  # noqa: S603 - no shell, our own arguments
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            cwd=cwd,
+            cwd="/",  # the user may not have access to the current one
             env=self._environment(),
             text=True,
             errors="replace",

@@ -31,7 +31,7 @@ def find_postgrest(choice: RestChoice | None) -> Path | None:
             `AUDIENCELAB_POSTGREST_BIN` is not the path of an executable.
     """
     if choice not in {None, *get_args(RestChoice)}:
-        raise LocalStackError(f"rest is 'embedded' or 'postgrest', and not {choice!r}.")
+        raise LocalStackError(f"rest must be 'embedded' or 'postgrest', not {choice!r}.")
     if choice == "embedded":
         return None
     named = os.environ.get("AUDIENCELAB_POSTGREST_BIN")
@@ -40,12 +40,12 @@ def find_postgrest(choice: RestChoice | None) -> Path | None:
         return Path(found).absolute()
     if named:
         raise PostgrestNotFoundError(
-            f"AUDIENCELAB_POSTGREST_BIN names {named}, which is not a program."
+            f"AUDIENCELAB_POSTGREST_BIN is {named}, which is not an executable."
         )
     if choice == "postgrest":
         raise PostgrestNotFoundError(
-            "There is no program postgrest on the PATH. Install PostgREST, or let "
-            "AUDIENCELAB_POSTGREST_BIN name its program."
+            "There is no program postgrest on the PATH. Install PostgREST, or set "
+            "AUDIENCELAB_POSTGREST_BIN to its path."
         )
     return None
 

@@ -1,4 +1,4 @@
-"""The embedded stack as one object."""
+"""`LocalStack`: start and stop the embedded stack."""
 
 import contextlib
 import errno
@@ -30,14 +30,14 @@ from audiencelab_sdk.local.rest.gateway import Gateway
 from audiencelab_sdk.local.rest.proxy import create_proxy
 from audiencelab_sdk.local.rest.server import BackgroundServer
 
-# The development values that `supabase start` uses as well, so that one .env serves both.
+# The development values of `supabase start`, so that one .env works with both.
 _JWT_SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"  # noqa: S105 - public
 _KEY_EXPIRY = 1983812996
 
 
 @dataclass(frozen=True)
 class _Running:
-    """What exists only while the stack runs."""
+    """The state of a running stack."""
 
     url: str
     db_url: str = field(repr=False)
@@ -45,12 +45,14 @@ class _Running:
 
 
 class LocalStack:
-    """PostgreSQL with the project's schema and seed, and a REST API like Supabase's in front.
+    """PostgreSQL with the project's schema and seed, and a REST API like Supabase's.
 
-    For a machine without Docker and Supabase: tests, examples, a first look. Use it as a context
-    manager, sync or async, or with `start` and `stop`. It listens on 127.0.0.1 only and leaves
-    nothing behind when it, or the Python process, ends. Its data ends with it, too, unless
-    `data_dir` names a folder to keep it in; new migrations are then applied at the next start.
+    For tests, examples and development on a machine without Docker and Supabase. Use it as a
+    context manager, sync or async, or call `start` and `stop`. It listens on 127.0.0.1 only and
+    runs no longer than the Python process. It leaves nothing behind, even after a crash.
+
+    The data is deleted when the stack stops, unless `data_dir` is given. A stack with `data_dir`
+    applies new migrations each time it starts.
 
     ::
 
@@ -58,20 +60,21 @@ class LocalStack:
             client = AudienceLab(stack.url, stack.service_role_key)
 
     Args:
-        port: The port of the REST API; by default any free one.
-        data_dir: The folder that keeps the data, made if it is not there.
-        rest: What answers the requests: `embedded`, the REST application of this package, or
-            `postgrest`, the program that `AUDIENCELAB_POSTGREST_BIN` names or that is on the
-            PATH; by default that program where there is one.
+        port: The port of the REST API. By default, any free one.
+        data_dir: The folder that keeps the data, created if necessary.
+        rest: The server of the REST API: `embedded`, this package's own REST application, or
+            `postgrest`, the program at `AUDIENCELAB_POSTGREST_BIN` or on the PATH. By default,
+            PostgREST if it is installed.
 
     Raises:
-        LocalStackError: The stack is running already, or its port is taken (from `start`).
-        PostgresNotFoundError: No PostgreSQL programs are on this machine (from `start`).
-        PostgresStartError: PostgreSQL did not start; the text has its log. Or `data_dir` is in
-            use, holds something else, or data of another version of PostgreSQL (from `start`).
-        PostgrestNotFoundError: There is no PostgREST where it was asked for (from `start`).
-        PostgrestStartError: PostgREST did not start; the text has its output (from `start`).
-        MigrationError: A migration is missing or was refused (from `start`).
+        LocalStackError: The stack is already running, or its port is in use (from `start`).
+        PostgresNotFoundError: PostgreSQL is not installed (from `start`).
+        PostgresStartError: PostgreSQL did not start, and the message ends with its log; or
+            `data_dir` is in use, or holds other files or data of another version (from `start`).
+        PostgrestNotFoundError: PostgREST was chosen but is not installed (from `start`).
+        PostgrestStartError: PostgREST did not start; the message ends with its output (from
+            `start`).
+        MigrationError: A migration is missing, or PostgreSQL rejected it (from `start`).
     """
 
     def __init__(
@@ -91,33 +94,33 @@ class LocalStack:
 
     @property
     def url(self) -> str:
-        """What a Supabase client calls the project's URL, such as `http://127.0.0.1:54321`."""
+        """The project's URL for Supabase clients, such as `http://127.0.0.1:54321`."""
         return self._require_running().url
 
     @property
     def db_url(self) -> str:
-        """The database, as role `postgres`. Holds a password."""
+        """The connection string for the role `postgres`, with the password."""
         return self._require_running().db_url
 
     @property
     def jwt_secret(self) -> str:
-        """The secret that signs this stack's tokens (HS256)."""
+        """The secret that signs this stack's access tokens (HS256)."""
         return _JWT_SECRET
 
     @property
     def anon_key(self) -> str:
-        """The project's public key: requests run as role `anon`."""
+        """The project's public key. Requests run as role `anon`."""
         return _project_key("anon")
 
     @property
     def service_role_key(self) -> str:
-        """The project's secret key: requests run as role `service_role`, past row security."""
+        """The project's secret key. Requests run as `service_role`, without row level security."""
         return _project_key("service_role")
 
     def start(self) -> None:
-        """Start PostgreSQL, apply platform, migrations and seed, and serve the REST API."""
+        """Start PostgreSQL, apply the migrations and the seed, and serve the REST API."""
         if self._running is not None:
-            raise LocalStackError(f"This stack is running already, at {self._running.url}.")
+            raise LocalStackError(f"This stack is already running at {self._running.url}.")
         postgrest = find_postgrest(self._rest)
         with contextlib.ExitStack() as resources:
             postgres = resources.enter_context(PostgresServer(data_dir=self._data_dir))
@@ -141,28 +144,28 @@ class LocalStack:
             self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
 
     def stop(self) -> None:
-        """Stop the REST API and PostgreSQL and delete the data; again, nothing happens."""
+        """Stop the stack and delete its temporary data. Without effect if it is not running."""
         running, self._running = self._running, None
         if running is not None:
             running.resources.close()
 
     def create_user(self, email: str | None = None) -> UUID:
-        """Make a user (a row in `auth.users`) and return the id.
+        """Create a user (a row in `auth.users`) and return its id.
 
         Raises:
-            psycopg.errors.UniqueViolation: There is a user with this address already.
+            psycopg.errors.UniqueViolation: A user with this email address exists.
         """
         return self._insert("insert into auth.users (email) values (%s) returning id", email)
 
     def create_account(self, name: str, *, owner: UUID) -> UUID:
-        """Make a team account (a row in `public.accounts`) and return the id.
+        """Create a team account (a row in `public.accounts`) and return its id.
 
         Args:
             name: The account's name.
-            owner: A user, who becomes a member with role `owner`.
+            owner: The user who becomes a member with the role `owner`.
 
         Raises:
-            psycopg.errors.ForeignKeyViolation: There is no such user.
+            psycopg.errors.ForeignKeyViolation: The user does not exist.
         """
         return self._insert(
             """
@@ -180,11 +183,11 @@ class LocalStack:
         )
 
     def add_member(self, account_id: UUID, user_id: UUID, role: str = "member") -> None:
-        """Make a user a member of an account (a row in `public.accounts_memberships`).
+        """Add a user to an account (a row in `public.accounts_memberships`).
 
         Raises:
-            psycopg.errors.ForeignKeyViolation: There is no such account, user or role.
-            psycopg.errors.UniqueViolation: The user is a member already.
+            psycopg.errors.ForeignKeyViolation: The account, user or role does not exist.
+            psycopg.errors.UniqueViolation: The user is already a member.
         """
         self._insert(
             """
@@ -198,11 +201,11 @@ class LocalStack:
         )
 
     def access_token(self, user_id: UUID, *, expires_in: timedelta = timedelta(hours=1)) -> str:
-        """A token as Supabase Auth would give the user at login.
+        """Return an access token like the one that Supabase Auth issues at login.
 
         Args:
-            user_id: The user, who becomes `auth.uid()`.
-            expires_in: How long the token is valid; a negative time gives an expired one.
+            user_id: The user's id, which `auth.uid()` returns.
+            expires_in: The token's lifetime. A negative value gives an expired token.
         """
         now = int(time.time())
         claims = {
@@ -260,7 +263,7 @@ class LocalStack:
     def _insert(self, query: Any, *values: object) -> UUID:
         with psycopg.connect(self.db_url) as connection:
             row = connection.execute(query, values).fetchone()
-        assert row is not None  # noqa: S101 - `returning` gives the row
+        assert row is not None  # noqa: S101 - `returning` returns a row
         inserted: UUID = row[0]
         return inserted
 

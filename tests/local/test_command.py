@@ -129,7 +129,7 @@ def test_no_postgres(tmp_path: Path) -> None:
 def test_no_postgrest(tmp_path: Path) -> None:
     assert "There is no program postgrest on the PATH" in refused("--rest", "postgrest")
     named = str(tmp_path / "nothing")
-    assert "is not a program" in refused(AUDIENCELAB_POSTGREST_BIN=named)
+    assert "is not an executable" in refused(AUDIENCELAB_POSTGREST_BIN=named)
 
 
 def test_a_folder_that_cannot_be_used(folder: Path) -> None:

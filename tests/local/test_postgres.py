@@ -215,7 +215,7 @@ def test_use_without_start_and_starting_twice() -> None:
     with pytest.raises(LocalStackError, match="not running"):
         _ = server.admin_url
     with server:
-        with pytest.raises(LocalStackError, match="running already"):
+        with pytest.raises(LocalStackError, match="already running"):
             server.start()
         password = server.admin_url.split(":")[2].split("@")[0]
         assert password not in repr(server)

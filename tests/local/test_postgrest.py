@@ -163,10 +163,10 @@ def test_embedded_where_there_is_none_or_when_asked_for(
     monkeypatch.setenv("PATH", str(program.parent))
     assert find_postgrest(None) == program
     assert find_postgrest("embedded") is None
-    with pytest.raises(LocalStackError, match="'embedded' or 'postgrest', and not 'kong'"):
+    with pytest.raises(LocalStackError, match="'embedded' or 'postgrest', not 'kong'"):
         LocalStack(rest=cast("Any", "kong")).start()
     monkeypatch.setenv("AUDIENCELAB_POSTGREST_BIN", str(program.with_name("other")))
-    with pytest.raises(PostgrestNotFoundError, match="is not a program"):
+    with pytest.raises(PostgrestNotFoundError, match="is not an executable"):
         find_postgrest(None)
 
 

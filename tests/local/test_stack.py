@@ -109,7 +109,7 @@ def test_starting_twice_stopping_twice_and_again() -> None:
     stack = LocalStack()
     stack.start()
     try:
-        with pytest.raises(LocalStackError, match="running already"):
+        with pytest.raises(LocalStackError, match="already running"):
             stack.start()
         user = stack.create_user()
     finally:

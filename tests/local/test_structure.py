@@ -41,7 +41,7 @@ def test_reading_a_request_knows_no_sql(name: str) -> None:
 def test_sql_knows_no_http(name: str) -> None:
     found = imports(LOCAL / "rest" / f"{name}.py")
     assert not {module for module in found if module.split(".")[0] in {"starlette", "uvicorn"}}
-    assert not {module for module in found if module.endswith((".headers", ".app", ".answers"))}
+    assert not {module for module in found if module.endswith((".headers", ".app", ".responses"))}
 
 
 @pytest.mark.parametrize("name", ["_keeper_process", "_postgres_program", "_postgrest_program"])

@@ -1,1 +1,1 @@
-"""The PostgREST dialect: a small REST API in front of any PostgreSQL database."""
+"""A REST API with PostgREST's dialect for any PostgreSQL database."""

@@ -1,4 +1,4 @@
-"""Serve any database: `python -m audiencelab_sdk.local.rest --db-url … --jwt-secret …`."""
+"""The command `python -m audiencelab_sdk.local.rest`, which serves any database."""
 
 import argparse
 import contextlib
@@ -13,14 +13,20 @@ from audiencelab_sdk.local.rest.server import HOST
 
 
 def main() -> int:
-    """Read the arguments, serve until a signal comes, and return the exit status."""
+    """Parse the arguments, serve until a signal, and return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m audiencelab_sdk.local.rest")
-    parser.add_argument("--db-url", required=True, help="as a role that may become the others")
-    parser.add_argument("--jwt-secret", required=True, help="at least 32 bytes (HS256)")
+    parser.add_argument(
+        "--db-url",
+        required=True,
+        help="connection string of a role that may switch to the roles of all tokens",
+    )
+    parser.add_argument(
+        "--jwt-secret", required=True, help="HS256 secret of at least 32 bytes, or a JWK or JWKS"
+    )
     parser.add_argument("--schemas", default="public", help="exposed schemas, comma-separated")
-    parser.add_argument("--anon-role", default="anon", help="the role without a token")
-    parser.add_argument("--max-rows", type=int, default=1000, help="the most rows of one answer")
-    parser.add_argument("--port", type=int, default=3000, help="on 127.0.0.1")
+    parser.add_argument("--anon-role", default="anon", help="role of requests without a token")
+    parser.add_argument("--max-rows", type=int, default=1000, help="most rows per response")
+    parser.add_argument("--port", type=int, default=3000, help="port on 127.0.0.1")
     arguments = parser.parse_args()
     try:
         app = create_app(
@@ -37,7 +43,7 @@ def main() -> int:
     try:
         psycopg.connect(arguments.db_url).close()
     except psycopg.Error as error:
-        print(f"The database cannot be reached: {error}", file=sys.stderr)  # noqa: T201 - a program
+        print(f"The database cannot be reached: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1
     server = uvicorn.Server(
         uvicorn.Config(app, host=HOST, port=arguments.port, log_level="warning", ws="none")

@@ -1,4 +1,4 @@
-"""HTTP in, HTTP out: the routes of the REST API and what each of them does."""
+"""The routes of the REST API and their handlers."""
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -11,26 +11,26 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from audiencelab_sdk.local.rest import answers
+from audiencelab_sdk.local.rest import responses
 from audiencelab_sdk.local.rest.database import Database, Row, Settings
-from audiencelab_sdk.local.rest.disconnect import answer_nobody, respond_unless_gone
+from audiencelab_sdk.local.rest.disconnect import disconnected_response, respond_unless_disconnected
 from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError, from_database
 from audiencelab_sdk.local.rest.query import Call, Filter, Query, Window
 from audiencelab_sdk.local.rest.render import Output, Renderer, Statement
-from audiencelab_sdk.local.rest.request import Asked, read_request
+from audiencelab_sdk.local.rest.request import ApiRequest, read_request
 from audiencelab_sdk.local.rest.schema import Table
 from audiencelab_sdk.local.rest.tokens import TokenReader
 from audiencelab_sdk.local.rest.writes import WriteRenderer
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-Handler = Callable[[Asked], Awaitable[Response]]
+Handler = Callable[[ApiRequest], Awaitable[Response]]
 
 
 def create_app(settings: Settings) -> Starlette:
-    """The REST API of one database, as an ASGI application.
+    """Return the REST API of one database as an ASGI application.
 
-    It connects when its lifespan starts and disconnects when that ends.
+    It is connected to the database during its lifespan.
 
     Raises:
         ValueError: The JWT secret is too short.
@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> Starlette:
     ]
     return Starlette(
         routes=routes,
-        # Any page may ask: who may read is a matter of tokens, not of origins.
+        # Tokens decide who has access, not origins.
         middleware=[
             Middleware(
                 CORSMiddleware,
@@ -63,14 +63,14 @@ def create_app(settings: Settings) -> Starlette:
                 expose_headers=["Content-Range", "Location", "Preference-Applied"],
             )
         ],
-        exception_handlers={405: _unsupported_method, ClientDisconnect: answer_nobody},
+        exception_handlers={405: _unsupported_method, ClientDisconnect: disconnected_response},
         lifespan=lifespan,
     )
 
 
 def _unsupported_method(request: Request, _error: Exception) -> Response:
     message = f"Unsupported HTTP method: {request.method}"
-    return answers.error_response(ApiError(405, "PGRST117", message))
+    return responses.error_response(ApiError(405, "PGRST117", message))
 
 
 class _RestApi:
@@ -80,108 +80,116 @@ class _RestApi:
         self._tokens = TokenReader(settings.jwt_secret, settings.anonymous_role)
 
     def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Wrap a handler: who asks is settled before it, every error answered after it."""
+        """Return an endpoint that authenticates, calls the handler and reports errors."""
 
-        async def respond(request: Request) -> Response:
+        async def respond(http_request: Request) -> Response:
             anonymous = False
             try:
-                identity = self._tokens.identify(request.headers.get("authorization"))
+                identity = self._tokens.identify(http_request.headers.get("authorization"))
                 anonymous = identity.anonymous
-                asked = await read_request(request, identity, self._settings)
-                return await respond_unless_gone(request, self._handle(handler, asked))
+                request = await read_request(http_request, identity, self._settings)
+                return await respond_unless_disconnected(
+                    http_request, self._handle(handler, request)
+                )
             except ApiError as error:
-                return answers.error_response(error)
+                return responses.error_response(error)
             except psycopg.Error as error:
-                return answers.error_response(from_database(error, anonymous=anonymous))
+                return responses.error_response(from_database(error, anonymous=anonymous))
 
         return respond
 
-    async def _handle(self, handler: Handler, asked: Asked) -> Response:
+    async def _handle(self, handler: Handler, request: ApiRequest) -> Response:
         try:
-            return await handler(asked)
+            return await handler(request)
         except NotInCatalogError:
             if not await self._database.reload_if_old():
                 raise
-            return await handler(asked)
+            return await handler(request)
 
-    async def table(self, asked: Asked) -> Response:
-        """`/<table>`: read, insert, update, upsert or delete rows."""
-        table = self._database.catalog.table(asked.schema, asked.name)
-        match asked.method:
+    async def table(self, request: ApiRequest) -> Response:
+        """Read, insert, update, upsert or delete rows: `/<table>`."""
+        table = self._database.catalog.table(request.schema, request.name)
+        match request.method:
             case "OPTIONS":
                 return _options("OPTIONS,GET,HEAD,POST,PUT,PATCH,DELETE")
             case "POST":
-                return await self._insert(asked, table)
+                return await self._insert(request, table)
             case "PUT":
-                return await self._put(asked, table)
+                return await self._put(request, table)
             case "PATCH":
-                return await self._update(asked, table)
+                return await self._update(request, table)
             case "DELETE":
-                statement = self._writer(asked, table).delete()
-                row = await self._run(asked, statement, read_only=False)
-                return answers.delete_response(row, asked.media, asked.preferences)
+                statement = self._writer(request, table).delete()
+                row = await self._run(request, statement, read_only=False)
+                return responses.delete_response(row, request.media, request.preferences)
             case _:
                 catalog = self._database.catalog
-                statement = Renderer(catalog, asked.query, asked.output).read(table)
+                statement = Renderer(catalog, request.query, request.output).read(table)
                 plan = None
-                if asked.preferences["count"] in {"planned", "estimated"}:
-                    plan = Renderer(catalog, asked.query, asked.output).plan(table)
-                row = await self._run(asked, statement, read_only=True, plan=plan)
-                return answers.read_response(
-                    row, asked.media, asked.query.window, asked.preferences
+                if request.preferences["count"] in {"planned", "estimated"}:
+                    plan = Renderer(catalog, request.query, request.output).plan(table)
+                row = await self._run(request, statement, read_only=True, plan=plan)
+                return responses.read_response(
+                    row, request.media, request.query.window, request.preferences
                 )
 
-    async def call(self, asked: Asked) -> Response:
-        """`/rpc/<function>`: the arguments are the JSON body, or the query of a GET."""
-        if asked.method == "OPTIONS":
+    async def call(self, request: ApiRequest) -> Response:
+        """Call a function: `/rpc/<function>`. A GET has the arguments in the query."""
+        if request.method == "OPTIONS":
             return _options("OPTIONS,GET,HEAD,POST")
-        if asked.method not in {"GET", "HEAD", "POST"}:
-            message = f"Cannot use the {asked.method} method on RPC"
+        if request.method not in {"GET", "HEAD", "POST"}:
+            message = f"Cannot use the {request.method} method on RPC"
             raise ApiError(405, "PGRST101", message)
-        posted = asked.method == "POST"
-        call = Call(asked.name, asked.body(if_empty="{}") if posted else asked.query.arguments)
+        posted = request.method == "POST"
+        call = Call(
+            request.name, request.body(if_empty="{}") if posted else request.query.arguments
+        )
         catalog = self._database.catalog
-        function = catalog.function(asked.schema, asked.name, call.names, has_body=posted)
+        function = catalog.function(request.schema, request.name, call.names, has_body=posted)
         row = await self._run(
-            asked,
-            Renderer(catalog, asked.query, asked.output).call(call, function),
+            request,
+            Renderer(catalog, request.query, request.output).call(call, function),
             read_only=function.read_only or not posted,
         )
-        return answers.call_response(
-            row, function, asked.media, asked.query.window, asked.preferences
+        return responses.call_response(
+            row, function, request.media, request.query.window, request.preferences
         )
 
-    async def unknown_path(self, asked: Asked) -> Response:
-        """Any path that names nothing, and the root, whose OpenAPI description is not offered."""
-        if asked.request.scope["path"] == "/":
+    async def unknown_path(self, request: ApiRequest) -> Response:
+        """Respond with 404 to the root and to unknown paths. There is no OpenAPI description."""
+        if request.http.scope["path"] == "/":
             raise ApiError(404, "PGRST126", "Root endpoint metadata is disabled")
         raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
 
-    async def _insert(self, asked: Asked, table: Table) -> Response:
-        body = asked.body()
-        if body.is_ragged and asked.query.columns is None:
+    async def _insert(self, request: ApiRequest, table: Table) -> Response:
+        body = request.body()
+        if body.is_ragged and request.query.columns is None:
             raise ApiError(400, "PGRST102", "All object keys must match")
-        statement = self._writer(asked, table).insert(
-            body, resolution=asked.resolution, use_defaults=asked.use_defaults
+        statement = self._writer(request, table).insert(
+            body, resolution=request.resolution, use_defaults=request.use_defaults
         )
-        row = await self._run(asked, statement, read_only=False)
-        upsert = asked.resolution is not None and bool(asked.query.on_conflict or table.primary_key)
-        return answers.insert_response(row, table, asked.media, asked.preferences, upsert=upsert)
+        row = await self._run(request, statement, read_only=False)
+        upsert = request.resolution is not None and bool(
+            request.query.on_conflict or table.primary_key
+        )
+        return responses.insert_response(
+            row, table, request.media, request.preferences, upsert=upsert
+        )
 
-    async def _update(self, asked: Asked, table: Table) -> Response:
-        body = asked.body()
-        statement = self._writer(asked, table).update(body, use_defaults=asked.use_defaults)
-        row = await self._run(asked, statement, read_only=False)
-        return answers.update_response(row, asked.media, asked.preferences)
+    async def _update(self, request: ApiRequest, table: Table) -> Response:
+        body = request.body()
+        statement = self._writer(request, table).update(body, use_defaults=request.use_defaults)
+        row = await self._run(request, statement, read_only=False)
+        return responses.update_response(row, request.media, request.preferences)
 
-    async def _put(self, asked: Asked, table: Table) -> Response:
-        """Insert or replace the one row whose whole primary key is in the URL."""
-        body = asked.body()
-        _require_key_filters(asked.query, table)
-        statement = self._writer(asked, table).insert(
+    async def _put(self, request: ApiRequest, table: Table) -> Response:
+        """Insert or replace the row whose primary key is in the URL."""
+        body = request.body()
+        _require_key_filters(request.query, table)
+        statement = self._writer(request, table).insert(
             body,
             resolution="merge-duplicates",
-            use_defaults=asked.use_defaults,
+            use_defaults=request.use_defaults,
             only_where=True,
         )
 
@@ -190,16 +198,18 @@ class _RestApi:
                 message = "Payload values do not match URL in primary key column(s)"
                 raise ApiError(400, "PGRST115", message)
 
-        row = await self._run(asked, statement, read_only=False, check=check)
-        return answers.put_response(row, asked.media, asked.preferences)
+        row = await self._run(request, statement, read_only=False, check=check)
+        return responses.put_response(row, request.media, request.preferences)
 
-    def _writer(self, asked: Asked, table: Table) -> WriteRenderer:
-        output = asked.output if asked.returning == "representation" else Output()
-        return WriteRenderer(self._database.catalog, asked.query, output, table, asked.returning)
+    def _writer(self, request: ApiRequest, table: Table) -> WriteRenderer:
+        output = request.output if request.returning == "representation" else Output()
+        return WriteRenderer(
+            self._database.catalog, request.query, output, table, request.returning
+        )
 
     async def _run(
         self,
-        asked: Asked,
+        request: ApiRequest,
         statement: Statement,
         *,
         read_only: bool,
@@ -210,11 +220,11 @@ class _RestApi:
             if check:
                 check(row)
             if not read_only:
-                answers.require_few(asked.preferences, row)
-            answers.require_single(asked.media, row)
+                responses.require_few(request.preferences, row)
+            responses.require_single(request.media, row)
 
         return await self._database.run(
-            statement, asked.settings, read_only=read_only, check=checks, plan=plan
+            statement, request.settings, read_only=read_only, check=checks, plan=plan
         )
 
 

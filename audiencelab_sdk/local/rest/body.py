@@ -1,4 +1,4 @@
-"""From a request's body to its keys; the values inside are PostgreSQL's to read."""
+"""Parse request bodies. PostgreSQL converts the values; only the keys are needed here."""
 
 import csv
 import io
@@ -18,15 +18,15 @@ _JSON_TYPES = {
 
 
 def parse_body(body: bytes, content_type: str, *, if_empty: str = "") -> JsonBody:
-    """Check a body and find the keys of its object, or of the objects in its array.
+    """Check a body and return it as JSON with the keys of its object or objects.
 
     Args:
-        body: The body: JSON, CSV with a line of names, or a form.
-        content_type: The header of that name; JSON when it is empty.
-        if_empty: What an empty body stands for.
+        body: JSON, CSV with a header line, or a form.
+        content_type: The Content-Type header. Empty means JSON.
+        if_empty: The JSON that an empty body means.
 
     Raises:
-        ApiError: The body is not what the header says, or of another type (PGRST102).
+        ApiError: The type is not supported, or the body is not valid for its type (PGRST102).
     """
     media_type = content_type.partition(";")[0].strip().lower()
     if media_type == "text/csv":
@@ -39,7 +39,7 @@ def parse_body(body: bytes, content_type: str, *, if_empty: str = "") -> JsonBod
         text = body.decode()
         if not text.strip():
             text = if_empty
-        # Numbers stay text: PostgreSQL reads them, and a very long one costs nothing here.
+        # Converting a very long number takes long, and PostgreSQL parses the text anyway.
         document: Any = json.loads(
             text, parse_int=str, parse_float=str, parse_constant=_refuse_constant
         )
@@ -51,7 +51,7 @@ def parse_body(body: bytes, content_type: str, *, if_empty: str = "") -> JsonBod
 
 
 def _csv(body: bytes) -> JsonBody:
-    """Rows of texts, which PostgreSQL reads as the columns' types; the text NULL is null."""
+    """Convert CSV to an array of objects with strings, and the text NULL to null."""
     try:
         lines = list(csv.reader(io.StringIO(body.decode("utf-8-sig"), newline=""), strict=True))
     except (ValueError, csv.Error) as error:

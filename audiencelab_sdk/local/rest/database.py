@@ -1,4 +1,4 @@
-"""The connection pool, the catalog's upkeep, and the one transaction of each request."""
+"""The connection pool, the schema cache, and one transaction per request."""
 
 import asyncio
 import logging
@@ -22,22 +22,22 @@ from audiencelab_sdk.local.rest.schema import Catalog
 logger: logging.Logger = logging.getLogger("audiencelab_sdk.local.rest")
 _psycopg_logger = logging.getLogger("psycopg")
 
-_RELOAD_INTERVAL = 1.0  # seconds between two reloads that unknown names ask for
-_RECONNECT_DELAY = 0.5
+_RELOAD_INTERVAL = 1.0  # seconds between two reloads because of unknown names
+_RECONNECT_DELAY = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the REST server serves, and how.
+    """Settings of the REST server.
 
     Attributes:
-        db_url: Connection string of a role that may become the roles of all tokens.
-        schemas: The exposed schemas; the first is the default one.
+        db_url: The connection string of a role that may switch to the roles of all tokens.
+        schemas: The exposed schemas. The first is the default.
         anonymous_role: The role of requests without a token.
-        jwt_secret: The secret that signs tokens (HS256), or the text of a JWK or JWKS.
-        extra_search_path: Schemas that SQL finds without naming them, besides the exposed one.
-        max_rows: The most rows that one answer holds.
-        pool_size: The most connections to the database.
+        jwt_secret: The HS256 secret that signs tokens, or a JWK or JWKS as JSON.
+        extra_search_path: Schemas to add to the search path after the exposed one.
+        max_rows: The maximum number of rows per response.
+        pool_size: The maximum number of database connections.
     """
 
     db_url: str = field(repr=False)
@@ -51,7 +51,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class RequestSettings:
-    """What SQL can read of a request, as settings of its transaction."""
+    """The parts of a request that SQL can read, as settings of its transaction."""
 
     schema: str
     role: str
@@ -63,7 +63,7 @@ class RequestSettings:
 
 
 class Row(NamedTuple):
-    """The one row that a statement gives."""
+    """The one row that every statement returns."""
 
     total: int | None
     rows: int
@@ -74,7 +74,7 @@ class Row(NamedTuple):
 
 
 class Database:
-    """Runs statements, each in a transaction of its own and as the role of its request."""
+    """Runs each statement in its own transaction, with the role of its request."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -92,23 +92,23 @@ class Database:
         self._listener: asyncio.Task[None] | None = None
         self._thread = threading.get_ident()
 
-    def _is_news(self, record: logging.LogRecord) -> bool:
-        """Whether a line of psycopg's log is not about an error that a request is answered with.
+    def _is_relevant(self, record: logging.LogRecord) -> bool:
+        """Return False for warnings about errors that a request's response reports anyway.
 
-        The filter is for this server's thread only; the rest of the program may use psycopg, too.
+        Only this server's thread is filtered: the rest of the program may use psycopg, too.
         """
         ours = record.thread == self._thread
         return not (ours and record.getMessage().startswith("error ignored terminating"))
 
     @property
     def catalog(self) -> Catalog:
-        """What the exposed schemas hold, as last read."""
+        """The schema cache."""
         return self._catalog
 
     async def open(self) -> None:
-        """Connect, read the catalog, and listen for `notify pgrst`."""
+        """Connect, load the schema cache, and listen for `notify pgrst`."""
         self._thread = threading.get_ident()
-        _psycopg_logger.addFilter(self._is_news)
+        _psycopg_logger.addFilter(self._is_relevant)
         await self._pool.open(wait=True)
         await self.reload()
         self._listener = asyncio.create_task(self._listen())
@@ -119,17 +119,17 @@ class Database:
             self._listener.cancel()
             await asyncio.gather(self._listener, return_exceptions=True)
         await self._pool.close()
-        _psycopg_logger.removeFilter(self._is_news)
+        _psycopg_logger.removeFilter(self._is_relevant)
 
     async def reload(self) -> None:
-        """Read the catalog again."""
+        """Reload the schema cache."""
         async with self._connection() as connection:
             path = (*reversed(self._settings.extra_search_path), self._settings.schemas[0])
             catalog = await load_catalog(connection, self._settings.schemas, path)
         self._catalog, self._loaded_at = catalog, time.monotonic()
 
     async def reload_if_old(self) -> bool:
-        """Read the catalog again unless that has just been done, and say whether it was."""
+        """Reload the schema cache unless it is recent, and return whether it was reloaded."""
         async with self._reloading:
             if time.monotonic() - self._loaded_at < _RELOAD_INTERVAL:
                 return False
@@ -145,18 +145,18 @@ class Database:
         check: Callable[[Row], None],
         plan: Statement | None = None,
     ) -> Row:
-        """Run a statement in a transaction, which is undone when `check` raises.
+        """Run a statement in a transaction, which is rolled back if `check` raises.
 
         Args:
             statement: The statement.
             request: The settings of the transaction.
-            read_only: Whether the transaction may not write.
-            check: Called with the row that the statement gives.
-            plan: Plans all rows, for a total that is the planner's estimate: always if the
-                statement counts none, else where it counts more than `max_rows`.
+            read_only: Whether the transaction is read-only.
+            check: Called with the row that the statement returns.
+            plan: An EXPLAIN of all rows. The planner's estimate replaces the total if the
+                statement does not count rows, or counts more than `max_rows`.
 
         Raises:
-            psycopg.Error: PostgreSQL refused the statement or could not be reached.
+            psycopg.Error: PostgreSQL rejected the statement or could not be reached.
         """
         async with self._connection() as connection:
             await connection.set_read_only(read_only)
@@ -165,7 +165,7 @@ class Database:
                 cursor = connection.cursor(row_factory=args_row(Row))
                 await cursor.execute(statement.text, statement.values)
             row = await cursor.fetchone()
-            assert row is not None  # noqa: S101 - every statement gives one row
+            assert row is not None  # noqa: S101 - every statement returns one row
             check(row)
             most = self._settings.max_rows
             if plan and (row.total is None or row.total > most):
@@ -178,10 +178,10 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncGenerator[psycopg.AsyncConnection]:
-        """A live connection of the pool; its transaction ends with the block.
+        """Take a working connection from the pool. Its transaction ends with the block.
 
-        The pool's own `check` waits longer and longer between dead connections, and after a
-        restart of PostgreSQL all of them are dead.
+        The pool's own `check` waits longer after each broken connection, and after a restart of
+        PostgreSQL all of them are broken.
         """
         connection = await self._pool.getconn()
         while _is_dead(connection):
@@ -210,7 +210,7 @@ class Database:
         )
 
     async def _listen(self) -> None:
-        """Reload the catalog on `notify pgrst, 'reload schema'`, and after a lost connection."""
+        """Reload the schema cache on `notify pgrst, 'reload schema'` and after reconnecting."""
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(
@@ -222,14 +222,14 @@ class Database:
                         if notification.payload in {"", "reload schema"}:
                             await self.reload()
             except psycopg.Error as error:
-                logger.warning("No notifications from PostgreSQL for now: %s", error)
+                logger.warning("Cannot listen for notifications; retrying: %s", error)
             await asyncio.sleep(_RECONNECT_DELAY)
 
 
 def _is_dead(connection: psycopg.AsyncConnection) -> bool:
-    """Whether the server has closed an idle connection, found out without a round trip.
+    """Return whether the server has closed an idle connection, without a round trip.
 
-    It leaves its farewell to be read then; a connection that is alive has nothing to read.
+    An idle connection has data to read only if the server has closed it.
     """
     if connection.closed:
         return True

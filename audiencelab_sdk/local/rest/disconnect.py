@@ -1,4 +1,4 @@
-"""A client that goes away: nobody waits for the answer any more, so its work is stopped."""
+"""Cancel the work for a client that has disconnected."""
 
 import asyncio
 from collections.abc import Coroutine
@@ -7,23 +7,25 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-_CLIENT_CLOSED_REQUEST = 499  # nginx's status, for the log: nobody receives it
+_CLIENT_CLOSED_REQUEST = 499  # as in nginx; no client receives it
 
 
-async def respond_unless_gone(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
-    """The answer that `work` gives; it is cancelled when the client closes the connection.
+async def respond_unless_disconnected(
+    request: Request, work: Coroutine[Any, Any, Response]
+) -> Response:
+    """Return the response of `work`, which is cancelled if the client disconnects.
 
-    PostgreSQL is told, too, when psycopg is cancelled in a statement.
+    psycopg then cancels the running statement in PostgreSQL, too.
 
     Args:
-        request: The request, its body read.
-        work: What makes the answer.
+        request: The request, whose body has been read.
+        work: The coroutine that returns the response.
     """
     task = asyncio.create_task(work)
     disconnect = asyncio.create_task(_disconnect(request))
     try:
         await asyncio.wait((task, disconnect), return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else answer_nobody(request)
+        return task.result() if task.done() else disconnected_response(request)
     finally:
         disconnect.cancel()
         if not task.done():
@@ -31,8 +33,8 @@ async def respond_unless_gone(request: Request, work: Coroutine[Any, Any, Respon
             await asyncio.gather(task, return_exceptions=True)
 
 
-def answer_nobody(_request: Request, _error: Exception | None = None) -> Response:
-    """What stands in for an answer that nobody receives, also where a body breaks off."""
+def disconnected_response(_request: Request, _error: Exception | None = None) -> Response:
+    """Return a placeholder response for a client that has disconnected."""
     return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 

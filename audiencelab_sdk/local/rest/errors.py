@@ -1,4 +1,4 @@
-"""Errors as PostgREST reports them: its own codes, and the HTTP status of each SQLSTATE."""
+"""Errors as PostgREST reports them, and the HTTP status of each SQLSTATE."""
 
 import json
 import re
@@ -10,15 +10,15 @@ from psycopg_pool import PoolTimeout
 
 
 class ApiError(Exception):
-    """A request that ends with an error answer.
+    """An error that the response reports.
 
     Args:
         status: The HTTP status.
         code: PostgREST's code (`PGRST…`) or PostgreSQL's SQLSTATE.
-        message: What is wrong.
-        details: More about it, or None.
-        hint: What to do about it, or None.
-        headers: Headers of the answer besides its content type.
+        message: The error message.
+        details: More about the cause, or None.
+        hint: How to fix it, or None.
+        headers: Headers of the response, except Content-Type.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class ApiError(Exception):
 
     @property
     def body(self) -> bytes:
-        """The JSON object that tells the client."""
+        """The response body, a JSON object."""
         document = {
             "code": self.code,
             "details": self.details,
@@ -52,10 +52,10 @@ class ApiError(Exception):
 
 
 class NotInCatalogError(ApiError):
-    """A table, column or function that the catalog does not list; it may have been made since."""
+    """The schema cache lacks a table, column or function, which may have been created since."""
 
 
-# The first rule whose key the SQLSTATE begins with; longer keys come first.
+# The first key that is a prefix of the SQLSTATE counts, so longer keys come first.
 _STATUS_BY_SQLSTATE = {
     "P0001": 400,
     "57P01": 503,
@@ -94,12 +94,12 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 def from_database(error: psycopg.Error, *, anonymous: bool) -> ApiError:
-    """The answer to a request that PostgreSQL refused or could not be asked.
+    """Return the error to report for an exception of psycopg.
 
     Args:
-        error: What psycopg raised.
-        anonymous: Whether the request ran as the anonymous role; a missing privilege is
-            401 then, because a token might help, and 403 otherwise.
+        error: The exception.
+        anonymous: Whether the request ran as the anonymous role. A missing privilege is then
+            reported as 401, because a token might help, and otherwise as 403.
     """
     if isinstance(error, PoolTimeout):
         return ApiError(504, "PGRST003", "Timed out acquiring connection from connection pool.")
@@ -108,7 +108,7 @@ def from_database(error: psycopg.Error, *, anonymous: bool) -> ApiError:
         return ApiError(503, "PGRST001", "Database client error. Retrying the connection.")
     message = error.diag.message_primary or ""
     if code == "PGRST":
-        return _raised_answer(message, error.diag.message_detail)
+        return _raised_response(message, error.diag.message_detail)
     status = _status(code, message, anonymous=anonymous)
     return ApiError(
         status,
@@ -136,15 +136,15 @@ def _status(code: str, message: str, *, anonymous: bool) -> int:
 
 
 def valid_status(text: str) -> int | None:
-    """The HTTP status that SQL has written, or None if it is none."""
+    """Return an HTTP status that SQL has set, or None if it is invalid."""
     return int(text) if text.isascii() and text.isdecimal() and 200 <= int(text) <= 599 else None
 
 
 def valid_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
-    """Headers that SQL has written, checked.
+    """Return headers that SQL has set.
 
     Raises:
-        ValueError: A name or value cannot be sent.
+        ValueError: A name or value is not valid in HTTP.
     """
     checked = {str(name): str(value) for name, value in headers.items()}
     for name, value in checked.items():
@@ -153,18 +153,18 @@ def valid_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
     return checked
 
 
-def _raised_answer(message: str, detail: str | None) -> ApiError:
-    """`raise sqlstate 'PGRST'`: the function writes status, headers and body as JSON itself."""
+def _raised_response(message: str, detail: str | None) -> ApiError:
+    """Return the response that a function defines with `raise sqlstate 'PGRST'`."""
     try:
         body = json.loads(message)
-        answer = json.loads(detail or "")
+        response = json.loads(detail or "")
         return ApiError(
-            valid_status(str(answer["status"])) or 500,
+            valid_status(str(response["status"])) or 500,
             str(body["code"]),
             str(body["message"]),
             details=body.get("details"),
             hint=body.get("hint"),
-            headers=valid_headers(answer["headers"]),
+            headers=valid_headers(response["headers"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return ApiError(

@@ -1,4 +1,4 @@
-"""What Supabase puts in front of PostgREST: the path prefix and the project's keys."""
+"""Supabase's API gateway in front of PostgREST: the path prefix and the project's keys."""
 
 import json
 import secrets
@@ -12,10 +12,10 @@ _PREFIX = "/rest/v1"
 
 
 class Gateway:
-    """Lets requests with one of the project's keys through to the REST API.
+    """Forwards requests with one of the project's keys to the REST API.
 
-    The API lies under `/rest/v1/`; every other path answers 404. A request needs an `apikey`
-    header, which is also its bearer token when it brings none, else it is answered 401.
+    The API is at `/rest/v1/`; other paths return 404. A request without a valid `apikey` header
+    returns 401. Without a bearer token of its own, a request uses its API key as the token.
 
     Args:
         app: The REST API.
@@ -27,15 +27,15 @@ class Gateway:
         self._keys = tuple(key.encode() for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer or pass on one connection."""
+        """Respond to one request or forward it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path: str = scope["path"]
         if path != _PREFIX and not path.startswith(f"{_PREFIX}/"):
-            await refusal(404, "no Route matched with those values")(scope, receive, send)
+            await gateway_error(404, "no Route matched with those values")(scope, receive, send)
             return
-        # The application gets a scope of its own: the one that came in is the server's.
+        # A copy, because the scope belongs to the server.
         scope = {
             **scope,
             "path": path.removeprefix(_PREFIX) or "/",
@@ -44,22 +44,22 @@ class Gateway:
         }
         headers = MutableHeaders(scope=scope)
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            # A browser's question before the request itself; it brings no key.
+            # Browsers send preflight requests without the key.
             await self._app(scope, receive, send)
             return
         key = headers.get("apikey")
         if key is None:
-            await refusal(401, "No API key found in request")(scope, receive, send)
+            await gateway_error(401, "No API key found in request")(scope, receive, send)
             return
         if not any(secrets.compare_digest(key.encode(), known) for known in self._keys):
-            await refusal(401, "Invalid authentication credentials")(scope, receive, send)
+            await gateway_error(401, "Invalid authentication credentials")(scope, receive, send)
             return
         headers.setdefault("authorization", f"Bearer {key}")
         await self._app(scope, receive, send)
 
 
-def refusal(status: int, message: str) -> Response:
-    """An answer of the gateway's own."""
+def gateway_error(status: int, message: str) -> Response:
+    """Return an error response of the gateway."""
     return Response(
         json.dumps({"message": message}),
         status_code=status,

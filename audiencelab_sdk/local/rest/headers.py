@@ -1,4 +1,4 @@
-"""From a request's headers to values: Prefer, Range and Accept."""
+"""Parse the headers Prefer, Range and Accept."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from audiencelab_sdk.local.rest.errors import ApiError
 from audiencelab_sdk.local.rest.query import Shape, Window
 
-# In the order in which PostgREST says which of them it has applied.
+# In the order of PostgREST's Preference-Applied header.
 _PREFERENCES = {
     "resolution": {"merge-duplicates", "ignore-duplicates"},
     "missing": {"default", "null"},
@@ -23,7 +23,7 @@ _RANGE = re.compile(r"(\d*)-(\d*)")
 
 @dataclass(frozen=True)
 class Preferences:
-    """The Prefer header: at most one choice for each preference."""
+    """The Prefer header: at most one value per preference."""
 
     chosen: dict[str, str]
 
@@ -32,24 +32,22 @@ class Preferences:
 
     @property
     def max_affected(self) -> int | None:
-        """The most rows that a write may change; asked for with `handling=strict` only."""
+        """The maximum number of rows that a write may change; requires `handling=strict`."""
         limit = self.chosen.get("max-affected", "")
         return int(limit) if self["handling"] == "strict" and limit.isdecimal() else None
 
     def applied(self, names: Sequence[str]) -> dict[str, str]:
-        """The header Preference-Applied for those of these preferences that were chosen."""
-        said = [f"{name}={self.chosen[name]}" for name in _PREFERENCES if self._says(name, names)]
-        return {"Preference-Applied": ", ".join(said)} if said else {}
-
-    def _says(self, name: str, names: Sequence[str]) -> bool:
-        return name in self.chosen and name in {*names, "handling"}
+        """Return the Preference-Applied header with those of `names` that the client chose."""
+        shown = self.chosen.keys() & {*names, "handling"}
+        applied = [f"{name}={self.chosen[name]}" for name in _PREFERENCES if name in shown]
+        return {"Preference-Applied": ", ".join(applied)} if applied else {}
 
 
 def parse_prefer(values: Sequence[str]) -> Preferences:
-    """Read the Prefer headers; what is unknown is ignored unless `handling=strict` is among it.
+    """Parse the Prefer headers. Unknown preferences are ignored without `handling=strict`.
 
     Raises:
-        ApiError: An unknown preference under `handling=strict` (PGRST122).
+        ApiError: A preference is unknown, with `handling=strict` (PGRST122).
     """
     chosen: dict[str, str] = {}
     unknown: list[str] = []
@@ -71,7 +69,7 @@ def parse_prefer(values: Sequence[str]) -> Preferences:
 
 
 def parse_range(header: str | None, window: Window) -> Window:
-    """Narrow a window by a Range header, such as `0-9` or `10-`.
+    """Restrict a window to a Range header, such as `0-9` or `10-`.
 
     Raises:
         ApiError: The range ends before it begins (PGRST103).
@@ -97,7 +95,7 @@ def parse_range(header: str | None, window: Window) -> Window:
 
 @dataclass(frozen=True)
 class MediaType:
-    """The form of an answer and what its Content-Type header says."""
+    """The shape of a response body and its Content-Type."""
 
     shape: Shape
     name: str
@@ -105,7 +103,7 @@ class MediaType:
 
     @property
     def header(self) -> str:
-        """The value of Content-Type."""
+        """The value of the Content-Type header."""
         stripped = ";nulls=stripped" if self.strip_nulls else ""
         return f"{self.name}{stripped}; charset=utf-8"
 
@@ -125,10 +123,10 @@ _NAMES: dict[str, tuple[Shape, str]] = {
 
 
 def parse_accept(header: str | None) -> MediaType:
-    """The best media type that an Accept header allows.
+    """Return the best media type that an Accept header allows.
 
     Raises:
-        ApiError: It allows none that there is (PGRST107).
+        ApiError: None of the media types is available (PGRST107).
     """
     if not (header or "").strip():
         return JSON
@@ -136,10 +134,10 @@ def parse_accept(header: str | None) -> MediaType:
     for entry in accepted:
         name, *parameters = (part.strip().lower() for part in entry.split(";"))
         if name in _NAMES:
-            shape, said = _NAMES[name]
-            if "nulls=stripped" in parameters and "vnd.pgrst" in said:
-                return MediaType(shape, said, strip_nulls=True)
-            return JSON if shape is Shape.ARRAY else MediaType(shape, said)
+            shape, content_type = _NAMES[name]
+            if "nulls=stripped" in parameters and "vnd.pgrst" in content_type:
+                return MediaType(shape, content_type, strip_nulls=True)
+            return JSON if shape is Shape.ARRAY else MediaType(shape, content_type)
     wanted = ", ".join(entry.strip() for entry in accepted)
     raise ApiError(406, "PGRST107", f"None of these media types are available: {wanted}")
 

@@ -1,4 +1,4 @@
-"""Reads the catalog from PostgreSQL."""
+"""Load the schema cache from PostgreSQL's catalogs."""
 
 from collections.abc import Sequence
 from typing import Any, LiteralString
@@ -15,7 +15,7 @@ from audiencelab_sdk.local.rest.schema import (
     Table,
 )
 
-# Spellings that PostgreSQL's grammar knows and its catalog does not.
+# Names that PostgreSQL's grammar accepts but its catalogs do not list.
 _TYPE_SYNONYMS = {
     "int": "integer",
     "dec": "numeric",
@@ -27,15 +27,15 @@ _TYPE_SYNONYMS = {
 async def load_catalog(
     connection: psycopg.AsyncConnection, schemas: Sequence[str], search_path: Sequence[str]
 ) -> Catalog:
-    """Read the catalog (from `pg_class`, `pg_proc` and `pg_type`).
+    """Return the schema cache (from `pg_class`, `pg_proc` and `pg_type`).
 
     Args:
-        connection: A connection, in a transaction of its own.
+        connection: A connection in a new transaction.
         schemas: The exposed schemas.
-        search_path: The schemas whose types a cast may name.
+        search_path: The schemas of the types that casts may use.
     """
     async with connection.cursor(row_factory=dict_row) as cursor:
-        # Every type and default is spelt with its schema then, whatever the path of a request is.
+        # Types and defaults are then schema-qualified, so they do not depend on the search path.
         await cursor.execute("set local search_path = ''")
         await cursor.execute(_TABLES, [list(schemas)])
         tables = [_table(row) async for row in cursor]
@@ -132,8 +132,8 @@ cross join lateral (
 where namespace.nspname = any ($1) and relation.relkind in ('r', 'p', 'v', 'm', 'f')
 """
 
-# proargnames and proargmodes list the output arguments, too; proargtypes does not. A type without
-# modifier is asked for with -1, because a plain "character" in SQL would mean character(1).
+# proargnames and proargmodes include output arguments; proargtypes does not. format_type with -1
+# spells a type without a modifier as "bpchar", because "character" would mean character(1).
 _FUNCTIONS: LiteralString = """
 select
   namespace.nspname as schema,
@@ -196,7 +196,7 @@ where namespace.nspname = any ($1)
 order by 1, 2, function.oid
 """
 
-# The schema that comes last in the list overrides the others, as pg_catalog does in a search path.
+# Later rows override earlier ones. pg_catalog is last, because a search path implies it first.
 _TYPES: LiteralString = """
 select type.typname as name, format_type(type.oid, -1) as spelling
 from pg_type as type

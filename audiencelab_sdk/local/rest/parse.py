@@ -1,4 +1,4 @@
-"""From a URL's query to query values. Knows PostgREST's grammar, and no SQL."""
+"""Parse the query of a URL with PostgREST's grammar. Knows no SQL."""
 
 import re
 from collections.abc import Callable, Iterable
@@ -39,15 +39,15 @@ _AGGREGATE = re.compile(r"(?:[^(),]+\.)?(?:count|sum|avg|max|min)\(\)")
 
 
 def parse_query(pairs: Iterable[tuple[str, str]], *, with_arguments: bool = False) -> Query:
-    """Read the query of a URL.
+    """Parse the query of a URL.
 
     Args:
         pairs: Names and values, percent-decoded.
-        with_arguments: Whether what is not a filter is an argument of a function, as in a GET of
-            one, and not an error.
+        with_arguments: Whether values that are not filters are arguments of a function, as in a
+            GET of `/rpc/<function>`. Otherwise they are errors.
 
     Raises:
-        ApiError: It is not in PostgREST's grammar (PGRST100), or asks for what is not supported.
+        ApiError: The query is not valid (PGRST100) or uses an unsupported feature.
     """
     query = Query()
     where: list[Condition] = []
@@ -95,7 +95,7 @@ def _offset(value: str) -> int:
 
 
 def _number(value: str) -> int | None:
-    # PostgREST ignores what is not a number; PostgreSQL counts rows in 64 bits.
+    # PostgREST ignores values that are not numbers. PostgreSQL counts rows in 64 bits.
     return min(int(value), 2**63 - 1) if value.isdecimal() and len(value) < 40 else None
 
 
@@ -110,7 +110,7 @@ def _comma_separated(what: str, value: str, read: Callable[[Scanner], _Item]) ->
 
 def _select(value: str) -> tuple[SelectItem, ...]:
     if not value.strip():
-        return Query().select  # an empty one asks for everything, as none does
+        return Query().select  # an empty select means the default
     return _comma_separated("select parameter", value, _select_item)
 
 
@@ -124,7 +124,7 @@ def _select_item(scanner: Scanner) -> SelectItem:
             "PGRST200",
             "Resource embedding is not supported here",
             details=f"select={scanner.text}",
-            hint="Read the other table with a request of its own.",
+            hint="Read the other table with a separate request.",
         )
     if scanner.skip("*"):
         return SelectItem(Field("*"))

@@ -1,4 +1,4 @@
-"""Passes requests on to a PostgREST that runs as a program of its own."""
+"""Forward requests to PostgREST."""
 
 import logging
 from collections.abc import AsyncGenerator, Iterable
@@ -11,13 +11,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from audiencelab_sdk.local.rest.disconnect import answer_nobody, respond_unless_gone
-from audiencelab_sdk.local.rest.gateway import refusal
+from audiencelab_sdk.local.rest.disconnect import disconnected_response, respond_unless_disconnected
+from audiencelab_sdk.local.rest.gateway import gateway_error
 
 logger: logging.Logger = logging.getLogger("audiencelab_sdk.local.rest")
 
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-# About one connection and not about the message (RFC 9110), or written anew on the next one.
+# Headers for a single connection (RFC 9110), and headers that each server sets itself.
 _HOP_BY_HOP = {
     b"connection",
     b"date",
@@ -36,13 +36,13 @@ Headers = list[tuple[bytes, bytes]]
 
 
 def create_proxy(upstream: str) -> Starlette:
-    """An ASGI application that answers what another server answers.
+    """Return an ASGI application that forwards requests to another server.
 
     Args:
         upstream: The other server's URL, without a path.
     """
-    # A statement may take as long as the database allows; the environment's proxies are for
-    # the internet.
+    # The database limits the duration of statements. Proxy settings in the environment do not
+    # apply to loopback.
     client = httpx.AsyncClient(timeout=httpx.Timeout(10, read=None, pool=None), trust_env=False)
 
     @asynccontextmanager
@@ -51,32 +51,32 @@ def create_proxy(upstream: str) -> Starlette:
             yield
 
     async def forward(request: Request) -> Response:
-        return await respond_unless_gone(request, ask(request, await request.body()))
+        return await respond_unless_disconnected(request, send(request, await request.body()))
 
-    async def ask(request: Request, content: bytes) -> Response:
+    async def send(request: Request, content: bytes) -> Response:
         query = b"?" + request.scope["query_string"] if request.scope["query_string"] else b""
-        question = httpx.Request(
+        forwarded = httpx.Request(
             request.method,
             httpx.URL(upstream).copy_with(raw_path=request.scope["raw_path"] + query),
             headers=_end_to_end(request.headers.raw),
             content=content or None,
         )
         try:
-            answer = await client.send(question, stream=True)
+            upstream_response = await client.send(forwarded, stream=True)
         except httpx.TransportError as error:
-            logger.warning("PostgREST does not answer: %s", error)
-            return refusal(502, "An invalid response was received from the upstream server")
+            logger.warning("PostgREST does not respond: %s", error)
+            return gateway_error(502, "An invalid response was received from the upstream server")
         response = StreamingResponse(
-            answer.aiter_raw(),
-            status_code=answer.status_code,
-            background=BackgroundTask(answer.aclose),
+            upstream_response.aiter_raw(),
+            status_code=upstream_response.status_code,
+            background=BackgroundTask(upstream_response.aclose),
         )
-        response.raw_headers = _end_to_end(answer.headers.raw)
+        response.raw_headers = _end_to_end(upstream_response.headers.raw)
         return response
 
     return Starlette(
         routes=[Route("/{path:path}", forward, methods=_METHODS)],
-        exception_handlers={ClientDisconnect: answer_nobody},
+        exception_handlers={ClientDisconnect: disconnected_response},
         lifespan=lifespan,
     )
 

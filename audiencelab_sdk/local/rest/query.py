@@ -1,6 +1,6 @@
-"""What a request asks for, as values: made by `parse` and `headers`, turned into SQL by `render`.
+"""The parts of a parsed request: created by `parse` and `headers`, rendered by `render`.
 
-Nothing here knows HTTP or SQL; names are as the client wrote them, not yet looked up anywhere.
+Nothing here depends on HTTP or SQL. Names are the client's, before any look-up.
 """
 
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ class JsonStep:
 
 @dataclass(frozen=True)
 class Field:
-    """A column, or a place inside a JSON column."""
+    """A column, or a path into a JSON column."""
 
     column: str
     path: tuple[JsonStep, ...] = ()
@@ -28,7 +28,7 @@ class Field:
 
 @dataclass(frozen=True)
 class SelectItem:
-    """One item of `select`; the column `*` stands for all of them."""
+    """One item of `select`. The column `*` means all columns."""
 
     field: Field
     alias: str | None = None
@@ -40,11 +40,11 @@ class Filter:
     """A condition on one field, such as `qty=not.gt.3`.
 
     Attributes:
-        field: What is compared.
+        field: The field.
         operator: The operator's name in the URL, such as `gt`.
-        value: The text to compare with; for `in`, the texts.
-        negated: Whether `not.` came before the operator.
-        modifier: What followed the operator in parentheses: `any` or `all` for a comparison, the
+        value: The value to compare with, or a tuple of values for `in`.
+        negated: Whether the operator follows `not.`.
+        modifier: The text in parentheses after the operator: `any` or `all` for a comparison, the
             language for a text search.
     """
 
@@ -69,7 +69,7 @@ Condition = Filter | Group
 
 @dataclass(frozen=True)
 class OrderTerm:
-    """One key of `order`; None leaves the choice to PostgreSQL."""
+    """One key of `order`. None means PostgreSQL's default."""
 
     field: Field
     direction: Literal["asc", "desc"] | None = None
@@ -78,7 +78,7 @@ class OrderTerm:
 
 @dataclass(frozen=True)
 class Window:
-    """Which rows of a result are wanted: `limit` of them (all for None) after `offset`."""
+    """A range of rows: at most `limit`, or all if it is None, after the first `offset`."""
 
     offset: int = 0
     limit: int | None = None
@@ -86,7 +86,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Query:
-    """Everything that a URL's query says."""
+    """The parsed query of a URL."""
 
     select: tuple[SelectItem, ...] = (SelectItem(Field("*")),)
     where: tuple[Condition, ...] = ()
@@ -98,7 +98,7 @@ class Query:
 
 
 class Shape(Enum):
-    """The form of the answer."""
+    """The shape of the response body."""
 
     ARRAY = "array"
     OBJECT = "object"
@@ -107,7 +107,7 @@ class Shape(Enum):
 
 @dataclass(frozen=True)
 class JsonBody:
-    """A JSON request body: its text, which PostgreSQL unpacks, and the keys of its objects."""
+    """A JSON request body: its text, which PostgreSQL parses, and the keys of its objects."""
 
     text: str = field(repr=False)
     keys: tuple[str, ...]
@@ -118,9 +118,9 @@ class JsonBody:
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a function; the arguments come as one JSON body or as texts by name.
+    """A function call. The arguments are a JSON body, or values by name from the URL.
 
-    A name may come several times in a URL: a variadic argument gets all its texts.
+    A name may occur several times in a URL, to give a variadic argument several values.
     """
 
     function: str
@@ -128,7 +128,7 @@ class Call:
 
     @property
     def names(self) -> frozenset[str]:
-        """The names of the arguments that the request gives."""
+        """The names of the given arguments."""
         if isinstance(self.arguments, JsonBody):
             return frozenset(self.arguments.keys)
         return frozenset(self.arguments)

@@ -1,7 +1,7 @@
-"""From query values to whole statements that read or call. Knows no HTTP.
+"""Render statements that read tables or call functions. Knows no HTTP.
 
-Every value becomes a parameter. Tables, functions, types and defaults are as the catalog spells
-them; every other name is quoted.
+Every value becomes a parameter. Tables, functions, types and defaults are spelled as in the schema
+cache; every other name is quoted.
 """
 
 from collections.abc import Mapping
@@ -25,11 +25,11 @@ NOTHING = SQL("")
 
 @dataclass(frozen=True)
 class Statement:
-    """SQL with `$1`, `$2`, … and the texts for them.
+    """SQL with the parameters `$1`, `$2`, … and their values.
 
-    Running it gives one row: the total of rows (null unless counted), the number of rows of this
-    answer, how many of them were inserted (null unless others may have been updated), the body of
-    the answer, and the settings `response.headers` and `response.status`.
+    It returns one row: the total number of rows (null unless counted), the number of rows in this
+    response, how many of them were inserted (null unless some may have been updated), the response
+    body, and the settings `response.headers` and `response.status`.
     """
 
     text: Composed
@@ -38,7 +38,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Output:
-    """How rows become a body, and whether all rows beyond the window are counted."""
+    """The format of the response body, and whether to count the rows outside the window, too."""
 
     shape: Shape = Shape.ARRAY
     strip_nulls: bool = False
@@ -49,9 +49,9 @@ class Renderer:
     """Renders one statement.
 
     Args:
-        catalog: Where the types of casts are looked up.
-        query: What the URL asks for.
-        output: How the rows become a body.
+        catalog: The schema cache.
+        query: The parsed query of the URL.
+        output: The format of the response body.
     """
 
     def __init__(self, catalog: Catalog, query: Query, output: Output) -> None:
@@ -73,17 +73,17 @@ class Renderer:
             self._window(self.query.window),
         )
         total = SQL("(select count(*) from {}{})").format(relation, where)
-        return self.answer(source, SQL("select * from pgrst_source"), total=total)
+        return self.statement(source, SQL("select * from pgrst_source"), total=total)
 
     def plan(self, table: Table) -> Statement:
-        """Plan a read of all rows of a table or view that the URL's filters admit."""
+        """Plan a read of all rows of a table or view that match the URL's filters."""
         relation = Identifier(table.schema, table.name)
         where = self.terms(relation, table.columns).where(self.query.where)
         text = SQL("explain (format json) select 1 from {}{}").format(relation, where)
         return Statement(text, self.parameters.values)
 
     def call(self, call: Call, function: Function) -> Statement:
-        """Call a function; what the URL asks for applies to the rows that it returns."""
+        """Call a function. The URL's query applies to the rows that it returns."""
         relation = Identifier(function.name)
         terms = self.terms(relation, function.columns)
         source = SQL("select pgrst_call.* from {}").format(self._call(call, function))
@@ -102,18 +102,18 @@ class Renderer:
         else:
             item = SQL("_postgrest_t") if composite else SQL("_postgrest_t.pgrst_scalar")
             body = self.body(item, single=not function.returns_set)
-        return self.answer(source, rows, total=total, body=body)
+        return self.statement(source, rows, total=total, body=body)
 
     def terms(self, relation: Composable, columns: Mapping[str, Column]) -> Terms:
-        """The terms of one relation of this statement."""
+        """Return a renderer for terms about one relation of this statement."""
         return Terms(relation, columns, self._catalog, self.parameters)
 
     def body(self, item: SQL, *, single: bool = False) -> Composable:
-        """The expression that turns all rows into the answer's body.
+        """Return the expression that aggregates all rows to the response body.
 
         Args:
-            item: What one row contributes.
-            single: Whether there is one row, which is the answer itself and no array.
+            item: The expression for one row.
+            single: Whether there is one row, which is returned without an array.
         """
         if self.output.shape is Shape.CSV:
             return _CSV
@@ -124,7 +124,7 @@ class Renderer:
             return SQL("coalesce({} -> 0, 'null')::text").format(rows)
         return SQL("coalesce({}, '[]')::text").format(rows)
 
-    def answer(
+    def statement(
         self,
         source: Composable,
         rows: Composable,
@@ -133,7 +133,7 @@ class Renderer:
         inserted: Composable | None = None,
         body: Composable | None = None,
     ) -> Statement:
-        """The statement that runs `source`, named pgrst_source, and makes an answer of `rows`."""
+        """Return the statement that runs `source` as pgrst_source and returns `rows`."""
         text = SQL(
             "with pgrst_source as ({source}), pgrst_rows as ({rows}) "
             "select {total}::bigint, count(*), {inserted}::bigint, {body}, "
@@ -161,12 +161,12 @@ class Renderer:
         return limit + offset
 
     def _call(self, call: Call, function: Function) -> Composed:
-        """The items of a FROM clause, the last of which is named `pgrst_call`."""
+        """Return FROM items, the last of which is named `pgrst_call`."""
         given = [item for item in function.arguments if item.name in call.names]
         if not isinstance(call.arguments, JsonBody):
-            texts = call.arguments
+            by_name = call.arguments
             values = [
-                array_literal(texts[item.name]) if item.variadic else texts[item.name][-1]
+                array_literal(by_name[item.name]) if item.variadic else by_name[item.name][-1]
                 for item in given
             ]
             arguments = [
@@ -179,7 +179,7 @@ class Renderer:
             return _invocation(function, payload)
         if not given:
             return _invocation(function, NOTHING)
-        # PostgreSQL itself unpacks the arguments, so that conversions and messages are its own.
+        # PostgreSQL unpacks the arguments, so that it converts them and reports errors itself.
         arguments = [
             _named(item, SQL("pgrst_body.{}").format(Identifier(item.name))) for item in given
         ]
@@ -192,7 +192,7 @@ class Renderer:
 def unpacked(
     payload: Composable, columns: list[Argument] | list[Column], *, is_array: bool = False
 ) -> Composed:
-    """The item of a FROM clause, named `pgrst_body`, that unpacks a JSON payload."""
+    """Return the FROM item `pgrst_body`, which unpacks a JSON payload."""
     return SQL("{}({}) as pgrst_body ({})").format(
         SQL("json_to_recordset") if is_array else SQL("json_to_record"),
         payload,
@@ -214,7 +214,7 @@ def _named(argument: Argument, value: Composable) -> Composed:
     return form.format(Identifier(argument.name), value)
 
 
-# The names come from the first row; a row's own text is its composite literal without parentheses.
+# The header line is from the first row. A line is the row's composite literal without parentheses.
 _CSV = SQL(
     """
     coalesce(

@@ -1,4 +1,4 @@
-"""From an HTTP request to what it asks for, read but not yet looked up in the catalog."""
+"""Parse HTTP requests. Names are not yet looked up in the schema cache."""
 
 import json
 from dataclasses import dataclass, field, replace
@@ -27,21 +27,21 @@ _LARGEST_BODY = 10 * 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, who makes it, and what its URL and headers say.
+class ApiRequest:
+    """A parsed request.
 
     Attributes:
-        request: The HTTP request.
-        identity: Who makes it.
-        schema: The exposed schema that it is about.
-        name: The table or function of its path.
-        query: Its URL's query, with the window narrowed by the Range header and `max_rows`.
-        preferences: Its Prefer header.
-        media: The best of what its Accept header allows.
-        content: Its body.
+        http: The HTTP request.
+        identity: The database role and claims.
+        schema: The exposed schema.
+        name: The table or function in the path.
+        query: The URL's query, with the window restricted to the Range header and `max_rows`.
+        preferences: The Prefer header.
+        media: The best media type that the Accept header allows.
+        content: The body.
     """
 
-    request: Request
+    http: Request
     identity: Identity
     schema: str
     name: str
@@ -53,59 +53,58 @@ class Asked:
     @property
     def method(self) -> str:
         """The HTTP method."""
-        return self.request.method
+        return self.http.method
 
     @property
     def output(self) -> Output:
-        """How rows become a body."""
+        """The format of the response body."""
         counted = self.preferences["count"] in {"exact", "estimated"}
         return Output(self.media.shape, self.media.strip_nulls, counted)
 
     @property
     def returning(self) -> Returning:
-        """What the answer to a write tells of the written rows."""
+        """What the response to a write includes of the written rows."""
         return cast("Returning", self.preferences["return"] or "minimal")
 
     @property
     def resolution(self) -> Resolution | None:
-        """What an insert does with a row whose key is there already."""
+        """What an insert does with a row whose key exists."""
         return cast("Resolution | None", self.preferences["resolution"])
 
     @property
     def use_defaults(self) -> bool:
-        """Whether a missing key means the column's default, and not null."""
+        """Whether a missing key means the column's default instead of null."""
         return self.preferences["missing"] == "default"
 
     @property
     def settings(self) -> RequestSettings:
-        """What SQL can read of the request."""
-        headers = {key: value for key, value in self.request.headers.items() if key != "cookie"}
+        """The settings of the request's transaction."""
+        headers = {key: value for key, value in self.http.headers.items() if key != "cookie"}
         return RequestSettings(
             schema=self.schema,
             role=self.identity.role,
             claims=self.identity.claims,
             method=self.method,
-            path=self.request.scope["path"],
+            path=self.http.scope["path"],
             headers=json.dumps(headers),
-            cookies=json.dumps(self.request.cookies),
+            cookies=json.dumps(self.http.cookies),
         )
 
     def body(self, *, if_empty: str = "") -> JsonBody:
-        """The request's body, read as JSON.
+        """Return the body as JSON.
 
         Raises:
-            ApiError: It is no JSON (PGRST102).
+            ApiError: The body is not valid (PGRST102).
         """
-        content_type = self.request.headers.get("content-type", "")
+        content_type = self.http.headers.get("content-type", "")
         return parse_body(self.content, content_type, if_empty=if_empty)
 
 
-async def read_request(request: Request, identity: Identity, settings: Settings) -> Asked:
-    """Read a request.
+async def read_request(request: Request, identity: Identity, settings: Settings) -> ApiRequest:
+    """Parse a request.
 
     Raises:
-        ApiError: The URL's query or a header is not as PostgREST wants it, or the body is larger
-            than 10 MB (413).
+        ApiError: The URL's query or a header is not valid, or the body is larger than 10 MB (413).
     """
     path: str = request.scope["path"]
     reads = request.method in {"GET", "HEAD"}
@@ -119,8 +118,8 @@ async def read_request(request: Request, identity: Identity, settings: Settings)
     if reads or calls:
         most = settings.max_rows
         window = replace(window, limit=min(most if window.limit is None else window.limit, most))
-    return Asked(
-        request=request,
+    return ApiRequest(
+        http=request,
         identity=identity,
         schema=_schema(request, settings, "accept-profile" if reads else "content-profile"),
         name=request.path_params.get("name", ""),

@@ -1,4 +1,4 @@
-"""Reads a text from left to right, as the grammar in `parse` asks."""
+"""A scanner for the grammar in `parse`."""
 
 import re
 from collections.abc import Generator
@@ -11,15 +11,15 @@ _QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _ARRAY = re.compile(r"\{[^{}]*\}")
 _UNQUOTED = re.compile(r"[^,)]*")
-_DEEPEST = 100  # groups inside groups; more of them is no question anybody has
+_DEEPEST = 100  # nested groups
 
 
 class Scanner:
-    """A text and how far it has been read.
+    """Reads a string from left to right.
 
     Args:
-        what: What the text is, for the error message.
-        text: The text.
+        what: What the string is, for error messages.
+        text: The string.
     """
 
     def __init__(self, what: str, text: str) -> None:
@@ -29,7 +29,7 @@ class Scanner:
         self._depth = 0
 
     def looking_at(self, pattern: re.Pattern[str]) -> bool:
-        """Whether the pattern comes next."""
+        """Return whether the pattern comes next."""
         return pattern.match(self.text, self.position) is not None
 
     def take(self, pattern: re.Pattern[str]) -> re.Match[str] | None:
@@ -40,7 +40,7 @@ class Scanner:
         return found
 
     def require(self, pattern: re.Pattern[str], expected: str) -> re.Match[str]:
-        """Read the pattern, which has to come next."""
+        """Read the pattern, which must come next."""
         return self.take(pattern) or self.fail(expected)
 
     def skip(self, token: str) -> bool:
@@ -51,26 +51,26 @@ class Scanner:
         return True
 
     def expect(self, token: str) -> None:
-        """Read the token, which has to come next."""
+        """Read the token, which must come next."""
         if not self.skip(token):
             self.fail(f'"{token}"')
 
     def quoted(self) -> str | None:
-        """Read a text in double quotes, where a backslash stands before a quote or backslash."""
+        """Read a string in double quotes, in which a backslash escapes a quote or backslash."""
         found = self.take(_QUOTED)
         return None if found is None else _ESCAPE.sub(r"\1", found[1])
 
     def rest(self) -> str:
-        """Read all that is left."""
+        """Read the rest of the string."""
         rest, self.position = self.text[self.position :], len(self.text)
         return rest
 
     def group_value(self) -> str:
-        """Read a value inside a group: quoted, an array, or up to a comma or parenthesis."""
+        """Read a value in a group: quoted, an array, or up to a comma or parenthesis."""
         return self._delimited(_ARRAY) or self._item()
 
     def list_items(self) -> tuple[str, ...]:
-        """Read the list of `in`: `(1,"two, or three")`."""
+        """Read the list of `in`, such as `(1,"two, or three")`."""
         self.expect("(")
         if self.skip(")"):
             return ()
@@ -81,15 +81,15 @@ class Scanner:
         return tuple(items)
 
     def finish(self) -> None:
-        """Insist that everything has been read."""
+        """Require that the whole string has been read."""
         if self.position != len(self.text):
             self.fail("end of input")
 
     def fail(self, expected: str) -> NoReturn:
-        """Refuse the text.
+        """Report a syntax error.
 
         Raises:
-            ApiError: PGRST100, with the place and what was expected there.
+            ApiError: Always (PGRST100), with the position and what was expected there.
         """
         found = self.text[self.position : self.position + 1]
         unexpected = f'"{found}"' if found else "end of input"
@@ -102,7 +102,7 @@ class Scanner:
 
     @contextmanager
     def nested(self) -> Generator[None]:
-        """Go one level deeper; too deep is refused before it exhausts the stack."""
+        """Go one level deeper, up to a limit that protects the stack."""
         self._depth += 1
         if self._depth > _DEEPEST:
             self.fail("fewer nested groups")

@@ -1,4 +1,4 @@
-"""The catalog: what the exposed schemas hold, and how a request's names are looked up in it."""
+"""The schema cache: the objects of the exposed schemas, and look-ups by name."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError
 
 
 class Returns(Enum):
-    """What one row of a function's result is."""
+    """The type of one row of a function's result."""
 
     VOID = "void"
     SCALAR = "scalar"
@@ -17,7 +17,7 @@ class Returns(Enum):
 
 @dataclass(frozen=True)
 class Column:
-    """A column; `type` and `default` are PostgreSQL's own spelling and safe in SQL."""
+    """A column. `type` and `default` are spelled by PostgreSQL and safe in SQL."""
 
     name: str
     type: str
@@ -26,7 +26,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table or view; the rows of an ordinary table have system columns."""
+    """A table or view. Only rows of ordinary tables have system columns."""
 
     schema: str
     name: str
@@ -35,10 +35,10 @@ class Table:
     is_ordinary: bool
 
     def require_columns(self, names: Sequence[str]) -> list[Column]:
-        """The columns of these names.
+        """Return the columns with these names.
 
         Raises:
-            NotInCatalogError: There is none of that name (PGRST204).
+            NotInCatalogError: A column does not exist (PGRST204).
         """
         for name in names:
             if name not in self.columns:
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Argument:
-    """An input argument; `type` is PostgreSQL's own spelling and safe in SQL."""
+    """An input argument. `type` is spelled by PostgreSQL and safe in SQL."""
 
     name: str
     type: str
@@ -62,7 +62,7 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """A function that can be called through the API; `columns` are those of a composite result."""
+    """A function of an exposed schema. `columns` are those of a composite result."""
 
     schema: str
     name: str
@@ -74,7 +74,7 @@ class Function:
 
     @property
     def takes_whole_body(self) -> bool:
-        """Whether its only argument is an unnamed json, which gets the body as it is."""
+        """Whether the only argument is an unnamed json, which takes the whole body."""
         return (
             len(self.arguments) == 1
             and not self.arguments[0].name
@@ -82,19 +82,19 @@ class Function:
         )
 
     def accepts(self, names: Collection[str]) -> bool:
-        """Whether it can be called with exactly these named arguments."""
+        """Return whether the function can be called with exactly these named arguments."""
         known = {argument.name for argument in self.arguments}
         required = {argument.name for argument in self.arguments if argument.required}
         return required <= set(names) <= known and "" not in known
 
 
 class Catalog:
-    """What the exposed schemas hold.
+    """The objects of the exposed schemas.
 
     Args:
         tables: All tables and views.
         functions: All functions, overloads included.
-        types: The types that a cast may name, and how PostgreSQL spells each.
+        types: The types that casts may use, and PostgreSQL's spelling of each.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class Catalog:
         self._types = dict(types or {})
 
     def table(self, schema: str, name: str) -> Table:
-        """The table or view of this name.
+        """Return a table or view.
 
         Raises:
-            NotInCatalogError: There is none (PGRST205).
+            NotInCatalogError: It does not exist (PGRST205).
         """
         found = self._tables.get((schema, name))
         if found is None:
@@ -122,10 +122,10 @@ class Catalog:
         return found
 
     def type(self, name: str) -> str:
-        """How PostgreSQL spells the type of this name, which is safe in SQL.
+        """Return PostgreSQL's spelling of a type, which is safe in SQL.
 
         Raises:
-            NotInCatalogError: There is none (42704, as PostgreSQL says it).
+            NotInCatalogError: The type does not exist (42704, as in PostgreSQL).
         """
         found = self._types.get(name.strip().lower())
         if found is None:
@@ -135,18 +135,18 @@ class Catalog:
     def function(
         self, schema: str, name: str, arguments: Collection[str], *, has_body: bool
     ) -> Function:
-        """The overload that a call with these argument names means.
+        """Return the overload that a call with these argument names selects.
 
         Args:
             schema: The exposed schema.
             name: The function's name.
-            arguments: The names of the arguments that the request gives.
+            arguments: The names of the given arguments.
             has_body: Whether the request has a JSON body, which a function with a single unnamed
-                json argument can take whole.
+                json argument takes whole.
 
         Raises:
-            NotInCatalogError: No overload fits (PGRST202).
-            ApiError: More than one does (PGRST203).
+            NotInCatalogError: No overload matches (PGRST202).
+            ApiError: Several overloads match (PGRST203).
         """
         overloads = self._functions.get((schema, name), [])
         fitting = [function for function in overloads if function.accepts(arguments)]

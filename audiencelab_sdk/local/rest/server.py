@@ -1,4 +1,4 @@
-"""An ASGI application, served from a background thread."""
+"""Serve an ASGI application from a background thread."""
 
 import socket
 import threading
@@ -23,7 +23,7 @@ class BackgroundServer:
         self._server = uvicorn.Server(
             uvicorn.Config(
                 app,
-                log_config=None,  # logging belongs to the program that we are part of
+                log_config=None,  # the surrounding program configures logging
                 log_level="warning",
                 access_log=False,
                 lifespan="on",
@@ -31,19 +31,19 @@ class BackgroundServer:
                 timeout_graceful_shutdown=5,
             )
         )
-        # A daemon, so that a program which forgets to stop the stack can still end.
+        # A daemon thread, so that a program that does not stop the stack can exit.
         self._thread = threading.Thread(target=self._serve, name="audiencelab-rest", daemon=True)
         self._socket: socket.socket | None = None
 
     def start(self) -> int:
-        """Start to serve and return the port once requests are answered.
+        """Start the server and return its port when it accepts requests.
 
         Raises:
             OSError: The port is in use.
-            RuntimeError: The application did not start; the cause is in the log.
+            RuntimeError: The application did not start; the log gives the reason.
         """
-        # Said to be TCP, because asyncio sets TCP_NODELAY on such sockets only: without it every
-        # answer waits 40 ms for the client's acknowledgement.
+        # asyncio sets TCP_NODELAY only if the protocol is given. Without TCP_NODELAY, each response
+        # waits 40 ms for the client's acknowledgement.
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -56,12 +56,12 @@ class BackgroundServer:
         while not self._server.started:
             if not self._thread.is_alive():
                 self._socket.close()
-                raise RuntimeError("The REST server did not start; its log says why.")
+                raise RuntimeError("The REST server did not start; its log gives the reason.")
             time.sleep(0.002)
         return port
 
     def stop(self) -> None:
-        """Finish the requests under way and stop; nothing happens when it does not run."""
+        """Finish running requests and stop. Without effect if the server is not running."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()

@@ -1,4 +1,4 @@
-"""The terms of a statement: fields, conditions, order and select list of one relation."""
+"""Render the select list, conditions and order of one relation."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -62,10 +62,10 @@ class Parameters:
         self._values: list[str] = []
 
     def bind(self, value: str, type_name: str | None = None) -> Composable:
-        """Add a value; PostgreSQL infers its type when none is given.
+        """Add a value and return its parameter. Without a type, PostgreSQL infers one.
 
         Raises:
-            ApiError: The text cannot be sent to PostgreSQL (22021).
+            ApiError: The value contains a NUL character (22021).
         """
         _refuse_nul(value)
         self._values.append(value)
@@ -74,21 +74,21 @@ class Parameters:
 
     @property
     def values(self) -> tuple[str, ...]:
-        """The values in the order of their numbers."""
+        """The values in the order of the parameters."""
         return tuple(self._values)
 
 
 class Terms:
     """Renders terms about the columns of one relation.
 
-    A column is always written with its relation, so that its name, whatever it is, can mean
-    nothing else; when there is no such column, the error is PostgreSQL's own, as with PostgREST.
+    Columns are always qualified, so that their names are unambiguous. PostgreSQL reports unknown
+    columns, as with PostgREST.
 
     Args:
-        relation: The relation as the statement names it.
-        columns: Its columns.
-        catalog: Where the types of casts are looked up.
-        parameters: Where the values go.
+        relation: The relation's name in the statement.
+        columns: The relation's columns.
+        catalog: The schema cache.
+        parameters: The parameters of the statement.
     """
 
     def __init__(
@@ -104,17 +104,17 @@ class Terms:
         self._parameters = parameters
 
     def select_list(self, items: Sequence[SelectItem]) -> Composed:
-        """What stands between SELECT and FROM."""
+        """Return the select list."""
         return SQL(", ").join(self._select_item(item) for item in items)
 
     def where(self, conditions: Sequence[Condition]) -> Composable:
-        """A WHERE clause, or nothing without conditions."""
+        """Return a WHERE clause, empty without conditions."""
         if not conditions:
             return SQL("")
         return SQL(" where ") + SQL(" and ").join(map(self._condition, conditions))
 
     def order_by(self, terms: Sequence[OrderTerm]) -> Composable:
-        """An ORDER BY clause, or nothing without terms."""
+        """Return an ORDER BY clause, empty without terms."""
         if not terms:
             return SQL("")
         return SQL(" order by ") + SQL(", ").join(map(self._order_term, terms))
@@ -169,7 +169,7 @@ class Terms:
             return self._text_search(item, field, item.value)
         value = item.value
         if item.operator in {"like", "ilike"}:
-            value = value.replace("*", "%")  # so that a URL needs no percent sign
+            value = value.replace("*", "%")  # a percent sign would have to be encoded in a URL
         operand = self._parameters.bind(value)
         if item.modifier is not None:
             operand = SQL("{} ({})").format(_QUANTIFIERS[item.modifier], operand)
@@ -188,15 +188,15 @@ class Terms:
 
 
 def trusted(text: str) -> SQL:
-    """SQL that is not a literal here: a parameter's place, a type or default from the catalog."""
+    """Return SQL from a safe string: a parameter, or a type or default from the schema cache."""
     return SQL(text)  # pyright: ignore[reportArgumentType] - see above
 
 
 def identifier(name: str) -> Identifier:
-    """A name of the client's, quoted.
+    """Return a name from the client, quoted.
 
     Raises:
-        ApiError: The name cannot be sent to PostgreSQL (22021).
+        ApiError: The name contains a NUL character (22021).
     """
     _refuse_nul(name)
     return Identifier(name)
@@ -208,12 +208,12 @@ def _refuse_nul(text: str) -> None:
 
 
 def _name(field: Field) -> str:
-    """What a field is called in the answer: its last key, or its column."""
+    """Return a field's name in the response: its last key, or its column."""
     keys = [step.key for step in field.path if not step.is_index]
     return keys[-1] if keys else field.column
 
 
 def array_literal(items: Sequence[str]) -> str:
-    """The texts as PostgreSQL reads an array."""
+    """Return an array literal."""
     escaped = (re.sub(r'(["\\])', r"\\\1", item) for item in items)
     return "{" + ",".join(f'"{item}"' for item in escaped) + "}"

@@ -1,4 +1,4 @@
-"""Who a request runs as: from its bearer token to a database role and claims."""
+"""Verify bearer tokens and derive the database role and claims of a request."""
 
 import json
 import time
@@ -9,8 +9,8 @@ import jwt
 
 from audiencelab_sdk.local.rest.errors import ApiError
 
-LEEWAY = 30  # seconds by which the clocks of two machines may differ
-SHORTEST_SECRET = 32  # bytes, as many as the signature has
+LEEWAY = 30  # seconds of clock skew
+SHORTEST_SECRET = 32  # bytes, the length of an HS256 signature
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Identity:
 
 @dataclass(frozen=True)
 class _Key:
-    """A key that signs tokens, and the one algorithm that it is used with."""
+    """A key that verifies tokens, and its algorithm."""
 
     id: str | None
     algorithm: str
@@ -32,65 +32,65 @@ class _Key:
 
 
 class TokenReader:
-    """Reads bearer tokens.
+    """Verifies bearer tokens.
 
     Args:
-        secret: The shared secret that signs the tokens (HS256), or the text of a JWK or a JWKS.
+        secret: The HS256 secret that signs tokens, or a JWK or JWKS as JSON.
         anonymous_role: The role of requests without a token, and of tokens without a role.
 
     Raises:
-        ValueError: The secret is shorter than 32 bytes, or the JWKS cannot be used.
+        ValueError: The secret is shorter than 32 bytes, or the JWKS is not valid.
     """
 
     def __init__(self, secret: str, anonymous_role: str) -> None:
         self._keys = _read_keys(secret)
         self._anonymous_role = anonymous_role
-        # Checks the signature and nothing else: of the claims PostgREST reads only the three times.
+        # PyJWS checks the signature only. Of the claims, PostgREST checks only exp, nbf and iat.
         self._signatures = jwt.PyJWS()
 
     def identify(self, authorization: str | None) -> Identity:
-        """The identity that an Authorization header gives a request.
+        """Return the identity of a request.
 
         Args:
-            authorization: The header's value, or None when there is none.
+            authorization: The Authorization header, or None.
 
         Raises:
-            ApiError: 401; PGRST301 for a token that cannot be trusted, PGRST303 for one that is
-                not valid now.
+            ApiError: The token is not genuine (401, PGRST301), or its claims are not valid (401,
+                PGRST303).
         """
         scheme, _, token = (authorization or "").partition(" ")
         claims = self._claims(token.strip()) if scheme.lower() == "bearer" else {}
         role = claims.setdefault("role", self._anonymous_role)
         if not isinstance(role, str) or not role.isprintable():
-            raise _refusal("PGRST303", "The JWT 'role' claim must be a string")
+            raise _unauthorized("PGRST303", "The JWT 'role' claim must be a string")
         return Identity(role, json.dumps(claims), anonymous=role == self._anonymous_role)
 
     def _claims(self, token: str) -> dict[str, Any]:
         if not token:
-            raise _refusal("PGRST301", "Empty JWT is sent in Authorization header")
+            raise _unauthorized("PGRST301", "Empty JWT is sent in Authorization header")
         parts = token.count(".") + 1
         if parts != 3:
-            raise _refusal("PGRST301", f"Expected 3 parts in JWT; got {parts}")
+            raise _unauthorized("PGRST301", f"Expected 3 parts in JWT; got {parts}")
         try:
             claims: Any = json.loads(self._verified(token))
         except jwt.InvalidSignatureError as error:
-            raise _refusal(
+            raise _unauthorized(
                 "PGRST301",
                 "No suitable key or wrong key type",
                 details="None of the keys was able to decode the JWT",
             ) from error
         except jwt.InvalidAlgorithmError as error:
-            raise _refusal("PGRST301", "Wrong or unsupported encoding algorithm") from error
+            raise _unauthorized("PGRST301", "Wrong or unsupported encoding algorithm") from error
         except (jwt.PyJWTError, ValueError, RecursionError) as error:
-            raise _refusal("PGRST301", "JWT cryptographic operation failed") from error
+            raise _unauthorized("PGRST301", "JWT cryptographic operation failed") from error
         if not isinstance(claims, dict):
-            raise _refusal("PGRST303", "Parsing claims failed")
+            raise _unauthorized("PGRST303", "Parsing claims failed")
         checked = cast("dict[str, Any]", claims)
         _check_times(checked)
         return checked
 
     def _verified(self, token: str) -> bytes:
-        """The payload of a token that one of the keys has signed."""
+        """Return the payload of a token that one of the keys has signed."""
         key_id = jwt.get_unverified_header(token).get("kid")
         failure: jwt.PyJWTError = jwt.InvalidSignatureError()
         for key in self._keys:
@@ -123,9 +123,9 @@ def _read_keys(secret: str) -> list[_Key]:
         # PyJWT's messages may quote the key itself.
         raise ValueError(f"A key of the JWKS cannot be used ({type(error).__name__}).") from None
     except (ValueError, AttributeError, TypeError) as error:
-        raise ValueError("The JWT secret looks like a JWKS, but cannot be read.") from error
+        raise ValueError("The JWT secret looks like a JWKS but cannot be parsed.") from error
     if not keys:
-        raise ValueError("The JWKS holds no key.")
+        raise ValueError("The JWKS contains no key.")
     return keys
 
 
@@ -137,16 +137,16 @@ def _check_times(claims: dict[str, Any]) -> None:
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise _refusal("PGRST303", f"The JWT '{name}' claim must be a number")
+            raise _unauthorized("PGRST303", f"The JWT '{name}' claim must be a number")
         moments[name] = value
     if moments.get("exp", now) < now - LEEWAY:
-        raise _refusal("PGRST303", "JWT expired")
+        raise _unauthorized("PGRST303", "JWT expired")
     if moments.get("nbf", now) > now + LEEWAY:
-        raise _refusal("PGRST303", "JWT not yet valid")
+        raise _unauthorized("PGRST303", "JWT not yet valid")
     if moments.get("iat", now) > now + LEEWAY:
-        raise _refusal("PGRST303", "JWT issued at future")
+        raise _unauthorized("PGRST303", "JWT issued at future")
 
 
-def _refusal(code: str, message: str, details: str | None = None) -> ApiError:
+def _unauthorized(code: str, message: str, details: str | None = None) -> ApiError:
     challenge = f'Bearer error="invalid_token", error_description="{message}"'
     return ApiError(401, code, message, details=details, headers={"WWW-Authenticate": challenge})

@@ -1,4 +1,4 @@
-"""From query values to whole statements that insert, update or delete. Knows no HTTP."""
+"""Render statements that insert, update or delete. Knows no HTTP."""
 
 import typing
 from collections.abc import Iterable, Sequence
@@ -15,14 +15,14 @@ Resolution = typing.Literal["merge-duplicates", "ignore-duplicates"]
 
 
 class WriteRenderer(Renderer):
-    """Renders one writing statement.
+    """Renders one statement that writes.
 
     Args:
-        catalog: Where the types of casts are looked up.
-        query: What the URL asks for.
-        output: How the rows become a body.
-        table: The table that is written.
-        returning: What of the written rows the answer tells; for `headers-only`, their keys.
+        catalog: The schema cache.
+        query: The parsed query of the URL.
+        output: The format of the response body.
+        table: The table to write to.
+        returning: What the response includes of the written rows; for `headers-only`, their keys.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class WriteRenderer(Renderer):
 
         Args:
             body: The objects.
-            resolution: What happens to a row whose key is there already.
-            use_defaults: Whether a missing key means the column's default, and not null.
-            only_where: Whether to insert only what fits the URL's filters, as PUT does.
+            resolution: What happens to a row whose key exists.
+            use_defaults: Whether a missing key means the column's default instead of null.
+            only_where: Whether to insert only rows that match the URL's filters, as PUT does.
         """
         columns = self._columns(body)
         target = self.query.on_conflict or self._table.primary_key
@@ -76,14 +76,14 @@ class WriteRenderer(Renderer):
             rows,
             _on_conflict(target, columns, resolution),
             self._returned(),
-            # A row that was there before carries the transaction that locked it.
+            # xmax is 0 in a new row, and the locking transaction in an updated one.
             SQL(", {}.xmax = 0 as pgrst_inserted").format(self._relation) if merges else NOTHING,
         )
         inserted = SQL("(select count(*) from pgrst_source where pgrst_inserted)")
         return self._written(source, inserted if merges else None)
 
     def update(self, body: JsonBody, *, use_defaults: bool = False) -> Statement:
-        """Update the rows that the URL's filters choose with the object of a body."""
+        """Update the rows that match the URL's filters with the object of a body."""
         columns = self._columns(body)
         if not columns:
             return self._nothing()
@@ -100,7 +100,7 @@ class WriteRenderer(Renderer):
         return self._written(source)
 
     def delete(self) -> Statement:
-        """Delete the rows that the URL's filters choose."""
+        """Delete the rows that match the URL's filters."""
         source = SQL("delete from {}{} returning {}").format(
             self._relation, self._terms.where(self.query.where), self._returned()
         )
@@ -134,7 +134,7 @@ class WriteRenderer(Renderer):
         return self.query.select
 
     def _returned(self) -> Composable:
-        """The columns that the answer needs, and no other: others may not be readable."""
+        """Return the columns that the response needs. The role may lack access to others."""
         if not self._selected:
             return SQL("1")
         needed = [item.field.column for item in self._selected]
@@ -146,10 +146,10 @@ class WriteRenderer(Renderer):
     def _written(self, source: Composable, inserted: Composable | None = None) -> Statement:
         if not self._selected:
             one_each = SQL("select 1 from pgrst_source")
-            return self.answer(source, one_each, inserted=inserted, body=SQL("''"))
+            return self.statement(source, one_each, inserted=inserted, body=SQL("''"))
         selected = self._selected
         if inserted is not None:
-            # The mark of an inserted row is not the client's.
+            # The client must not see pgrst_inserted.
             everything = _items(self._table.columns)
             selected = [
                 item
@@ -161,11 +161,11 @@ class WriteRenderer(Renderer):
         rows = SQL("select {} from pgrst_source as {}{}").format(
             terms.select_list(selected), relation, terms.order_by(self.query.order)
         )
-        return self.answer(source, rows, inserted=inserted)
+        return self.statement(source, rows, inserted=inserted)
 
     def _nothing(self) -> Statement:
-        """No row, without asking the table."""
-        return self.answer(SQL("select 1 where false"), SQL("select * from pgrst_source"))
+        """Return a statement that returns no rows and does not use the table."""
+        return self.statement(SQL("select 1 where false"), SQL("select * from pgrst_source"))
 
 
 def _items(names: Iterable[str]) -> list[SelectItem]:

@@ -1,4 +1,4 @@
-"""From the row that a statement gave to the HTTP answer."""
+"""Build HTTP responses from the row that a statement returns."""
 
 import json
 from urllib.parse import quote, urlencode
@@ -13,17 +13,17 @@ from audiencelab_sdk.local.rest.schema import Function, Returns, Table
 
 
 def error_response(error: ApiError) -> Response:
-    """The answer that reports an error."""
+    """Return the response that reports an error."""
     return Response(
         error.body, status_code=error.status, headers=error.headers, media_type=JSON.header
     )
 
 
 def require_single(media: MediaType, row: Row) -> None:
-    """Refuse what is not exactly one row when a single object was asked for.
+    """Require exactly one row if the client wants a single object.
 
     Raises:
-        ApiError: PGRST116.
+        ApiError: There are no or several rows (PGRST116).
     """
     if media.shape is Shape.OBJECT and row.rows != 1:
         raise ApiError(
@@ -35,10 +35,10 @@ def require_single(media: MediaType, row: Row) -> None:
 
 
 def require_few(preferences: Preferences, row: Row) -> None:
-    """Refuse to change more rows than the client said he expects.
+    """Require at most as many changed rows as the client allows.
 
     Raises:
-        ApiError: PGRST124.
+        ApiError: The statement changed more rows (PGRST124).
     """
     limit = preferences.max_affected
     if limit is not None and row.rows > limit:
@@ -51,7 +51,7 @@ def require_few(preferences: Preferences, row: Row) -> None:
 
 
 def read_response(row: Row, media: MediaType, window: Window, preferences: Preferences) -> Response:
-    """The answer to a GET of a table."""
+    """Return the response to a GET of a table."""
     headers = _range_headers(row, window) | preferences.applied(["count"])
     status = _range_status(row, window, headers)
     return _response(row, status, headers, media)
@@ -60,7 +60,7 @@ def read_response(row: Row, media: MediaType, window: Window, preferences: Prefe
 def call_response(
     row: Row, function: Function, media: MediaType, window: Window, preferences: Preferences
 ) -> Response:
-    """The answer to a call of a function."""
+    """Return the response to a function call."""
     headers = _range_headers(row, window) | preferences.applied(["count", "max-affected"])
     if function.returns is Returns.VOID:
         return _response(row, 204, headers)
@@ -70,7 +70,7 @@ def call_response(
 def insert_response(
     row: Row, table: Table, media: MediaType, preferences: Preferences, *, upsert: bool
 ) -> Response:
-    """The answer to a POST to a table; 200 when all rows were there and got updated."""
+    """Return the response to a POST to a table: 200 if every row was updated, otherwise 201."""
     names = ["missing", "return", "count"] + (["resolution"] if upsert else [])
     headers = {"Content-Range": _content_range(0, 0, _counted(row, preferences))}
     headers |= preferences.applied(names)
@@ -83,21 +83,21 @@ def insert_response(
 
 
 def update_response(row: Row, media: MediaType, preferences: Preferences) -> Response:
-    """The answer to a PATCH."""
+    """Return the response to a PATCH."""
     headers = {"Content-Range": _content_range(0, row.rows, _counted(row, preferences))}
     headers |= preferences.applied(["missing", "return", "count", "max-affected"])
     return _written(row, headers, media, preferences)
 
 
 def delete_response(row: Row, media: MediaType, preferences: Preferences) -> Response:
-    """The answer to a DELETE."""
+    """Return the response to a DELETE."""
     headers = {"Content-Range": _content_range(0, 0, _counted(row, preferences))}
     headers |= preferences.applied(["return", "count", "max-affected"])
     return _written(row, headers, media, preferences)
 
 
 def put_response(row: Row, media: MediaType, preferences: Preferences) -> Response:
-    """The answer to a PUT."""
+    """Return the response to a PUT."""
     headers = preferences.applied(["return"])
     if row.inserted:
         if preferences["return"] == "representation":
@@ -117,7 +117,10 @@ def _written(
 def _response(
     row: Row, status: int, headers: dict[str, str], media: MediaType | None = None
 ) -> Response:
-    """The answer, without a body when there is no media type; a function may override parts."""
+    """Return the response, with a body if there is a media type.
+
+    SQL may override the status and headers.
+    """
     return Response(
         row.body if media else None,
         status_code=_own_status(row.response_status) or status,
@@ -169,7 +172,7 @@ def _text(value: object) -> str:
 
 
 def _own_headers(setting: str | None) -> dict[str, str]:
-    """What SQL has put into `response.headers`: an array of objects with one key each."""
+    """Return the headers in the setting `response.headers`, an array of one-key objects."""
     if setting is None:
         return {}
     try:
@@ -184,7 +187,7 @@ def _own_headers(setting: str | None) -> dict[str, str]:
 
 
 def _own_status(setting: str | None) -> int | None:
-    """What SQL has put into `response.status`."""
+    """Return the status in the setting `response.status`."""
     if setting is None:
         return None
     status = valid_status(setting)
