@@ -1,5 +1,6 @@
 """The clients."""
 
+from abc import ABC, abstractmethod
 from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self
@@ -27,12 +28,13 @@ if TYPE_CHECKING:
 _FIVE_MINUTES = timedelta(minutes=5)
 
 
-class _Client(Generic[D]):
+class _Client(ABC, Generic[D]):
     """What performs no I/O: settings and identities."""
 
     api_keys: ApiKeys[D]
     segments: Segments[D]
     enrichment: Enrichment[D]
+    _pool: Any
 
     def __init__(
         self,
@@ -153,8 +155,9 @@ class _Client(Generic[D]):
         settings: Settings | None = vars(self).get("_settings")
         return f"{type(self).__name__}({settings.url!r})" if settings else type(self).__name__
 
+    @abstractmethod
     def _connect(self, settings: Settings, pool: Any = None) -> None:
-        raise NotImplementedError
+        """Use `pool`, or a new one if it is None, with these settings."""
 
     def _use(self, driver: D, settings: Settings) -> None:
         def user_id() -> UUID | None:
@@ -172,7 +175,7 @@ class _Client(Generic[D]):
         return client
 
     def _derive(self, settings: Settings) -> Self:
-        raise NotImplementedError
+        return self._from_settings(settings, self._pool)
 
 
 class AudienceLab(_Client[Driver]):
@@ -272,9 +275,6 @@ class AudienceLab(_Client[Driver]):
         self._pool = Pool() if pool is None else pool
         self._use(Driver(postgrest(settings, self._pool), settings.max_retries), settings)
 
-    def _derive(self, settings: Settings) -> Self:
-        return self._from_settings(settings, self._pool)
-
 
 class AsyncAudienceLab(_Client[AsyncDriver]):
     """The asynchronous :class:`AudienceLab`, for asyncio and trio. The arguments are the same.
@@ -349,6 +349,3 @@ class AsyncAudienceLab(_Client[AsyncDriver]):
         self._pool = AsyncPool() if pool is None else pool
         driver = AsyncDriver(async_postgrest(settings, self._pool), settings.max_retries)
         self._use(driver, settings)
-
-    def _derive(self, settings: Settings) -> Self:
-        return self._from_settings(settings, self._pool)

@@ -27,7 +27,7 @@ class Settings:
         url: The project's URL, without ``/rest/v1``.
         key: The project's key, which every request carries.
         token: Gives the token to act with; asked before every request, for it may change.
-        timeout: Seconds to wait to connect, to send, or for a part of the answer to come.
+        timeout: Seconds to wait for a connection, for a write, and for each read.
         max_retries: How often to repeat a request.
     """
 

@@ -68,7 +68,7 @@ class ClientClosedError(AudienceLabError):
 
 
 class APIConnectionError(AudienceLabError):
-    """No answer came: the server could not be reached, or the connection broke.
+    """No response arrived: the server could not be reached, or the connection broke.
 
     Attributes:
         request_sent: Whether the request may have reached the server, so that what it asked for
@@ -81,7 +81,7 @@ class APIConnectionError(AudienceLabError):
 
 
 class APITimeoutError(APIConnectionError):
-    """No answer came within the client's timeout."""
+    """No response arrived within the client's timeout."""
 
 
 class UnexpectedResponseError(AudienceLabError):
@@ -142,7 +142,7 @@ class EnrichmentTimeoutError(AudienceLabError):
 
 
 class APIStatusError(AudienceLabError):
-    """The server answered with an HTTP status that is no success.
+    """The response has an HTTP status that is not a success.
 
     Attributes:
         status: The HTTP status.
@@ -184,7 +184,10 @@ class APIStatusError(AudienceLabError):
 
 
 class AuthenticationError(APIStatusError):
-    """The key or the access token is missing, unknown or expired (401)."""
+    """The server rejects the key or the access token, or the client has only the publishable key.
+
+    The HTTP status is 401.
+    """
 
 
 class PermissionDeniedError(APIStatusError):

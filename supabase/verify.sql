@@ -28,9 +28,10 @@ as $verification$
     from pg_proc as function
     where function.pronamespace in (select oid from our_schemas)
        or (function.pronamespace = 'public'::regnamespace and function.proname in (
-            'create_api_key', 'list_api_keys', 'revoke_api_key', 'verify_api_key', 'log_api_key_usage',
-            'log_api_key_usage_batch', 'has_scope', 'get_api_key_account_id', 'create_studio_segment',
-            'delete_studio_segment', 'restore_studio_segment', 'report_enrichment_progress'
+            'create_api_key', 'list_api_keys', 'revoke_api_key', 'revoke_api_keys_of', 'verify_api_key',
+            'log_api_key_usage', 'log_api_key_usage_batch', 'has_scope', 'get_api_key_account_id',
+            'create_studio_segment', 'delete_studio_segment', 'restore_studio_segment',
+            'report_enrichment_progress', 'reset_enrichment_progress'
           ))
   ),
   fact (kind, object, fact) as (
@@ -790,6 +791,15 @@ as $verification$
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.reset_enrichment_progress(uuid,text)', array[
+        'arguments p_job_id uuid, p_worker text DEFAULT NULL::text',
+        'body d5be41ca25c9ce047c49f0f39d5e0f53',
+        'language plpgsql',
+        'returns public.enrichment_tracking',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.restore_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
         'body 72a9782d92f2df54446860c4ba5d54ae',
@@ -804,6 +814,15 @@ as $verification$
         'body 722937b5a73cfc561ca555acf1b15e4f',
         'language plpgsql',
         'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.revoke_api_keys_of(uuid,uuid)', array[
+        'arguments p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid',
+        'body 6226230f389a70689530af1ce8c9ee40',
+        'language plpgsql',
+        'returns integer',
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
@@ -1050,11 +1069,18 @@ as $verification$
         'execute to authenticated',
         'execute to service_role'
       ]),
+      ('privileges', 'public.reset_enrichment_progress(uuid,text)', array[
+        'execute to service_role'
+      ]),
       ('privileges', 'public.restore_studio_segment(uuid)', array[
         'execute to authenticated'
       ]),
       ('privileges', 'public.revoke_api_key(uuid)', array[
         'execute to authenticated'
+      ]),
+      ('privileges', 'public.revoke_api_keys_of(uuid,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.segments', array[
         'delete to authenticated',

@@ -1,4 +1,4 @@
-"""The typed error that a request becomes when no HTTP answer came."""
+"""The typed error for a request without an HTTP response."""
 
 import socket
 import ssl
@@ -35,7 +35,7 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
 
 
 def connection_error(request: httpx.Request, error: httpx.RequestError) -> AudienceLabError:
-    """The error that says what `error` means for `request`, and what to do."""
+    """Return the error that says what `error` means for `request`, and what to do."""
     url = request.url
     reason = ": ".join(text for text in (type(error).__name__, shown(str(error))) if text)
     what = f"{request.method} {url.path}"
@@ -63,7 +63,7 @@ def _advice(error: httpx.RequestError) -> str:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    """`error`, the one that it was raised from, and so on; a chain may end in a ring."""
+    """Return `error` and the chain of its causes, which may end in a ring."""
     causes: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in causes:

@@ -48,7 +48,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Fetched(Generic[R]):
-    """The rows of one answer.
+    """The rows of one response.
 
     Attributes:
         items: Those that can be read.
@@ -144,5 +144,5 @@ def _place(name: str, row: Row | UnreadableRow) -> Place:
 
 
 def checked_page_size(value: Any) -> int:
-    """`value`, a number of rows that the API is willing to answer with."""
+    """Return `value`, a number of rows that the API returns in one response."""
     return checked_int("page_size", value, 1, 1000)

@@ -70,26 +70,17 @@ def operation(
 ) -> Method[P, T, Coroutine[Any, Any, T]]:
     """Make a method of an operation: it returns the operation's result."""
     _, _, result = get_args(inspect.signature(function).return_annotation)
-    return Method(
-        _synchronous(function, lambda resource, made: resource._driver(made), result),
-        _asynchronous(function, lambda resource, made: resource._driver(made), result),
-    )
+    return Method(_plain(function, _run, result), _coroutine(function, _run, result))
 
 
 def listing(
     function: Callable[Concatenate[Any, P], Listing[R]],
 ) -> Method[P, Page[R], Coroutine[Any, Any, AsyncPage[R]]]:
     """Make a method of a function that returns a listing: it returns the first page."""
-    (row,) = get_args(inspect.signature(function).return_annotation)
+    row = get_args(inspect.signature(function).return_annotation)
     return Method(
-        _synchronous(
-            function, lambda resource, made: _page(resource._driver, made), _of(Page, row)
-        ),
-        _asynchronous(
-            function,
-            lambda resource, made: _async_page(resource._driver, made),
-            _of(AsyncPage, row),
-        ),
+        _plain(function, _page, cast("Any", Page)[row]),
+        _coroutine(function, _async_page, cast("Any", AsyncPage)[row]),
     )
 
 
@@ -100,20 +91,18 @@ def made_by(
 
     def decorate(function: Callable[Concatenate[Any, P], T]) -> Method[P, S, A]:
         return Method(
-            _synchronous(
-                function, lambda resource, made: synchronous(resource._driver, made), synchronous
-            ),
-            _synchronous(
-                function, lambda resource, made: asynchronous(resource._driver, made), asynchronous
-            ),
+            _plain(function, synchronous, synchronous),
+            _plain(function, asynchronous, asynchronous),
         )
 
     return decorate
 
 
-def _synchronous(
-    function: Callable[..., Any], finish: Callable[[Resource[Any], Any], Any], result: Any
+def _plain(
+    function: Callable[..., Any], finish: Callable[[Any, Any], Any], result: Any
 ) -> Callable[..., Any]:
+    """Return a method that passes what `function` returns to `finish`, with the driver."""
+
     @wraps(function)
     def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -122,21 +111,23 @@ def _synchronous(
             # Error reporters may show the local variables of each frame, and an argument may be
             # an API key.
             del args, kwargs
-        return finish(self, made)
+        return finish(self._driver, made)
 
     return _with_result(method, result)
 
 
-def _asynchronous(
-    function: Callable[..., Any], finish: Callable[[Resource[Any], Any], Any], result: Any
+def _coroutine(
+    function: Callable[..., Any], finish: Callable[[Any, Any], Any], result: Any
 ) -> Callable[..., Any]:
+    """Return a coroutine method that passes what `function` returns to `finish`."""
+
     @wraps(function)
     async def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
         try:
             made = function(self, *args, **kwargs)
         finally:
             del args, kwargs  # as above
-        return await finish(self, made)
+        return await finish(self._driver, made)
 
     return _with_result(method, result)
 
@@ -149,9 +140,8 @@ def _with_result(method: Callable[..., Any], result: Any) -> Callable[..., Any]:
     return method
 
 
-def _of(page: Any, row: Any) -> Any:
-    """Return the type of a page of such rows, for documentation."""
-    return page[row]
+def _run(driver: Callable[[Operation[T]], A], made: Operation[T]) -> A:
+    return driver(made)
 
 
 def _page(driver: Driver, listed: Listing[R], after: Place | None = None) -> Page[R]:

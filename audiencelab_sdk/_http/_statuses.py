@@ -1,4 +1,4 @@
-"""The typed error that an HTTP answer becomes when its status is no success."""
+"""The typed error for an HTTP response that is not a success."""
 
 import json
 import re
@@ -43,7 +43,7 @@ _LONGEST_TEXT = 200
 
 
 def status_error(response: httpx.Response) -> APIStatusError:
-    """The error that says what `response`, which has been read, says."""
+    """Return the error for `response`, whose body has been read."""
     status = response.status_code
     text = _without_secrets(response)
     body = _json_object(text)
@@ -65,7 +65,7 @@ def _request_id(headers: httpx.Headers) -> str | None:
 
 
 def _without_secrets(response: httpx.Response) -> str:
-    """The answer's text without what the request kept secret, should the server echo it."""
+    """Return the text of the response without the secrets of the request that it may echo."""
     text = response.text
     for name in ("apikey", "Authorization"):
         if secret := response.request.headers.get(name, "").removeprefix("Bearer "):
@@ -109,7 +109,7 @@ def _message(response: httpx.Response, body: Mapping[str, Any], text: str) -> st
 
 
 def _seconds(retry_after: str) -> float | None:
-    """The seconds that a Retry-After header asks for, given as a number or as a date."""
+    """Return the seconds that a Retry-After header asks for, as a number or as a date."""
     if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after)
     try:

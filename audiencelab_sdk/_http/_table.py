@@ -49,8 +49,8 @@ class Table(Generic[R]):
                 request = request.filter(column, operator, str(value))
             return request.single()
 
-        call = Request(build, repeatable=True, delay=delay, retried=retried)
-        return (yield from self._one(row_id, call))
+        request = Request(build, repeatable=True, delay=delay, retried=retried)
+        return (yield from self._one(row_id, request))
 
     def update(self, row_id: UUID, changes: Mapping[str, Any]) -> Operation[R]:
         """The row with this id, changed; NotFoundError when there is none."""
@@ -102,8 +102,8 @@ class Table(Generic[R]):
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> Operation[list[R]]:
         """New rows, all or none, in this order.
 
-        Each has its id already. So a request whose answer was lost may be sent again: what it
-        wrote the first time is left alone, and read.
+        Each has its id already, so the request may be retried after a lost response: rows that the
+        first attempt wrote are left unchanged, and read.
         """
         body = [dict(row) for row in rows]
         response = yield Request(

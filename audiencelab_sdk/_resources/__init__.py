@@ -1,1 +1,1 @@
-"""The calls as users see them, in both colours, with their documentation."""
+"""The public methods, one class per subject."""

@@ -1,7 +1,7 @@
 """Operations on enrichment jobs that `client.enrichment` and its workers share."""
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from pydantic import TypeAdapter
@@ -25,9 +25,6 @@ from audiencelab_sdk.errors import (
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus
 from audiencelab_sdk.models._base import Model
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
 
@@ -85,7 +82,7 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
             return job
         if job.status.is_final:
             raise _impossible(job, FAILED)
-        changes: Mapping[str, Any] = {
+        changes: dict[str, Any] = {
             "status": FAILED,
             "completed_at": moment.isoformat(),
             "metadata": {**job.metadata, "error": text},

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, Self
 from uuid import UUID, uuid4
 
 import anyio
@@ -17,6 +17,7 @@ import anyio
 from audiencelab_sdk._arguments import checked_int, checked_text, checked_uuid
 from audiencelab_sdk._http._drivers import AsyncDriver, Driver
 from audiencelab_sdk._http._operation import Operation
+from audiencelab_sdk._http._resource import D
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._bar import Observer, shown
@@ -29,8 +30,6 @@ _SECONDS_BETWEEN_REPORTS = 1.0
 _SECONDS_TO_END = 60.0
 _LONGEST_DELAY = 10.0
 _SECONDS_TO_FAIL = 30.0
-
-D = TypeVar("D", Driver, AsyncDriver)
 
 
 class Tracking:

@@ -40,7 +40,7 @@ class _BatchEntry(_Entry, frozen=True):
     event_index: StrictInt
 
 
-ENTRY = TypeAdapter(_Entry)
+_ENTRY = TypeAdapter(_Entry)
 _ENTRIES = TypeAdapter(list[_BatchEntry], config=Model.model_config)
 
 
@@ -51,7 +51,7 @@ def read_log(response: "httpx.Response") -> UsageLog:
         UsageLogError: The database could not write the entry.
         UnexpectedResponseError: The response has another shape.
     """
-    return read(_ONE, ENTRY, response).log(_ONE)
+    return read(_ONE, _ENTRY, response).log(_ONE)
 
 
 def read_batch(response: "httpx.Response", first: int, count: int) -> list[Outcome[UsageLog]]:

@@ -59,8 +59,8 @@ class Segments(Resource[D]):
     APIStatusError of any other error response. Ids are UUIDs or their text. Deleted segments are
     never returned.
 
-    Filters and custom columns may also be given as the JSON that V3 stores, so that whatever `get`
-    returns can be written back unchanged.
+    Filters and custom columns may also be given as the JSON that V3 stores, so that `update` can
+    write back unchanged whatever `get` returns.
     """
 
     @operation
@@ -81,7 +81,7 @@ class Segments(Resource[D]):
 
         Calls the database function ``create_studio_segment`` and reads the segment from the table
         ``segments``. The call is retried only if the request was never sent; `create_many` is
-        always retried::
+        also retried after a lost response::
 
             client.segments.create(
                 account_id,

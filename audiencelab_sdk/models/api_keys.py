@@ -124,7 +124,7 @@ class ApiKeyVerification(Model, frozen=True):
 
 
 class ValidApiKey(ApiKeyVerification, frozen=True):
-    """A key that exists, is active and has not expired. It is true.
+    """A key that exists, is active and has not expired. It is truthy.
 
     Attributes:
         valid: True.
@@ -143,7 +143,7 @@ class ValidApiKey(ApiKeyVerification, frozen=True):
 
 
 class InvalidApiKey(ApiKeyVerification, frozen=True):
-    """A text that is no valid key. It is false.
+    """A text that is not a valid key. It is falsy.
 
     Attributes:
         valid: False.

@@ -47,10 +47,10 @@ class Page(Generic[T]):
         self._fetch_next = fetch_next
 
     def next(self) -> "Page[T] | None":
-        """The page after this one, or None when this is the last.
+        """Return the page after this one, or None if this is the last.
 
         Raises:
-            AudienceLabError: The request for it failed; calling again is another try.
+            AudienceLabError: The request for it failed. Calling it again retries.
         """
         # A page with fewer items than were asked for need not be the last: the server cuts every
         # answer at its own limit and does not say so. Only a page without rows is the end.
@@ -76,7 +76,15 @@ class Page(Generic[T]):
 
 
 class AsyncPage(Generic[T]):
-    """Like :class:`Page`, awaited: ``await page.next()`` and ``async for item in page``."""
+    """Some items of a list; ``async for`` walks all of them, over this page and those after it.
+
+    The pages after it are fetched when the walk gets there, so iterating raises what `next` does.
+
+    Attributes:
+        items: The items of this page, in the list's order.
+        unreadable: The rows of this page that do not fit their model. A walk skips them, with a
+            warning in the log.
+    """
 
     __slots__ = ("_fetch_next", "items", "unreadable")
 
@@ -91,7 +99,11 @@ class AsyncPage(Generic[T]):
         self._fetch_next = fetch_next
 
     async def next(self) -> "AsyncPage[T] | None":
-        """Like :meth:`Page.next`, awaited."""
+        """Return the page after this one, or None if this is the last.
+
+        Raises:
+            AudienceLabError: The request for it failed. Calling it again retries.
+        """
         if self._fetch_next is None:
             return None
         page = await self._fetch_next()

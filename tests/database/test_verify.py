@@ -57,6 +57,10 @@ DAMAGE = {
     "grant execute on function public.log_api_key_usage to authenticated": (
         "has <execute to authenticated>"
     ),
+    "grant execute on function public.revoke_api_keys_of to anon": "has <execute to anon>",
+    "drop function public.reset_enrichment_progress": (
+        "function public.reset_enrichment_progress(uuid,text): missing"
+    ),
     "revoke execute on function public.create_api_key from authenticated": (
         "privileges public.create_api_key(uuid,text,jsonb,timestamp with time zone): missing"
     ),
@@ -172,6 +176,20 @@ def test_a_healthy_database_is_ok(healthy: Database) -> None:
 def test_it_says_what_the_migrations_make(healthy: Database) -> None:
     # When this fails: python -m tests.database.update_verify
     assert update_verify.updated(update_verify.expectations(healthy.admin_url)) == VERIFY
+
+
+def test_it_covers_every_public_function_of_the_migrations(fresh: Database) -> None:
+    public = (
+        "select oid::regprocedure::text as name from pg_proc"
+        " where pronamespace = 'public'::regnamespace"
+    )
+    before = {row["name"] for row in fresh.admin(public)}
+    migrate.apply_migrations(migrate.as_role(fresh.admin_url, "postgres"))
+
+    created = {row["name"] for row in fresh.admin(public)} - before
+
+    assert created
+    assert [name for name in created if f"('function', 'public.{name}'" not in VERIFY] == []
 
 
 @pytest.mark.parametrize(

@@ -765,7 +765,7 @@ METHODS = {
     for method, bound in members(resource).items()
     if callable(bound)
 }
-# The docstrings of the asynchronous classes refer to those of the synchronous ones.
+# The asynchronous classes raise the same.
 CLASSES = {
     name: value
     for name, value in vars(audiencelab_sdk).items()

@@ -64,6 +64,26 @@ class Handler(BaseHTTPRequestHandler):
         """Keep the tests' output clean."""
 
 
+class Held:
+    """Responds to no request until all are released."""
+
+    def __init__(self) -> None:
+        self._arrived = threading.Semaphore(0)
+        self._released = threading.Event()
+
+    def __call__(self, handler: Handler) -> None:
+        self._arrived.release()
+        assert self._released.wait(30)
+        handler.answer(json.dumps(VALID).encode())
+
+    def wait_for(self, requests: int) -> None:
+        for _ in range(requests):
+            assert self._arrived.acquire(timeout=30)
+
+    def release(self) -> None:
+        self._released.set()
+
+
 def slow(seconds: float) -> Callable[[Handler], None]:
     def respond(handler: Handler) -> None:
         time.sleep(seconds)
@@ -298,12 +318,13 @@ async def test_answers_do_not_wait_for_the_garbage_collector(
 
 
 def test_threads_that_wait_when_the_client_is_closed(server: Server, url: str) -> None:
-    server.respond = slow(0.3)
+    server.respond = held = Held()
     client = AudienceLab(url, KEY, max_retries=0)
     with ThreadPoolExecutor(30) as executor:
         calls = [executor.submit(client.api_keys.verify, API_KEY) for _ in range(30)]
-        time.sleep(0.15)
+        held.wait_for(20)
         client.close()
+        held.release()
     errors = [call.exception() for call in calls]
     assert sum(isinstance(error, ClientClosedError) for error in errors) == 10
     assert server.connections <= 20
@@ -315,7 +336,7 @@ def test_threads_that_wait_when_the_client_is_closed(server: Server, url: str) -
 async def test_tasks_that_wait_when_the_client_is_closed(
     colour: str, server: Server, url: str
 ) -> None:
-    server.respond = slow(0.3)
+    server.respond = held = Held()
     client = AsyncAudienceLab(url, KEY, max_retries=0)
     errors: list[AudienceLabError] = []
 
@@ -328,8 +349,9 @@ async def test_tasks_that_wait_when_the_client_is_closed(
     async with anyio.create_task_group() as tasks:
         for _ in range(30):
             tasks.start_soon(verify)
-        await anyio.sleep(0.15)
+        await anyio.to_thread.run_sync(held.wait_for, 20)
         await client.aclose()
+        held.release()
     assert sum(isinstance(error, ClientClosedError) for error in errors) == 10
     assert server.connections <= 20
 
