@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._http import _drivers
-from tests.unit._support import KEY, URL, close
+from tests.unit._operations import KEY, URL, close
 
 # A busy machine is no failure.
 settings.register_profile("no-deadline", deadline=None)

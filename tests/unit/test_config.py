@@ -5,7 +5,7 @@ from pydantic import SecretStr
 
 from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config
 from audiencelab_sdk._http import _pools
-from tests.unit._support import KEY, URL
+from tests.unit._operations import KEY, URL
 
 VARIABLES = (
     "SUPABASE_URL",

@@ -22,7 +22,7 @@ from audiencelab_sdk.errors import (
     UsageLogError,
 )
 from audiencelab_sdk.models import EnrichmentJob
-from tests.unit._support import JOB
+from tests.unit._operations import JOB
 
 CLASSES = [
     value for value in vars(errors).values() if getattr(value, "__module__", "") == errors.__name__

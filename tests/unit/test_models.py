@@ -19,7 +19,7 @@ from audiencelab_sdk import (
     UsageLog,
     ValidApiKey,
 )
-from tests.unit._support import CREATED, JOB, KEY_ID, LISTED, SEGMENT, VALID
+from tests.unit._operations import CREATED, JOB, KEY_ID, LISTED, SEGMENT, VALID
 
 EXAMPLES = [
     Scope(entity_type="segment", entity_id="*", action="read"),

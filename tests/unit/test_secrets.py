@@ -13,7 +13,7 @@ import respx
 
 from audiencelab_sdk import AudienceLabError
 from audiencelab_sdk._tokens import api_key_token
-from tests.unit._support import (
+from tests.unit._operations import (
     ACCOUNT,
     API_KEY,
     CREATED,

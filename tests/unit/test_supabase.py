@@ -14,7 +14,7 @@ import respx
 import supabase
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ConfigurationError
-from tests.unit._support import API_KEY, KEY, TOKEN, URL, VALID, close, settle
+from tests.unit._operations import API_KEY, KEY, TOKEN, URL, VALID, close, settle
 
 CREDENTIALS: Any = {"email": "ada@example.com", "password": "of-ada"}
 

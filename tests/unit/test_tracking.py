@@ -21,7 +21,7 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._resources import _tracking
-from tests.unit._support import JOB, KEY, KEY_ID, URL, settle
+from tests.unit._operations import JOB, KEY, KEY_ID, URL, settle
 
 
 class Server:

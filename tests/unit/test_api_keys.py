@@ -22,7 +22,7 @@ from audiencelab_sdk import (
     UsageLogError,
 )
 from audiencelab_sdk._http._operation import Operation, Request
-from tests.unit._support import (
+from tests.unit._operations import (
     ACCOUNT,
     API,
     API_KEY,

@@ -14,7 +14,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._http import _drivers
 from audiencelab_sdk._http._operation import Operation, Request
-from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY, URL, VALID, close, settle
+from tests.unit._operations import ACCOUNT, API_KEY, CREATED, KEY, URL, VALID, close, settle
 
 MAYBE_DONE = [
     httpx.ReadTimeout("slow"),

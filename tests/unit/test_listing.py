@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from audiencelab_sdk import UnexpectedResponseError, UnreadableRow
 from audiencelab_sdk._http._json_text import member, parts
 from audiencelab_sdk._http._listing import Place
-from tests.unit._support import ACCOUNT, JOB, enrichment, settle, unfetched
-from tests.unit.test_operations import sent
+from tests.unit._operations import ACCOUNT, JOB, enrichment, settle, unfetched
+from tests.unit.test_api_keys import sent
 
 # What PostgreSQL orders these by, and Python cannot read.
 ODD_MOMENTS = {

@@ -22,7 +22,7 @@ from audiencelab_sdk import (
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
-from tests.unit._support import KEY, URL
+from tests.unit._operations import KEY, URL
 
 PAIRS: list[tuple[type, type]] = [
     (AudienceLab, AsyncAudienceLab),

@@ -26,7 +26,7 @@ from audiencelab_sdk import (
     ClientClosedError,
     UnexpectedResponseError,
 )
-from tests.unit._support import API_KEY, KEY, VALID, close, settle
+from tests.unit._operations import API_KEY, KEY, VALID, close, settle
 
 
 class Server(ThreadingHTTPServer):

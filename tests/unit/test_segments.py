@@ -32,7 +32,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._http._operation import Operation
 from audiencelab_sdk._resources import enrichment as enrichment_module
-from tests.unit._support import (
+from tests.unit._operations import (
     ACCOUNT,
     JOB,
     KEY_ID,
@@ -45,7 +45,7 @@ from tests.unit._support import (
     success,
     unfetched,
 )
-from tests.unit.test_operations import answered, sent
+from tests.unit.test_api_keys import answered, sent
 
 LISTING: dict[str, Any] = {
     "account_id": None,

@@ -23,7 +23,7 @@ from audiencelab_sdk import (
     UsageLogError,
 )
 from audiencelab_sdk._http._statuses import status_error
-from tests.unit._support import API_KEY, JOB, KEY, KEY_ID, VALID, settle
+from tests.unit._operations import API_KEY, JOB, KEY, KEY_ID, VALID, settle
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
 

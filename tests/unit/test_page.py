@@ -8,7 +8,7 @@ import pytest
 import respx
 
 from audiencelab_sdk import Page, ServerError, UnexpectedResponseError
-from tests.unit._support import ACCOUNT, LISTED, settle
+from tests.unit._operations import ACCOUNT, LISTED, settle
 
 # All made at the same moment.
 ROWS = [{**LISTED, "id": str(UUID(int=9 - number)), "name": f"key {number}"} for number in range(5)]

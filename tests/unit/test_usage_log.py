@@ -15,8 +15,8 @@ from audiencelab_sdk import (
     UsageLogError,
 )
 from audiencelab_sdk._http._operation import Request
-from tests.unit._support import KEY_ID, api_keys, success
-from tests.unit.test_operations import sent
+from tests.unit._operations import KEY_ID, api_keys, success
+from tests.unit.test_api_keys import sent
 
 EVENT = UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200)
 

@@ -16,7 +16,7 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._http._failures import connection_error
-from tests.unit._support import ACCOUNT, API_KEY, KEY, KEY_ID, URL, close, settle
+from tests.unit._operations import ACCOUNT, API_KEY, KEY, KEY_ID, URL, close, settle
 
 
 def test_untrusted_certificate() -> None:

@@ -17,7 +17,7 @@ from audiencelab_sdk import (
     ServerError,
     __version__,
 )
-from tests.unit._support import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID, close, settle
+from tests.unit._operations import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID, close, settle
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
 
