@@ -1,84 +1,18 @@
-"""Helpers that let one test run against both clients."""
+"""Operations driven by hand: the requests they yield, and the responses they are sent."""
 
-import inspect
 import json
 from typing import Any
-from uuid import UUID
 
 import httpx
+import pytest
 from postgrest import SyncPostgrestClient
 
 from audiencelab_sdk._http._drivers import Driver
-from audiencelab_sdk._http._operation import Operation
+from audiencelab_sdk._http._operation import Operation, Request
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
-
-URL = "https://project.test"
-KEY = "service-role-key-that-nobody-may-see"
-TOKEN = "access-token-that-nobody-may-see"
-ACCOUNT = "11111111-1111-4111-8111-111111111111"
-USER = UUID("33333333-3333-4333-8333-333333333333")
-KEY_ID = "22222222-2222-4222-8222-222222222222"
-API_KEY = "sk_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAACQhpZi"
-
-CREATED: dict[str, Any] = {
-    "id": KEY_ID,
-    "name": "crm",
-    "key": API_KEY,
-    "key_prefix": "sk_AAAA",
-    "account_id": ACCOUNT,
-    "scopes": [{"entity_type": "segment", "entity_id": "*", "action": "read"}],
-    "expires_at": None,
-    "created_at": "2025-01-02T03:04:05.678901+00:00",
-}
-LISTED: dict[str, Any] = {
-    "id": KEY_ID,
-    "name": "crm",
-    "key_prefix": "sk_AAAA",
-    "scopes": [],
-    "expires_at": None,
-    "created_at": "2025-01-02T03:04:05.678901+00:00",
-    "last_used_at": None,
-    "is_active": True,
-    "created_by": ACCOUNT,
-}
-VALID: dict[str, Any] = {"valid": True, "api_key_id": KEY_ID, "account_id": ACCOUNT, "error": None}
-
-SEGMENT: dict[str, Any] = {
-    "id": KEY_ID,
-    "account_id": ACCOUNT,
-    "name": "engineers",
-    "description": None,
-    "source_type": "audience",
-    "source_id": "a-1",
-    "filters": [{"field": "country", "operator": "=", "value": "US"}, {"and": []}],
-    "enrichment_fields": ["email"],
-    "custom_columns": [{"field": "s", "headerName": "S", "type": "number", "width": 3}],
-    "tags": [],
-    "created_by": ACCOUNT,
-    "created_at": "2025-01-02T03:04:05.678901Z",
-    "updated_at": "2025-01-02T03:04:05.678901Z",
-    "deleted": False,
-}
-JOB: dict[str, Any] = {
-    "id": KEY_ID,
-    "account_id": ACCOUNT,
-    "audience_id": ACCOUNT,
-    "enrichment_type": "email",
-    "status": "pending",
-    "total_records": 10,
-    "processed_records": 3,
-    "failed_records": 1,
-    "enrichment_fields": [],
-    "metadata": {"a": 1},
-    "started_at": None,
-    "completed_at": None,
-    "created_by": ACCOUNT,
-    "created_at": "2025-01-02T03:04:05.678901+00:00",
-    "updated_at": "2025-01-02T03:04:05.678901+00:00",
-}
-
+from tests.unit._samples import URL, USER
 
 # It builds requests and never sends them.
 API = SyncPostgrestClient(
@@ -115,11 +49,30 @@ def success(data: Any) -> httpx.Response:
     return httpx.Response(200, content=json.dumps(data), request=request)
 
 
-async def settle(value: Any) -> Any:
-    """The result of a call to either client, awaited where it has to be."""
-    return await value if inspect.isawaitable(value) else value
+def sent(call: Request) -> tuple[str, dict[str, str], Any]:
+    """The path, query and body of the request that a call makes."""
+    request: Any = call.build(API).request
+    return str(request.path.path), dict(request.params), request.json
 
 
-async def close(client: Any) -> None:
-    """Close either client."""
-    await settle(client.aclose() if hasattr(client, "aclose") else client.close())
+def answered(steps: Operation[Any], data: Any) -> Any:
+    """What an operation of one call returns for an answer."""
+    next(steps)
+    with pytest.raises(StopIteration) as stop:
+        steps.send(success(data))
+    return stop.value.value
+
+
+def drive(steps: Operation[Any], *answers: Any) -> tuple[list[Any], Any]:
+    """The requests made, and the result, when each is answered in turn: by data or an error."""
+    requests = [next(steps)]
+    for answer in answers:
+        data = answer(sent(requests[-1])[2]) if callable(answer) else answer
+        try:
+            if isinstance(data, Exception):
+                requests.append(steps.throw(data))
+            else:
+                requests.append(steps.send(success(data)))
+        except StopIteration as stop:
+            return [sent(request) for request in requests], stop.value
+    raise AssertionError("more requests than answers")

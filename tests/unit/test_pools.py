@@ -1,15 +1,10 @@
-"""Real sockets: what mocks cannot show of timeouts, broken connections, sharing and closing."""
+"""Connections on real sockets: shared, limited and closed."""
 
 import gc
 import inspect
-import json
-import socket
-import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import anyio
@@ -17,133 +12,17 @@ import httpx
 import pytest
 
 from audiencelab_sdk import (
-    APIConnectionError,
-    APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
     AudienceLab,
     AudienceLabError,
     ClientClosedError,
-    UnexpectedResponseError,
+    ConfigurationError,
 )
-from tests.unit._operations import API_KEY, KEY, VALID, close, settle
-
-
-class Server(ThreadingHTTPServer):
-    """Answers every request as `respond` does; counts the connections."""
-
-    daemon_threads = True
-    request_queue_size = 256
-    respond: Callable[["Handler"], None]
-    connections = 0
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        self.connections += 1
-        return super().get_request()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what some tests are about."""
-
-
-class Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
-        assert isinstance(self.server, Server)
-        self.server.respond(self)
-
-    def answer(self, body: bytes, **headers: str) -> None:
-        self.send_response(200)
-        for name, value in {"Content_Length": str(len(body)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
-        """Keep the tests' output clean."""
-
-
-class Held:
-    """Responds to no request until all are released."""
-
-    def __init__(self) -> None:
-        self._arrived = threading.Semaphore(0)
-        self._released = threading.Event()
-
-    def __call__(self, handler: Handler) -> None:
-        self._arrived.release()
-        assert self._released.wait(30)
-        handler.answer(json.dumps(VALID).encode())
-
-    def wait_for(self, requests: int) -> None:
-        for _ in range(requests):
-            assert self._arrived.acquire(timeout=30)
-
-    def release(self) -> None:
-        self._released.set()
-
-
-def slow(seconds: float) -> Callable[[Handler], None]:
-    def respond(handler: Handler) -> None:
-        time.sleep(seconds)
-        handler.answer(json.dumps(VALID).encode())
-
-    return respond
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    server = Server(("127.0.0.1", 0), Handler)
-    server.respond = lambda handler: handler.answer(json.dumps(VALID).encode())
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
-@pytest.fixture
-def url(server: Server) -> str:
-    return f"http://127.0.0.1:{server.server_address[1]}"
-
-
-async def failure(client_class: Any, url: str, seconds: float = 5.0) -> Any:
-    client = client_class(url, KEY, timeout=seconds, max_retries=0)
-    with pytest.raises(AudienceLabError) as caught:
-        await settle(client.api_keys.verify(API_KEY))
-    await close(client)
-    return caught.value
-
-
-async def test_slow_answer_is_a_timeout(client_class: Any, server: Server, url: str) -> None:
-    released = threading.Event()
-
-    def wait(_: Handler) -> None:
-        released.wait(5)
-
-    server.respond = wait
-    error = await failure(client_class, url, seconds=0.1)
-    released.set()
-    assert type(error) is APITimeoutError
-    assert error.request_sent
-    assert "client.with_options(timeout=...) waits longer" in str(error)
-
-
-async def test_answer_that_stalls_half_way_is_a_timeout(
-    client_class: Any, server: Server, url: str
-) -> None:
-    released = threading.Event()
-
-    def stall(handler: Handler) -> None:
-        handler.answer(b'{"valid": tr', Content_Length="1000")
-        released.wait(5)
-
-    server.respond = stall
-    error = await failure(client_class, url, seconds=0.1)
-    released.set()
-    assert type(error) is APITimeoutError
+from audiencelab_sdk._http import _pools
+from tests.unit._both_clients import close, settle
+from tests.unit._http_server import Held, Server, slow
+from tests.unit._samples import API_KEY, KEY, URL
 
 
 async def test_each_client_has_its_own_timeout(client_class: Any, server: Server, url: str) -> None:
@@ -153,139 +32,6 @@ async def test_each_client_has_its_own_timeout(client_class: Any, server: Server
         await settle(client.with_options(timeout=0.05).api_keys.verify(API_KEY))
     assert await settle(client.api_keys.verify(API_KEY))
     await close(client)
-
-
-async def test_nobody_listens(client_class: Any) -> None:
-    with socket.socket() as unused:
-        unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        error = await failure(client_class, url)
-    assert type(error) is APIConnectionError
-    assert not error.request_sent
-    assert f"no answer from {url} (ConnectError: " in str(error)
-    assert "is the URL right, and does the server run?" in str(error)
-
-
-async def test_unknown_host(client_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.delenv(name.lower(), raising=False)
-    error = await failure(client_class, "https://project.invalid")
-    assert type(error) is APIConnectionError
-    assert not error.request_sent
-    assert "host name is not known here: is the URL right" in str(error)
-
-
-async def test_https_where_http_is_spoken(client_class: Any, server: Server, url: str) -> None:
-    error = await failure(client_class, url.replace("http:", "https:"))
-    assert type(error) is APIConnectionError
-    assert not error.request_sent
-    assert "should the URL begin with http://?" in str(error)
-
-
-async def test_http_where_https_is_spoken(client_class: Any, server: Server, url: str) -> None:
-    def alert(handler: Handler) -> None:
-        # What a TLS server sends to whom it does not understand.
-        handler.wfile.write(b"\x15\x03\x01\x00\x02\x02\x16")
-        handler.close_connection = True
-
-    server.respond = alert
-    error = await failure(client_class, url)
-    assert type(error) is APIConnectionError
-    assert "should the URL begin with https://?" in str(error)
-
-
-async def test_connection_closed_without_an_answer(
-    client_class: Any, server: Server, url: str
-) -> None:
-    server.respond = lambda handler: setattr(handler, "close_connection", True)
-    error = await failure(client_class, url)
-    assert type(error) is APIConnectionError
-    assert error.request_sent
-
-
-async def test_connection_closed_amid_the_answer(
-    client_class: Any, server: Server, url: str
-) -> None:
-    def half(handler: Handler) -> None:
-        handler.answer(b'{"valid": tr', Content_Length="1000")
-        handler.close_connection = True
-
-    server.respond = half
-    error = await failure(client_class, url)
-    assert type(error) is APIConnectionError
-    assert error.request_sent
-    assert "may have been carried out" in str(error)
-
-
-async def test_connection_reset_amid_the_answer(
-    client_class: Any, server: Server, url: str
-) -> None:
-    def reset(handler: Handler) -> None:
-        handler.answer(b'{"valid": tr', Content_Length="1000")
-        # With no time to linger, closing sends RST in place of FIN.
-        linger = struct.pack("ii", 1, 0)
-        handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
-        handler.close_connection = True
-
-    server.respond = reset
-    error = await failure(client_class, url)
-    assert type(error) is APIConnectionError
-    assert error.request_sent
-
-
-@pytest.mark.parametrize(
-    ("body", "kind", "advice"),
-    [
-        (b"<html><title>Sign in</title></html>", "text/html", "does the URL lead to the project's"),
-        (b"OK", "text/plain", "does the URL lead to the project's"),
-        (b'{"valid": tr', "application/json", "may cut answers off"),
-        (b'[{"valid": true}, {"valid": true}', "application/json", "may cut answers off"),
-        (b'"' + b"x" * 50, "application/json; charset=utf-8", "may cut answers off"),
-    ],
-)
-async def test_success_without_json(
-    client_class: Any, server: Server, url: str, body: bytes, kind: str, advice: str
-) -> None:
-    server.respond = lambda handler: handler.answer(body, Content_Type=kind)
-    error = await failure(client_class, url)
-    assert type(error) is UnexpectedResponseError
-    assert str(error).startswith("POST /rest/v1/rpc/verify_api_key answered 200 with ")
-    assert str(error).endswith(f"({kind}, {len(body)} bytes)")
-    assert advice in str(error)
-
-
-@pytest.mark.parametrize("body", [b"", b"null", b"[]", b'""', b"{}", b"<"])
-async def test_empty_answer_where_a_value_is_needed(
-    client_class: Any, server: Server, url: str, body: bytes
-) -> None:
-    server.respond = lambda handler: handler.answer(body)
-    error = await failure(client_class, url)
-    assert type(error) is UnexpectedResponseError
-    assert "does the URL lead to" in str(error)
-
-
-async def test_redirect_is_not_followed(client_class: Any, server: Server, url: str) -> None:
-    def redirect(handler: Handler) -> None:
-        handler.send_response(301)
-        handler.send_header("Location", f"{url}/elsewhere")
-        handler.send_header("Content-Length", "0")
-        handler.end_headers()
-
-    server.respond = redirect
-    error = await failure(client_class, url)
-    assert type(error) is APIStatusError
-    assert "the URL is probably wrong (HTTP 301)" in str(error)
-    assert server.connections == 1
-
-
-# On trio, httpx itself leaves its generators open when it cannot decode.
-@pytest.mark.parametrize("colour", ["sync", "asyncio"])
-async def test_answer_that_cannot_be_decompressed(
-    client_class: Any, server: Server, url: str
-) -> None:
-    server.respond = lambda handler: handler.answer(b"no gzip", Content_Encoding="gzip")
-    assert type(await failure(client_class, url)) is UnexpectedResponseError
 
 
 async def test_connections_are_kept_and_closed(client_class: Any, server: Server, url: str) -> None:
@@ -410,3 +156,22 @@ async def test_two_hundred_tasks_share_a_client(colour: str, server: Server, url
             for _ in range(200):
                 tasks.start_soon(verify)
     assert valid == [True] * 200
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "socks5://127.0.0.1:1"),
+        ("HTTPS_PROXY", "ftp://user:hunter2@127.0.0.1:1"),
+        ("HTTPS_PROXY", "http://user:hunter2@127.0.0.1:port"),
+        ("SSL_CERT_FILE", "/no/such/file"),
+    ],
+)
+async def test_an_environment_that_httpx_cannot_use(
+    client_class: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    _pools._ssl_context.cache_clear()
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=variable) as caught:
+        client_class(URL, KEY)
+    assert "hunter2" not in str(caught.value)
