@@ -140,12 +140,12 @@ Client = SyncClient | AsyncClient
 
 
 @contextmanager
-def open_client(colour: str, project: Project, key: str) -> Iterator[Client]:
-    if colour == "sync":
+def open_client(client_kind: str, project: Project, key: str) -> Iterator[Client]:
+    if client_kind == "sync":
         with AudienceLab(project.url, key) as client:
             yield SyncClient(client)
         return
-    with start_blocking_portal("trio" if colour == "trio" else "asyncio") as portal:
+    with start_blocking_portal("trio" if client_kind == "trio" else "asyncio") as portal:
         async_client = AsyncAudienceLab(project.url, key)
         try:
             yield AsyncClient(async_client, portal)
@@ -154,21 +154,21 @@ def open_client(colour: str, project: Project, key: str) -> Iterator[Client]:
 
 
 @pytest.fixture(scope="session", params=["sync", "asyncio", "trio"])
-def colour(request: pytest.FixtureRequest) -> str:
+def client_kind(request: pytest.FixtureRequest) -> str:
     """What is true of one client is true of the other, on every event loop."""
     return str(request.param)
 
 
 @pytest.fixture(scope="session")
-def backend(colour: str, project: Project) -> Iterator[Client]:
+def backend(client_kind: str, project: Project) -> Iterator[Client]:
     """Acts as the service role."""
-    with open_client(colour, project, project.service_role_key) as client:
+    with open_client(client_kind, project, project.service_role_key) as client:
         yield client
 
 
 @pytest.fixture(scope="session")
-def anon(colour: str, project: Project) -> Iterator[Client]:
-    with open_client(colour, project, project.anon_key) as client:
+def anon(client_kind: str, project: Project) -> Iterator[Client]:
+    with open_client(client_kind, project, project.anon_key) as client:
         yield client
 
 

@@ -52,7 +52,7 @@ def test_a_member_creates_a_key_that_verifies(
     assert verification.error is None
 
 
-def test_who_is_no_member_is_refused_and_nothing_is_written(
+def test_only_members_create_keys(
     project: Project,
     tenant: Tenant,
     created: CreatedApiKey,
@@ -81,7 +81,7 @@ def test_who_is_no_member_is_refused_and_nothing_is_written(
     assert backend.call("verify", created.key)
 
 
-def test_refusals_do_not_tell_what_exists(
+def test_errors_do_not_reveal_what_exists(
     project: Project, tenant: Tenant, created: CreatedApiKey, stranger: Client
 ) -> None:
     def refusal(method: str, *arguments: object) -> str:
@@ -94,7 +94,7 @@ def test_refusals_do_not_tell_what_exists(
     assert refusal("create", tenant.account_id, "x") == refusal("create", uuid4(), "x")
 
 
-def test_forged_and_expired_tokens_are_refused(
+def test_forged_and_expired_tokens_are_rejected(
     project: Project, tenant: Tenant, backend: Client
 ) -> None:
     good = project.access_token(tenant.user_id)
@@ -103,7 +103,7 @@ def test_forged_and_expired_tokens_are_refused(
             backend.as_user(token).call("list", tenant.account_id)
 
 
-def test_only_the_service_role_and_keys_verify_and_only_the_former_logs(
+def test_only_the_service_role_and_keys_verify_and_only_the_service_role_logs(
     created: CreatedApiKey, project: Project, member: Client, anon: Client, backend: Client
 ) -> None:
     as_key = backend.as_api_key(created.id, project.jwt_secret)
@@ -140,7 +140,7 @@ def test_only_the_service_role_and_keys_verify_and_only_the_former_logs(
         "'; select 1; --",
     ],
 )
-def test_what_is_no_key_is_invalid(backend: Client, text: str) -> None:
+def test_malformed_and_unknown_keys_are_invalid(backend: Client, text: str) -> None:
     verification = backend.call("verify", text)
     assert not verification
     assert verification.valid is False
@@ -148,7 +148,7 @@ def test_what_is_no_key_is_invalid(backend: Client, text: str) -> None:
     assert verification.api_key_id is verification.account_id is None
 
 
-def test_a_key_that_is_not_live_is_invalid_and_may_nothing(
+def test_revoked_and_expired_keys_are_invalid_and_have_no_permissions(
     project: Project, tenant: Tenant, member: Client, backend: Client
 ) -> None:
     def key() -> CreatedApiKey:
@@ -194,7 +194,7 @@ def test_an_old_bcrypt_key_verifies(project: Project, tenant: Tenant, backend: C
 @pytest.mark.parametrize("entity_type", ["segment", "*"])
 @pytest.mark.parametrize("entity_id", ["s1", "*"])
 @pytest.mark.parametrize("action", ["read", "*"])
-def test_all_combinations_of_wildcards(
+def test_scopes_with_all_combinations_of_wildcards(
     project: Project,
     tenant: Tenant,
     member: Client,
@@ -212,16 +212,14 @@ def test_all_combinations_of_wildcards(
     assert as_key.call("has_scope", "segment", "s1", "write") is (action == "*")
 
 
-def test_scopes_are_asked_of_an_api_key_only(member: Client) -> None:
+def test_only_api_keys_have_scopes(member: Client) -> None:
     with pytest.raises(PermissionDeniedError, match="as_api_key"):
         member.call("has_scope", "segment", "s1", "read")
     with pytest.raises(PermissionDeniedError, match="as_api_key"):
         member.call("account_id")
 
 
-def test_a_list_goes_past_the_1000_rows_of_one_answer(
-    project: Project, tenant: Tenant, member: Client
-) -> None:
+def test_list_returns_more_than_1000_rows(project: Project, tenant: Tenant, member: Client) -> None:
     # All made in the same instant, so that only the id tells their order.
     project.sql(
         "insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)"
@@ -238,7 +236,9 @@ def test_a_list_goes_past_the_1000_rows_of_one_answer(
         assert order == sorted(order, reverse=True)
 
 
-def test_what_the_database_refuses_is_an_invalid_request(project: Project, tenant: Tenant) -> None:
+def test_a_scope_that_the_database_rejects_is_an_invalid_request(
+    project: Project, tenant: Tenant
+) -> None:
     with AudienceLab(project.url, project.anon_key) as client:
         user = client.as_user(project.access_token(tenant.user_id))
         scope = Scope.model_validate(
@@ -251,7 +251,7 @@ def test_what_the_database_refuses_is_an_invalid_request(project: Project, tenan
     assert project.count_keys(tenant.account_id) == 0
 
 
-def test_the_key_itself_is_in_the_answer_of_create_and_nowhere_else(
+def test_only_the_response_of_create_contains_the_key(
     project: Project,
     tenant: Tenant,
     member: Client,
@@ -281,7 +281,7 @@ def test_the_key_itself_is_in_the_answer_of_create_and_nowhere_else(
         assert secret.rpartition(".")[2] not in "".join(said)
 
 
-def test_all_keys_of_a_user_are_revoked(
+def test_revoke_all_of_revokes_all_keys_of_a_user(
     project: Project, backend: Client, member: Client, stranger: Client, tenant: Tenant
 ) -> None:
     keys = [member.call("create", tenant.account_id, f"key {number}").key for number in range(3)]

@@ -120,7 +120,7 @@ def in_a_child(work: Callable[[], int]) -> Callable[[], int]:
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_forked_workers_get_the_answers_to_their_own_requests(
+def test_forked_workers_get_the_responses_to_their_own_requests(
     client: AudienceLab, keys: Keys
 ) -> None:
     assert verify_often(client, keys, 2) == 0
@@ -131,7 +131,7 @@ def test_forked_workers_get_the_answers_to_their_own_requests(
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_fork_while_other_threads_have_requests_under_way(
+def test_fork_during_requests_of_other_threads(
     client: AudienceLab, keys: Keys, project: Project
 ) -> None:
     derived = client.with_options(timeout=20).as_user(project.access_token(UUID(int=0)))
@@ -154,7 +154,9 @@ def test_a_fork_while_other_threads_have_requests_under_way(
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_closing_in_a_child_closes_nothing_of_the_parent(client: AudienceLab, keys: Keys) -> None:
+def test_closing_in_a_child_keeps_the_connections_of_the_parent(
+    client: AudienceLab, keys: Keys
+) -> None:
     assert verify_often(client, keys, 2) == 0
 
     def close() -> int:
@@ -170,7 +172,7 @@ def test_closing_in_a_child_closes_nothing_of_the_parent(client: AudienceLab, ke
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
-def test_a_client_that_was_closed_stays_closed_in_a_child(client: AudienceLab, keys: Keys) -> None:
+def test_a_closed_client_stays_closed_in_a_child(client: AudienceLab, keys: Keys) -> None:
     client.close()
 
     def call() -> int:

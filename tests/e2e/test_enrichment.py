@@ -58,13 +58,13 @@ def test_create_and_get(member: Client, tenant: Tenant) -> None:
     assert (job.started_at, job.completed_at, job.error) == (None, None, None)
 
 
-def test_the_service_role_says_who_makes_a_job(backend: Client, tenant: Tenant) -> None:
+def test_the_service_role_passes_created_by(backend: Client, tenant: Tenant) -> None:
     with pytest.raises(InvalidArgumentError, match="created_by"):
         create(backend, tenant)
     assert create(backend, tenant, created_by=tenant.user_id).created_by == tenant.user_id
 
 
-def test_strangers_see_and_change_nothing(
+def test_strangers_have_no_access(
     stranger: Client, member: Client, tenant: Tenant, job: EnrichmentJob
 ) -> None:
     with pytest.raises(PermissionDeniedError):
@@ -83,7 +83,7 @@ def test_strangers_see_and_change_nothing(
     assert member.call("enrichment.get", job.id) == job
 
 
-def test_the_life_of_a_job(member: Client, job: EnrichmentJob) -> None:
+def test_a_job_goes_from_pending_to_completed(member: Client, job: EnrichmentJob) -> None:
     started = member.call("enrichment.start", job.id)
     assert started.status is PROCESSING
     assert abs((started.started_at - datetime.now(UTC)).total_seconds()) < 60
@@ -125,7 +125,7 @@ def reach(client: Client, job: EnrichmentJob, status: EnrichmentStatus) -> Enric
         (FAILED, "report_progress"),
     ],
 )
-def test_impossible_transitions_are_conflicts_and_change_nothing(
+def test_invalid_transitions_conflict_and_change_nothing(
     member: Client, job: EnrichmentJob, status: EnrichmentStatus, move: str
 ) -> None:
     before = reach(member, job, status)
@@ -136,7 +136,7 @@ def test_impossible_transitions_are_conflicts_and_change_nothing(
     assert member.call("enrichment.get", job.id) == before
 
 
-def test_of_many_who_start_a_job_one_succeeds(member: Client, job: EnrichmentJob) -> None:
+def test_only_one_of_many_workers_starts_a_job(member: Client, job: EnrichmentJob) -> None:
     def start(_: int) -> bool:
         try:
             member.call("enrichment.start", job.id)
@@ -148,7 +148,7 @@ def test_of_many_who_start_a_job_one_succeeds(member: Client, job: EnrichmentJob
         assert sum(threads.map(start, range(16))) == 1
 
 
-def test_fail_keeps_the_metadata_that_others_write(
+def test_fail_keeps_concurrent_changes_of_the_metadata(
     member: Client, job: EnrichmentJob, project: Project
 ) -> None:
     stop = threading.Event()
@@ -179,7 +179,7 @@ def test_fail_keeps_the_metadata_that_others_write(
     assert (metadata["source"], metadata["error"]) == ("test", "no budget")
 
 
-def test_wait_sees_the_changes(member: Client, job: EnrichmentJob) -> None:
+def test_wait_reports_each_change(member: Client, job: EnrichmentJob) -> None:
     seen: list[tuple[str, int]] = []
 
     def work(advance: Advance) -> None:
@@ -221,7 +221,7 @@ def test_wait_ends(member: Client, job: EnrichmentJob) -> None:
     assert failed.value.job.status is FAILED
 
 
-def test_track_counts_and_completes(member: Client, job: EnrichmentJob) -> None:
+def test_track_reports_the_counts_and_completes_the_job(member: Client, job: EnrichmentJob) -> None:
     def work(advance: Advance) -> None:
         for _ in range(33):
             advance()
@@ -260,7 +260,7 @@ def test_two_workers_share_a_job(member: Client, job: EnrichmentJob) -> None:
     assert (job.status, job.processed_records) == (COMPLETED, 100)
 
 
-def test_a_worker_stops_when_the_job_was_ended(member: Client, job: EnrichmentJob) -> None:
+def test_advance_raises_after_the_job_has_ended(member: Client, job: EnrichmentJob) -> None:
     def work(advance: Advance) -> None:
         member_thread.submit(member.call, "enrichment.fail", job.id, "stopped").result()
         time.sleep(1.1)
@@ -276,7 +276,7 @@ def test_a_worker_stops_when_the_job_was_ended(member: Client, job: EnrichmentJo
     assert member.call("enrichment.get", job.id).error == "stopped"
 
 
-def test_an_ended_job_is_not_tracked(member: Client, job: EnrichmentJob) -> None:
+def test_track_raises_for_an_ended_job(member: Client, job: EnrichmentJob) -> None:
     reach(member, job, COMPLETED)
     with pytest.raises(ConflictError, match="already completed"):
         member.track(job, lambda _: pytest.fail("it was entered"))
@@ -294,7 +294,7 @@ def test_an_api_key_works_on_jobs(
     assert as_key.call("enrichment.fail", other.id, "no").error == "no"
 
 
-def test_filters_of_the_list(member: Client, tenant: Tenant) -> None:
+def test_list_filters(member: Client, tenant: Tenant) -> None:
     jobs = [
         member.call("enrichment.create", tenant.account_id, uuid4(), kind)
         for kind in ("email", "phone", "email")
@@ -315,7 +315,7 @@ def test_filters_of_the_list(member: Client, tenant: Tenant) -> None:
     assert found(created_before=jobs[2].created_at, enrichment_type="email") == [0]
 
 
-def test_the_totals_of_a_worker_are_discarded(
+def test_reset_progress_discards_the_totals_of_a_worker(
     backend: Client, member: Client, job: EnrichmentJob
 ) -> None:
     member.call("enrichment.report_progress", job.id, worker="honest", processed=10, failed=1)

@@ -60,7 +60,7 @@ def run(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_the_quickstart_tells_its_story(project: Project, named: bool) -> None:
+def test_the_quickstart_prints_each_step(project: Project, named: bool) -> None:
     environment = environment_of(project)
     result = run(environment if named else {})
     assert result.returncode == 0, result.stderr
@@ -86,7 +86,7 @@ def test_the_quickstart_tells_its_story(project: Project, named: bool) -> None:
 
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("example", STORIES)
-def test_the_examples_tell_their_stories(project: Project, example: str, named: bool) -> None:
+def test_the_examples_print_each_step(project: Project, example: str, named: bool) -> None:
     result = run(environment_of(project) if named else {}, EXAMPLES / example)
     assert result.returncode == 0, result.stderr
     assert "Warning" not in result.stderr
@@ -95,7 +95,7 @@ def test_the_examples_tell_their_stories(project: Project, example: str, named: 
 
 
 @pytest.mark.parametrize("example", ["quickstart.py", *STORIES])
-def test_the_examples_name_what_is_missing(project: Project, example: str) -> None:
+def test_the_examples_name_missing_settings(project: Project, example: str) -> None:
     result = run({"SUPABASE_URL": project.url, "SUPABASE_KEY": "x"}, EXAMPLES / example)
     assert result.returncode == 1
     assert result.stderr == "SUPABASE_URL is set; set SUPABASE_JWT_SECRET as well.\n"

@@ -44,7 +44,7 @@ moments = st.integers(0, 3).map(lambda microseconds: START + timedelta(microseco
     meanwhile=st.lists(st.lists(moments, max_size=5), max_size=6),
     page_size=st.integers(1, 8),
 )
-def test_rows_that_are_there_all_the_while_come_once(
+def test_concurrent_inserts_neither_repeat_nor_hide_rows(
     backend: Client,
     project: Project,
     before: list[datetime],
@@ -69,7 +69,7 @@ def test_rows_that_are_there_all_the_while_come_once(
 
 
 @pytest.mark.parametrize("page_size", [1000, 999])
-def test_past_a_thousand_rows(
+def test_list_returns_more_than_a_thousand_rows(
     member: Client, project: Project, tenant: Tenant, page_size: int
 ) -> None:
     ids = insert(project, tenant, [START] * 1500 + [START + timedelta(days=1)] * 700)
@@ -78,7 +78,7 @@ def test_past_a_thousand_rows(
     assert {segment.id for segment in segments} == set(ids)
 
 
-def test_a_page_begins_in_the_index(project: Project, tenant: Tenant) -> None:
+def test_the_cursor_uses_the_index(project: Project, tenant: Tenant) -> None:
     """The conditions that are sent make PostgreSQL begin to read where the page begins."""
     plan = "\n".join(
         row["QUERY PLAN"]
@@ -108,7 +108,7 @@ ODD_JSON = (
 
 
 @pytest.mark.parametrize("page_size", [1, 2, 100])
-def test_rows_that_python_cannot_read_do_not_hide_the_others(
+def test_unreadable_rows_do_not_hide_others(
     backend: Client, project: Project, tenant: Tenant, page_size: int
 ) -> None:
     """As rows from before the limits of the database may be."""

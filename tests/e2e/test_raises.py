@@ -44,7 +44,7 @@ def world(project: Project, backend: Client, anon: Client) -> World:
 
 
 # Not on trio too: the errors do not depend on the event loop.
-@pytest.mark.parametrize("colour", ["sync", "asyncio"], indirect=True, scope="session")
+@pytest.mark.parametrize("client_kind", ["sync", "asyncio"], indirect=True, scope="session")
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_each_caller_gets_the_expected_error(world: World, row: Row) -> None:
     client = world.caller(row.caller)
@@ -126,13 +126,13 @@ def raised_by(method: str) -> set[type[AudienceLabError]]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_the_table_says_what_everybody_gets(method: str) -> None:
+def test_the_table_covers_every_caller(method: str) -> None:
     callers = {row.caller for row in ROWS if row.method == method}
     assert callers >= EVERYBODY
 
 
 @pytest.mark.parametrize("method", OWN)
-def test_what_a_docstring_names_is_raised(method: str) -> None:
+def test_documented_errors_are_raised(method: str) -> None:
     raised = raised_by(method)
     if method in PASSING_ON:
         assert all(any(issubclass(error, base) for error in raised) for base in OWN[method])
@@ -141,7 +141,7 @@ def test_what_a_docstring_names_is_raised(method: str) -> None:
 
 
 @pytest.mark.parametrize("method", sorted({row.method for row in ROWS}))
-def test_what_is_raised_is_in_the_docstring(method: str) -> None:
+def test_raised_errors_are_documented(method: str) -> None:
     if method in PASSING_ON:
         assert all(issubclass(error, tuple(OWN[method])) for error in raised_by(method))
     else:
@@ -150,7 +150,7 @@ def test_what_is_raised_is_in_the_docstring(method: str) -> None:
 
 
 @pytest.mark.parametrize("resource", RESOURCES)
-def test_what_a_class_names_for_all_of_its_methods_is_raised(resource: str) -> None:
+def test_errors_documented_by_a_class_are_raised(resource: str) -> None:
     methods = [method for method in METHODS if method.startswith(f"{resource}.")]
     raised = {error for method in methods for error in raised_by(method)}
     assert GENERAL[resource] - BASES - OUTAGES - raised == set()

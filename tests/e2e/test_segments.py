@@ -41,7 +41,7 @@ def names(client: Client, tenant: Tenant, **filters: Any) -> list[str]:
     return [segment.name for segment in segments]
 
 
-def test_create_stores_what_v3_stores(member: Client, tenant: Tenant, project: Project) -> None:
+def test_create_stores_the_format_of_v3(member: Client, tenant: Tenant, project: Project) -> None:
     segment = create(
         member,
         tenant,
@@ -80,7 +80,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("stored", ODD, ids=str)
-def test_any_stored_shape_is_read_and_written_back(
+def test_any_stored_json_round_trips(
     member: Client, tenant: Tenant, project: Project, stored: Any
 ) -> None:
     segment = create(member, tenant)
@@ -97,7 +97,7 @@ def test_any_stored_shape_is_read_and_written_back(
 
 
 @pytest.mark.parametrize("stored", [{"and": [1]}, "text", 5])
-def test_what_is_no_array_is_read_as_its_only_item(
+def test_a_value_that_is_no_array_is_read_as_its_only_item(
     member: Client, tenant: Tenant, project: Project, stored: Any
 ) -> None:
     segment = create(member, tenant)
@@ -107,7 +107,7 @@ def test_what_is_no_array_is_read_as_its_only_item(
     assert member.call("segments.get", segment.id).filters == (stored,)
 
 
-def test_update_changes_what_is_passed_and_no_more(member: Client, tenant: Tenant) -> None:
+def test_update_changes_only_the_given_fields(member: Client, tenant: Tenant) -> None:
     segment = create(member, tenant, description="old", tags=["a"], filters=[US])
     renamed = member.call("segments.update", segment.id, name="new")
     changed = {"name", "updated_at"}
@@ -135,7 +135,7 @@ def test_delete_and_restore(member: Client, backend: Client, tenant: Tenant) -> 
     assert member.call("segments.get", segment.id).name == segment.name
 
 
-def test_strangers_see_and_change_nothing(
+def test_strangers_have_no_access(
     member: Client, stranger: Client, anon: Client, tenant: Tenant
 ) -> None:
     segment = create(member, tenant)
@@ -192,7 +192,7 @@ def test_create_many(member: Client, backend: Client, tenant: Tenant) -> None:
     assert outcome.unwrap().created_by == tenant.user_id
 
 
-def test_one_bad_segment_costs_the_others_nothing(
+def test_create_many_stores_all_but_the_invalid_segment(
     member: Client, tenant: Tenant, project: Project
 ) -> None:
     constraint = f"no_{uuid4().hex}"
@@ -222,7 +222,7 @@ def test_name_contains_takes_every_character_literally(
     assert names(member, tenant, name_contains=name[:1] + "~") == []
 
 
-def test_filters_of_the_list(member: Client, tenant: Tenant) -> None:
+def test_list_filters(member: Client, tenant: Tenant) -> None:
     first = create(member, tenant, "1", tags=["a", "b,c"])
     second = create(member, tenant, "2", tags=["a"], source_type="csv_upload")
     third = create(member, tenant, "3", tags=['"x"\\'])

@@ -55,7 +55,7 @@ def credentials(tenant: Tenant) -> Any:
     return {"email": f"{tenant.user_id}@example.com", "password": "password"}
 
 
-def test_synchronous(project: Project, tenant: Tenant) -> None:
+def test_the_synchronous_client_follows_the_session(project: Project, tenant: Tenant) -> None:
     with httpx.Client(transport=httpx.MockTransport(Auth(project))) as auth:
         options = supabase.ClientOptions(httpx_client=auth, auto_refresh_token=False)
         base = supabase.create_client(project.url, project.anon_key, options)
@@ -74,7 +74,9 @@ def test_synchronous(project: Project, tenant: Tenant) -> None:
     assert project.count_keys(tenant.account_id) == 1
 
 
-async def test_asynchronous(project: Project, tenant: Tenant) -> None:
+async def test_the_asynchronous_client_follows_the_session(
+    project: Project, tenant: Tenant
+) -> None:
     async with httpx.AsyncClient(transport=httpx.MockTransport(Auth(project))) as auth:
         options = supabase.AsyncClientOptions(httpx_client=auth, auto_refresh_token=False)
         base = await supabase.create_async_client(project.url, project.anon_key, options)

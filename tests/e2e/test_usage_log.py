@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tests.e2e.conftest import Client
 
 
-def test_a_use_is_logged(
+def test_log_usage_inserts_a_row(
     project: Project, tenant: Tenant, created: CreatedApiKey, member: Client, backend: Client
 ) -> None:
     (before,) = member.walk(tenant.account_id)
@@ -52,13 +52,13 @@ def test_a_use_is_logged(
     assert after.last_used_at == log.timestamp
 
 
-def test_a_use_that_cannot_be_logged_is_an_error(backend: Client) -> None:
+def test_log_usage_of_an_unknown_key_raises(backend: Client) -> None:
     with pytest.raises(UsageLogError, match="api_key_logs_api_key_id_fkey") as failure:
         backend.call("log_usage", uuid4(), endpoint="/", method="GET")
     assert failure.value.code == "23503"
 
 
-def test_fifty_uses_at_once_are_fifty_rows(
+def test_concurrent_calls_insert_one_row_each(
     project: Project, created: CreatedApiKey, backend: Client
 ) -> None:
     with ThreadPoolExecutor(50) as pool:
@@ -75,7 +75,7 @@ def test_fifty_uses_at_once_are_fifty_rows(
     assert len(rows) == 50
 
 
-def test_usage_is_logged_in_batches(
+def test_log_usage_batch_reports_each_event(
     backend: Client, member: Client, created: CreatedApiKey, project: Project
 ) -> None:
     event = UsageEvent(api_key_id=created.id, endpoint="/\x00\ud800", method="GET", user_agent="")

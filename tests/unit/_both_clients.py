@@ -5,18 +5,18 @@ import re
 from typing import Any
 
 
-async def settle(value: Any) -> Any:
-    """The result of a call to either client, awaited where it has to be."""
+async def maybe_await(value: Any) -> Any:
+    """Return the result of a call to either client."""
     return await value if inspect.isawaitable(value) else value
 
 
 async def close(client: Any) -> None:
     """Close either client."""
-    await settle(client.aclose() if hasattr(client, "aclose") else client.close())
+    await maybe_await(client.aclose() if hasattr(client, "aclose") else client.close())
 
 
 def in_sync_words(text: str) -> str:
-    """A signature of the asynchronous client, as the synchronous one has it."""
+    """Rewrite a signature of the asynchronous client as the synchronous one has it."""
     text = re.sub(r"Async(?=AudienceLab|Client|Page|Driver|Progress)", "", text)
     awaitable = re.compile(r"(?:collections\.abc\.)?Awaitable\[")
     while found := awaitable.search(text):

@@ -13,12 +13,12 @@ import pytest
 from audiencelab_sdk import (
     AudienceLabError,
 )
-from tests.unit._both_clients import close, settle
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import API_KEY, KEY, VALID
 
 
 class Server(ThreadingHTTPServer):
-    """Answers every request as `respond` does; counts the connections."""
+    """Responds to every request with `respond`, and counts the connections."""
 
     daemon_threads = True
     request_queue_size = 256
@@ -30,7 +30,7 @@ class Server(ThreadingHTTPServer):
         return super().get_request()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is what some tests are about."""
+        """Ignore clients that disconnect: some tests cause that."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,19 +41,19 @@ class Handler(BaseHTTPRequestHandler):
         assert isinstance(self.server, Server)
         self.server.respond(self)
 
-    def answer(self, body: bytes, **headers: str) -> None:
+    def send(self, body: bytes, **headers: str) -> None:
         self.send_response(200)
         for name, value in {"Content_Length": str(len(body)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its name there
-        """Keep the tests' output clean."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name in the base class
+        """Log nothing."""
 
 
-class Held:
-    """Responds to no request until all are released."""
+class HeldResponses:
+    """Delays all responses until they are released."""
 
     def __init__(self) -> None:
         self._arrived = threading.Semaphore(0)
@@ -62,7 +62,7 @@ class Held:
     def __call__(self, handler: Handler) -> None:
         self._arrived.release()
         assert self._released.wait(30)
-        handler.answer(json.dumps(VALID).encode())
+        handler.send(json.dumps(VALID).encode())
 
     def wait_for(self, requests: int) -> None:
         for _ in range(requests):
@@ -73,16 +73,19 @@ class Held:
 
 
 def slow(seconds: float) -> Callable[[Handler], None]:
+    """Return a `respond` that sends a valid key after a pause."""
+
     def respond(handler: Handler) -> None:
         time.sleep(seconds)
-        handler.answer(json.dumps(VALID).encode())
+        handler.send(json.dumps(VALID).encode())
 
     return respond
 
 
 async def error_from(client_class: Any, url: str, seconds: float = 5.0) -> Any:
+    """Return the error that a call to the server at `url` raises."""
     client = client_class(url, KEY, timeout=seconds, max_retries=0)
     with pytest.raises(AudienceLabError) as caught:
-        await settle(client.api_keys.verify(API_KEY))
+        await maybe_await(client.api_keys.verify(API_KEY))
     await close(client)
     return caught.value

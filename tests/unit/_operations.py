@@ -1,4 +1,4 @@
-"""Operations driven by hand: the requests they yield, and the responses they are sent."""
+"""Operations without a driver: a test receives their requests and sends the responses."""
 
 import json
 from typing import Any
@@ -22,7 +22,7 @@ API = SyncPostgrestClient(
 
 
 class Undriven(Driver):
-    """Returns the operation itself, for a test to drive by hand."""
+    """Returns each operation instead of running it."""
 
     def __init__(self) -> None:
         super().__init__(API, max_retries=0)
@@ -38,41 +38,45 @@ segments_of_nobody: Any = Segments(Undriven(), lambda: None)
 enrichment_of_nobody: Any = Enrichment(Undriven(), lambda: None)
 
 
-def unfetched(method: Any, *args: Any, **kwargs: Any) -> Any:
+def listing_of(method: Any, *args: Any, **kwargs: Any) -> Any:
     """Return the Listing behind a method that returns pages."""
     return method.__wrapped__(method.__self__, *args, **kwargs)
 
 
-def success(data: Any) -> httpx.Response:
-    """What the server would answer with, for an operation that is driven by hand."""
+def ok_response(data: Any) -> httpx.Response:
+    """Return a response with status 200 and this JSON."""
     request = httpx.Request("POST", f"{URL}/rest/v1/rows")
     return httpx.Response(200, content=json.dumps(data), request=request)
 
 
-def sent(call: Request) -> tuple[str, dict[str, str], Any]:
-    """The path, query and body of the request that a call makes."""
-    request: Any = call.build(API).request
-    return str(request.path.path), dict(request.params), request.json
+def sent(request: Request) -> tuple[str, dict[str, str], Any]:
+    """Return the path, the query and the body of a request."""
+    built: Any = request.build(API).request
+    return str(built.path.path), dict(built.params), built.json
 
 
-def answered(steps: Operation[Any], data: Any) -> Any:
-    """What an operation of one call returns for an answer."""
-    next(steps)
+def result_of(operation: Operation[Any], data: Any) -> Any:
+    """Return the result of an operation whose only response has this JSON."""
+    next(operation)
     with pytest.raises(StopIteration) as stop:
-        steps.send(success(data))
+        operation.send(ok_response(data))
     return stop.value.value
 
 
-def drive(steps: Operation[Any], *answers: Any) -> tuple[list[Any], Any]:
-    """The requests made, and the result, when each is answered in turn: by data or an error."""
-    requests = [next(steps)]
-    for answer in answers:
-        data = answer(sent(requests[-1])[2]) if callable(answer) else answer
+def drive(operation: Operation[Any], *outcomes: Any) -> tuple[list[Any], Any]:
+    """Run an operation to its end, and return its requests and its result.
+
+    Each outcome is an error, the JSON of a response, or a function from the request's body to one
+    of them.
+    """
+    requests = [next(operation)]
+    for outcome in outcomes:
+        data = outcome(sent(requests[-1])[2]) if callable(outcome) else outcome
         try:
             if isinstance(data, Exception):
-                requests.append(steps.throw(data))
+                requests.append(operation.throw(data))
             else:
-                requests.append(steps.send(success(data)))
+                requests.append(operation.send(ok_response(data)))
         except StopIteration as stop:
             return [sent(request) for request in requests], stop.value
-    raise AssertionError("more requests than answers")
+    raise AssertionError("more requests than outcomes")

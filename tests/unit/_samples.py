@@ -1,4 +1,4 @@
-"""Settings, and rows and results as the server sends them."""
+"""Settings of a client, and JSON of rows and results."""
 
 from typing import Any
 from uuid import UUID

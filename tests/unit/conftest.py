@@ -1,6 +1,6 @@
-"""The same test runs against both clients, and against the asynchronous one on two event loops.
+"""Run each test with both clients, and with the asynchronous one on two event loops.
 
-A test awaits `settle(client.api_keys.verify(...))`, whichever client it was given.
+A test awaits `maybe_await(client.api_keys.verify(...))`, for either client.
 """
 
 import json
@@ -19,25 +19,26 @@ from tests.unit._both_clients import close
 from tests.unit._http_server import Handler, Server
 from tests.unit._samples import KEY, URL, VALID
 
-# A busy machine is no failure.
+# On a busy machine a test may exceed hypothesis's deadline.
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
 
 
 @pytest.fixture(params=["sync", "asyncio", "trio"])
-def colour(request: pytest.FixtureRequest) -> str:
+def client_kind(request: pytest.FixtureRequest) -> str:
     return cast("str", request.param)
 
 
 @pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    colour = request.getfixturevalue("colour") if "colour" in request.fixturenames else "asyncio"
-    return "trio" if colour == "trio" else "asyncio"
+    if "client_kind" not in request.fixturenames:
+        return "asyncio"
+    return "trio" if request.getfixturevalue("client_kind") == "trio" else "asyncio"
 
 
 @pytest.fixture
-def client_class(colour: str) -> Any:
-    return AudienceLab if colour == "sync" else AsyncAudienceLab
+def client_class(client_kind: str) -> Any:
+    return AudienceLab if client_kind == "sync" else AsyncAudienceLab
 
 
 @pytest.fixture
@@ -49,14 +50,14 @@ async def client(client_class: Any) -> AsyncIterator[Any]:
 
 @pytest.fixture
 def api() -> Iterator[respx.MockRouter]:
-    """The API, mocked: a request that the test did not expect is an error."""
+    """The mocked API. A request without a route raises."""
     with respx.mock(base_url=f"{URL}/rest/v1", assert_all_called=False) as router:
         yield router
 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The seconds that the drivers would have slept, with jitter at its longest."""
+    """The pauses of the drivers in seconds, with maximal jitter. Nothing really sleeps."""
     slept: list[float] = []
 
     async def sleep(seconds: float) -> None:
@@ -70,9 +71,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    """Answers with a valid key, until a test sets `respond`."""
+    """Responds that a key is valid, until a test replaces `respond`."""
     server = Server(("127.0.0.1", 0), Handler)
-    server.respond = lambda handler: handler.answer(json.dumps(VALID).encode())
+    server.respond = lambda handler: handler.send(json.dumps(VALID).encode())
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server

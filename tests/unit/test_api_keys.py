@@ -19,7 +19,7 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from audiencelab_sdk._http._operation import Operation
-from tests.unit._operations import answered, api_keys, sent, success, unfetched
+from tests.unit._operations import api_keys, listing_of, ok_response, result_of, sent
 from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY_ID, LISTED, VALID
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
@@ -27,9 +27,9 @@ READ = Scope(entity_type="segment", entity_id="*", action="read")
 
 
 def test_create_sends_all_parameters() -> None:
-    call = next(api_keys.create(UUID(ACCOUNT), "crm", scopes=[READ], expires_at=TOMORROW))
-    assert not call.repeatable
-    path, query, body = sent(call)
+    request = next(api_keys.create(UUID(ACCOUNT), "crm", scopes=[READ], expires_at=TOMORROW))
+    assert not request.repeatable
+    path, query, body = sent(request)
     assert path == "/rest/v1/rpc/create_api_key"
     assert query == {}
     assert json.loads(json.dumps(body)) == {
@@ -47,7 +47,7 @@ def test_create_without_scopes_and_expiry() -> None:
 
 
 def test_create_returns_the_key() -> None:
-    key = answered(api_keys.create(ACCOUNT, "crm", scopes=[READ]), CREATED)
+    key = result_of(api_keys.create(ACCOUNT, "crm", scopes=[READ]), CREATED)
     assert key.id == UUID(KEY_ID)
     assert key.key.get_secret_value() == API_KEY
     assert key.scopes == (READ,)
@@ -55,17 +55,17 @@ def test_create_returns_the_key() -> None:
     assert key.created_at.utcoffset() == timedelta(0)
 
 
-def test_list_asks_for_the_newest_first() -> None:
-    call = next(unfetched(api_keys.list, ACCOUNT, page_size=25).page())
-    assert call.repeatable
-    assert sent(call) == (
+def test_list_requests_the_newest_first() -> None:
+    request = next(listing_of(api_keys.list, ACCOUNT, page_size=25).page())
+    assert request.repeatable
+    assert sent(request) == (
         "/rest/v1/rpc/list_api_keys",
         {"order": "created_at.desc,id.desc", "limit": "25"},
         {"p_account_id": ACCOUNT},
     )
 
 
-def test_one_odd_old_key_does_not_hide_the_others() -> None:
+def test_list_reads_keys_with_malformed_scopes() -> None:
     odd_scopes: list[Any] = [
         None,
         {},
@@ -77,53 +77,53 @@ def test_one_odd_old_key_does_not_hide_the_others() -> None:
         {**LISTED, "id": str(UUID(int=9 - number)), "scopes": scopes}
         for number, scopes in enumerate(odd_scopes)
     ]
-    items = answered(unfetched(api_keys.list, ACCOUNT, page_size=10).page(), rows).items
+    items = result_of(listing_of(api_keys.list, ACCOUNT, page_size=10).page(), rows).items
     assert [key.scopes for key in items] == [(), (), (), (), (READ,)]
 
 
-def test_a_column_that_a_newer_database_adds_is_kept() -> None:
-    steps = unfetched(api_keys.list, ACCOUNT, page_size=10).page()
-    (key,) = answered(steps, [{**LISTED, "last_ip": "::1"}]).items
+def test_list_keeps_unknown_columns() -> None:
+    operation = listing_of(api_keys.list, ACCOUNT, page_size=10).page()
+    (key,) = result_of(operation, [{**LISTED, "last_ip": "::1"}]).items
     assert key.model_extra == {"last_ip": "::1"}
 
 
 def test_revoke_all_of_a_user() -> None:
     everywhere, here = api_keys.revoke_all_of(KEY_ID, None), api_keys.revoke_all_of(KEY_ID, ACCOUNT)
-    call = next(everywhere)
-    assert call.repeatable
-    assert sent(call) == ("/rest/v1/rpc/revoke_api_keys_of", {}, {"p_user_id": KEY_ID})
+    request = next(everywhere)
+    assert request.repeatable
+    assert sent(request) == ("/rest/v1/rpc/revoke_api_keys_of", {}, {"p_user_id": KEY_ID})
     assert sent(next(here))[2] == {"p_user_id": KEY_ID, "p_account_id": ACCOUNT}
-    assert answered(api_keys.revoke_all_of(KEY_ID, None), 3) == 3
+    assert result_of(api_keys.revoke_all_of(KEY_ID, None), 3) == 3
 
 
 def test_revoke() -> None:
-    call = next(api_keys.revoke(KEY_ID))
-    assert call.repeatable
-    assert sent(call) == ("/rest/v1/rpc/revoke_api_key", {}, {"p_api_key_id": KEY_ID})
-    assert answered(api_keys.revoke(KEY_ID), True) is None
+    request = next(api_keys.revoke(KEY_ID))
+    assert request.repeatable
+    assert sent(request) == ("/rest/v1/rpc/revoke_api_key", {}, {"p_api_key_id": KEY_ID})
+    assert result_of(api_keys.revoke(KEY_ID), True) is None
 
 
-@pytest.mark.parametrize("answer", [False, None, "true", []])
-def test_revoke_is_not_believed_without_true(answer: Any) -> None:
-    steps = api_keys.revoke(KEY_ID)
-    next(steps)
+@pytest.mark.parametrize("response", [False, None, "true", []])
+def test_revoke_requires_the_response_true(response: Any) -> None:
+    operation = api_keys.revoke(KEY_ID)
+    next(operation)
     with pytest.raises(UnexpectedResponseError, match="revoke_api_key"):
-        steps.send(success(answer))
+        operation.send(ok_response(response))
 
 
 @pytest.mark.parametrize("key", [API_KEY, SecretStr(API_KEY)])
 def test_verify(key: str | SecretStr) -> None:
-    call = next(api_keys.verify(key))
-    assert call.repeatable
-    assert sent(call) == ("/rest/v1/rpc/verify_api_key", {}, {"p_api_key": API_KEY})
-    verification = answered(api_keys.verify(key), VALID)
+    request = next(api_keys.verify(key))
+    assert request.repeatable
+    assert sent(request) == ("/rest/v1/rpc/verify_api_key", {}, {"p_api_key": API_KEY})
+    verification = result_of(api_keys.verify(key), VALID)
     assert verification
     assert (verification.api_key_id, verification.account_id) == (UUID(KEY_ID), UUID(ACCOUNT))
 
 
-def test_verification_of_an_invalid_key_is_false() -> None:
+def test_an_invalid_verification_is_falsy() -> None:
     invalid = {"valid": False, "api_key_id": None, "account_id": None, "error": "Invalid API key"}
-    verification = answered(api_keys.verify(API_KEY), invalid)
+    verification = result_of(api_keys.verify(API_KEY), invalid)
     assert not verification
     assert verification.error == "Invalid API key"
 
@@ -131,7 +131,7 @@ def test_verification_of_an_invalid_key_is_false() -> None:
 @pytest.mark.parametrize(
     "text", ["", "x", "sk_", "sk_\x00", "sk_🔑", "\ud800", API_KEY[:-1] + "j", "sk_" + "a" * 10_000]
 )
-def test_what_cannot_be_a_key_is_answered_without_a_request(text: str) -> None:
+def test_verify_sends_no_request_for_a_malformed_key(text: str) -> None:
     with pytest.raises(StopIteration) as stop:
         next(api_keys.verify(text))
     assert not stop.value.value
@@ -139,20 +139,20 @@ def test_what_cannot_be_a_key_is_answered_without_a_request(text: str) -> None:
 
 
 def test_has_scope() -> None:
-    call = next(api_keys.has_scope("segment", "7", "read"))
-    assert call.repeatable
-    path, _, body = sent(call)
+    request = next(api_keys.has_scope("segment", "7", "read"))
+    assert request.repeatable
+    path, _, body = sent(request)
     assert path == "/rest/v1/rpc/has_scope"
     assert body == {"p_entity_type": "segment", "p_entity_id": "7", "p_action": "read"}
-    assert answered(api_keys.has_scope("segment", "7", "read"), True) is True
-    assert answered(api_keys.has_scope("segment", "7", "read"), False) is False
+    assert result_of(api_keys.has_scope("segment", "7", "read"), True) is True
+    assert result_of(api_keys.has_scope("segment", "7", "read"), False) is False
 
 
 def test_account_id() -> None:
     path, _, body = sent(next(api_keys.account_id()))
     assert (path, body) == ("/rest/v1/rpc/get_api_key_account_id", {})
-    assert answered(api_keys.account_id(), ACCOUNT) == UUID(ACCOUNT)
-    assert answered(api_keys.account_id(), None) is None
+    assert result_of(api_keys.account_id(), ACCOUNT) == UUID(ACCOUNT)
+    assert result_of(api_keys.account_id(), None) is None
 
 
 @pytest.mark.parametrize(
@@ -162,23 +162,21 @@ def test_account_id() -> None:
         AuthenticationError(401, "42501", "permission denied for function"),
     ],
 )
-@pytest.mark.parametrize(
-    "operation", [api_keys.account_id, partial(api_keys.has_scope, "a", "b", "c")]
-)
-def test_who_is_no_api_key_is_told_how_to_be_one(
-    error: PermissionDeniedError, operation: Callable[[], Operation[Any]]
+@pytest.mark.parametrize("call", [api_keys.account_id, partial(api_keys.has_scope, "a", "b", "c")])
+def test_permission_errors_refer_to_as_api_key(
+    error: PermissionDeniedError, call: Callable[[], Operation[Any]]
 ) -> None:
-    steps = operation()
-    next(steps)
+    operation = call()
+    next(operation)
     with pytest.raises(type(error), match="as_api_key"):
-        steps.throw(error)
+        operation.throw(error)
 
 
-def test_an_expired_token_is_no_reason_to_say_so() -> None:
-    steps = api_keys.account_id()
-    next(steps)
+def test_an_expired_token_error_does_not_refer_to_as_api_key() -> None:
+    operation = api_keys.account_id()
+    next(operation)
     with pytest.raises(AuthenticationError) as caught:
-        steps.throw(AuthenticationError(401, "PGRST303", "JWT expired"))
+        operation.throw(AuthenticationError(401, "PGRST303", "JWT expired"))
     assert "as_api_key" not in str(caught.value)
 
 
@@ -222,7 +220,7 @@ REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
     ),
     (lambda: api_keys.create(ACCOUNT, "crm", scopes=None), "sequence of Scope"),
     (
-        lambda: api_keys.create(ACCOUNT, "crm", scopes=(), expires_at=datetime(2999, 1, 1)),  # noqa: DTZ001 - it is the point
+        lambda: api_keys.create(ACCOUNT, "crm", scopes=(), expires_at=datetime(2999, 1, 1)),  # noqa: DTZ001 - the missing time zone is under test
         "expires_at has no time zone",
     ),
     (
@@ -235,16 +233,16 @@ REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
         lambda: api_keys.create(ACCOUNT, "crm", scopes=(), expires_at="tomorrow"),
         "must be a datetime",
     ),
-    (lambda: unfetched(api_keys.list, "nope", page_size=10).page(), "account_id must be a UUID"),
+    (lambda: listing_of(api_keys.list, "nope", page_size=10).page(), "account_id must be a UUID"),
     (
-        lambda: unfetched(api_keys.list, ACCOUNT, page_size=0).page(),
+        lambda: listing_of(api_keys.list, ACCOUNT, page_size=0).page(),
         "page_size must be from 1 to 1000",
     ),
     (
-        lambda: unfetched(api_keys.list, ACCOUNT, page_size=1001).page(),
+        lambda: listing_of(api_keys.list, ACCOUNT, page_size=1001).page(),
         "page_size must be from 1 to 1000",
     ),
-    (lambda: unfetched(api_keys.list, ACCOUNT, page_size=True).page(), "page_size must be an int"),
+    (lambda: listing_of(api_keys.list, ACCOUNT, page_size=True).page(), "page_size must be an int"),
     (lambda: api_keys.revoke(API_KEY), "api_key_id must be a UUID"),
     (lambda: api_keys.verify(None), "api_key must be a str"),
     (lambda: api_keys.has_scope("", "*", "read"), "entity_type is empty"),
@@ -253,28 +251,28 @@ REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("operation", "message"), REFUSED)
-def test_bad_arguments_are_refused_before_any_request(
-    operation: Callable[[], Operation[Any]], message: str
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_invalid_arguments_raise_before_any_request(
+    call: Callable[[], Operation[Any]], message: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=message) as caught:
-        next(operation())
+        next(call())
     assert API_KEY not in str(caught.value)
 
 
-def test_text_at_its_limits_is_accepted() -> None:
+def test_a_name_of_the_maximum_length_is_accepted() -> None:
     assert sent(next(api_keys.create(ACCOUNT, "é" * 255)))[2]["p_name"] == "é" * 255
 
 
 @pytest.mark.parametrize("field", ["entity_type", "entity_id", "action"])
 @pytest.mark.parametrize("value", ["", None, 7])
-def test_a_scope_has_three_texts(field: str, value: Any) -> None:
+def test_a_scope_requires_three_nonempty_strings(field: str, value: Any) -> None:
     texts: dict[str, Any] = {"entity_type": "segment", "entity_id": "*", "action": "read"}
     with pytest.raises(ValidationError, match=field):
         Scope.model_validate(texts | {field: value})
 
 
-def test_an_old_key_shows_its_scopes_when_read_again() -> None:
+def test_a_key_with_scopes_round_trips() -> None:
     key = ApiKey.model_validate({**LISTED, "scopes": [READ]})
     assert ApiKey.model_validate(key.model_dump()) == key
     assert ApiKey.model_validate_json(key.model_dump_json()) == key

@@ -25,7 +25,7 @@ NOT_AWAITED = {"__init__", "from_env", "from_supabase", "as_user", "as_api_key",
 
 
 def functions(cls: type) -> dict[str, FunctionType]:
-    """The public methods that a class itself defines, classmethods too, and its constructor."""
+    """Return the constructor, the public methods and the class methods of the class itself."""
     unwrapped = {name: getattr(value, "__func__", value) for name, value in vars(cls).items()}
     return {
         name: value
@@ -43,19 +43,21 @@ def pairs() -> list[tuple[str, FunctionType, FunctionType]]:
 
 
 @pytest.mark.parametrize(("sync", "twin"), PAIRS)
-def test_same_names(sync: type, twin: type) -> None:
+def test_classes_have_the_same_public_names(sync: type, twin: type) -> None:
     names = {name for name in vars(sync) if not name.startswith("_")}
     twin_names = {name for name in vars(twin) if not name.startswith("_")}
     assert {RENAMED.get(name, name) for name in names} == twin_names
 
 
 @pytest.mark.parametrize(("name", "function", "twin"), pairs())
-def test_same_signatures(name: str, function: FunctionType, twin: FunctionType) -> None:
+def test_methods_have_the_same_signatures(
+    name: str, function: FunctionType, twin: FunctionType
+) -> None:
     assert str(inspect.signature(function)) == in_sync_words(str(inspect.signature(twin)))
 
 
 @pytest.mark.parametrize(("name", "function", "twin"), pairs())
-def test_what_does_input_or_output_is_awaited(
+def test_methods_that_perform_io_are_coroutines(
     name: str, function: FunctionType, twin: FunctionType
 ) -> None:
     assert not inspect.iscoroutinefunction(function)

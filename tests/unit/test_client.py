@@ -17,7 +17,7 @@ from audiencelab_sdk import (
     ServerError,
     __version__,
 )
-from tests.unit._both_clients import close, settle
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
@@ -29,12 +29,12 @@ def route(api: respx.MockRouter) -> respx.Route:
 
 
 async def headers_of(client: Any, route: respx.Route) -> httpx.Headers:
-    assert await settle(client.api_keys.verify(API_KEY))
+    assert await maybe_await(client.api_keys.verify(API_KEY))
     headers: httpx.Headers = route.calls.last.request.headers
     return headers
 
 
-async def test_the_key_is_the_identity_without_a_token(client: Any, route: respx.Route) -> None:
+async def test_requests_carry_the_key_without_a_token(client: Any, route: respx.Route) -> None:
     headers = await headers_of(client, route)
     assert headers["apikey"] == KEY
     assert headers["Authorization"] == f"Bearer {KEY}"
@@ -43,16 +43,14 @@ async def test_the_key_is_the_identity_without_a_token(client: Any, route: respx
     assert "X-Retry-Count" not in headers
 
 
-async def test_cookies_of_one_identity_are_not_for_the_next(
-    client: Any, route: respx.Route
-) -> None:
+async def test_cookies_are_not_shared_between_identities(client: Any, route: respx.Route) -> None:
     route.respond(json=VALID, headers={"Set-Cookie": "session=of-the-first; Path=/"})
     await headers_of(client, route)
     assert "Cookie" not in await headers_of(client.as_user(TOKEN), route)
 
 
 @pytest.mark.parametrize("token", [TOKEN, SecretStr(TOKEN), f" {TOKEN}\n"])
-async def test_as_user_is_another_client(
+async def test_as_user_returns_another_client(
     client: Any, route: respx.Route, token: str | SecretStr
 ) -> None:
     user = client.as_user(token)
@@ -62,7 +60,7 @@ async def test_as_user_is_another_client(
     assert (await headers_of(client, route))["Authorization"] == f"Bearer {KEY}"
 
 
-async def test_access_token_of_the_constructor(client_class: Any, route: respx.Route) -> None:
+async def test_the_constructor_takes_an_access_token(client_class: Any, route: respx.Route) -> None:
     client = client_class(URL, KEY, access_token=TOKEN)
     headers = await headers_of(client, route)
     await close(client)
@@ -70,7 +68,7 @@ async def test_access_token_of_the_constructor(client_class: Any, route: respx.R
 
 
 @pytest.mark.parametrize("secret", [JWT_SECRET, SecretStr(JWT_SECRET)])
-async def test_as_api_key_mints_the_token(
+async def test_as_api_key_signs_a_token(
     client: Any, route: respx.Route, secret: str | SecretStr
 ) -> None:
     as_key = client.as_api_key(KEY_ID, jwt_secret=secret, expires_in=timedelta(minutes=2))
@@ -81,7 +79,9 @@ async def test_as_api_key_mints_the_token(
     assert abs(datetime.now(UTC).timestamp() - claims["iat"]) < 10
 
 
-async def test_as_api_key_lasts_five_minutes(client: Any, route: respx.Route) -> None:
+async def test_the_token_of_as_api_key_expires_after_five_minutes(
+    client: Any, route: respx.Route
+) -> None:
     authorization = (await headers_of(client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET), route))[
         "Authorization"
     ]
@@ -100,14 +100,16 @@ async def test_as_api_key_lasts_five_minutes(client: Any, route: respx.Route) ->
         ({"expires_in": 300}, "must be a timedelta"),
     ],
 )
-async def test_as_api_key_refuses(client: Any, arguments: dict[str, Any], message: str) -> None:
+async def test_as_api_key_rejects_invalid_arguments(
+    client: Any, arguments: dict[str, Any], message: str
+) -> None:
     good = {"api_key_id": KEY_ID, "jwt_secret": JWT_SECRET, "expires_in": timedelta(minutes=1)}
     with pytest.raises(InvalidArgumentError, match=message):
         client.as_api_key(**(good | arguments))
 
 
 @pytest.mark.parametrize("token", ["", None, "two words"])
-async def test_as_user_refuses(client: Any, token: Any) -> None:
+async def test_as_user_rejects_invalid_tokens(client: Any, token: Any) -> None:
     with pytest.raises(ConfigurationError, match="access_token"):
         client.as_user(token)
 
@@ -122,53 +124,53 @@ async def test_with_options_keeps_the_identity(client: Any, route: respx.Route) 
     assert route.calls.last.request.extensions["timeout"]["read"] == 10.0
 
 
-async def test_options_outlive_a_change_of_identity(client: Any, route: respx.Route) -> None:
+async def test_as_user_keeps_the_options(client: Any, route: respx.Route) -> None:
     await headers_of(client.with_options(timeout=3).as_user(TOKEN), route)
     assert route.calls.last.request.extensions["timeout"]["read"] == 3.0
 
 
-async def test_with_options_changes_only_what_is_given(
+async def test_with_options_changes_only_the_given_options(
     client: Any, route: respx.Route, pauses: list[float]
 ) -> None:
     hasty = client.with_options(timeout=3).with_options(max_retries=1)
     route.respond(503)
     with pytest.raises(ServerError):
-        await settle(hasty.api_keys.verify(API_KEY))
+        await maybe_await(hasty.api_keys.verify(API_KEY))
     assert len(pauses) == 1
     assert route.calls.last.request.extensions["timeout"]["read"] == 3.0
     with pytest.raises(ServerError):
-        await settle(client.with_options().api_keys.verify(API_KEY))
+        await maybe_await(client.with_options().api_keys.verify(API_KEY))
     assert len(pauses) == 1 + 2
 
 
 @pytest.mark.parametrize("options", [{"timeout": 0}, {"timeout": "3"}, {"max_retries": -1}])
-async def test_with_options_refuses(client: Any, options: dict[str, Any]) -> None:
+async def test_with_options_rejects_invalid_options(client: Any, options: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(options))):
         client.with_options(**options)
 
 
-async def test_a_closed_client_says_so(client: Any, route: respx.Route) -> None:
+async def test_a_closed_client_raises(client: Any, route: respx.Route) -> None:
     user = client.as_user(TOKEN)
     await close(client)
     await close(client)
     for closed in (client, user, client.with_options(timeout=3)):
         with pytest.raises(ClientClosedError, match="closed"):
-            await settle(closed.api_keys.verify(API_KEY))
+            await maybe_await(closed.api_keys.verify(API_KEY))
     assert not route.called
 
 
-async def test_closing_a_derived_client_leaves_the_connections(
+async def test_closing_a_derived_client_keeps_the_connections_open(
     client: Any, route: respx.Route
 ) -> None:
     user = client.as_user(TOKEN)
     await close(user)
     await close(client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET))
     await close(client.with_options(timeout=3))
-    assert await settle(client.api_keys.verify(API_KEY))
-    assert await settle(user.api_keys.verify(API_KEY))
+    assert await maybe_await(client.api_keys.verify(API_KEY))
+    assert await maybe_await(user.api_keys.verify(API_KEY))
 
 
-async def test_context_manager_closes(client_class: Any, route: respx.Route) -> None:
+async def test_the_context_manager_closes_the_client(client_class: Any, route: respx.Route) -> None:
     if client_class is AudienceLab:
         with client_class(URL, KEY) as client:
             assert client.api_keys.verify(API_KEY)
@@ -176,10 +178,10 @@ async def test_context_manager_closes(client_class: Any, route: respx.Route) -> 
         async with client_class(URL, KEY) as client:
             assert await client.api_keys.verify(API_KEY)
     with pytest.raises(ClientClosedError):
-        await settle(client.api_keys.verify(API_KEY))
+        await maybe_await(client.api_keys.verify(API_KEY))
 
 
-async def test_a_subclass_stays_itself(client_class: Any) -> None:
+async def test_derived_clients_keep_the_subclass(client_class: Any) -> None:
     class Ours(client_class):  # type: ignore[misc] # the base is one of two
         pass
 
@@ -189,14 +191,14 @@ async def test_a_subclass_stays_itself(client_class: Any) -> None:
     await close(client)
 
 
-async def test_url_with_a_path(client_class: Any) -> None:
+async def test_the_url_may_have_a_path(client_class: Any) -> None:
     with respx.mock(base_url="https://host.test/supabase/rest/v1") as api:
         route = api.post("/rpc/verify_api_key").respond(json=VALID)
         client = client_class("https://host.test/supabase/", KEY)
-        assert await settle(client.api_keys.verify(API_KEY))
+        assert await maybe_await(client.api_keys.verify(API_KEY))
         await close(client)
         assert route.called
 
 
-def test_a_client_that_was_not_made_has_a_repr() -> None:
+def test_repr_of_an_uninitialized_client() -> None:
     assert repr(object.__new__(AudienceLab)) == "AudienceLab"

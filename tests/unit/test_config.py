@@ -35,7 +35,7 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("https://host/supabase", "https://host/supabase"),
     ],
 )
-def test_url_is_accepted_as_people_copy_it(given: str, url: str) -> None:
+def test_url_is_normalized(given: str, url: str) -> None:
     with AudienceLab(given, KEY) as client:
         assert client.url == url
 
@@ -66,7 +66,7 @@ def test_url_is_accepted_as_people_copy_it(given: str, url: str) -> None:
         ("https://1.2.3.999", "must be a host"),
     ],
 )
-def test_unusable_url_is_refused_with_advice_and_without_quoting_it(url: Any, advice: str) -> None:
+def test_invalid_url_error_gives_advice_and_quotes_no_secret(url: Any, advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice) as caught:
         AudienceLab(url, KEY)
     assert "hunter2" not in str(caught.value)
@@ -85,7 +85,7 @@ def test_unusable_url_is_refused_with_advice_and_without_quoting_it(url: Any, ad
         ("clé-secrète", "character"),
     ],
 )
-def test_unusable_key_or_token_is_refused(key: Any, advice: str) -> None:
+def test_invalid_key_or_token_is_rejected(key: Any, advice: str) -> None:
     with pytest.raises(ConfigurationError, match=advice):
         AudienceLab(URL, key)
     if key is not None:
@@ -94,18 +94,18 @@ def test_unusable_key_or_token_is_refused(key: Any, advice: str) -> None:
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "10", None, True])
-def test_unusable_timeout_is_refused(timeout: Any) -> None:
+def test_invalid_timeout_is_rejected(timeout: Any) -> None:
     with pytest.raises(ConfigurationError, match="timeout"):
         AudienceLab(URL, KEY, timeout=timeout)
 
 
 @pytest.mark.parametrize("max_retries", [-1, 101, 1.5, "2", None, True])
-def test_unusable_max_retries_is_refused(max_retries: Any) -> None:
+def test_invalid_max_retries_is_rejected(max_retries: Any) -> None:
     with pytest.raises(ConfigurationError, match="max_retries"):
         AudienceLab(URL, KEY, max_retries=max_retries)
 
 
-def test_the_environment_names_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_env_reads_the_url_and_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SUPABASE_URL", URL)
     for name in reversed(VARIABLES[1:]):
         monkeypatch.setenv(name, f"value-of-{name}")
@@ -114,7 +114,7 @@ def test_the_environment_names_the_project(monkeypatch: pytest.MonkeyPatch) -> N
             assert client._settings.key.get_secret_value() == f"value-of-{name}"
 
 
-def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_from_env_names_all_missing_variables(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError) as caught:
         AudienceLab.from_env()
     assert all(name in str(caught.value) for name in VARIABLES)
@@ -128,22 +128,22 @@ def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.fixture
-def no_host_was_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_warned_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_config, "_warned_hosts", set())
 
 
-@pytest.mark.usefixtures("no_host_was_warned_of")
-def test_clear_text_to_another_machine_warns_once_for_each_host() -> None:
+@pytest.mark.usefixtures("no_warned_hosts")
+def test_http_to_another_host_warns_once_per_host() -> None:
     for url in ("http://kong:8000", "http://10.0.0.1", "http://[2001:db8::1]:80"):
         with pytest.warns(InsecureURLWarning, match="in clear text") as caught:
             AudienceLab(url, KEY).close()
         assert [warning.filename for warning in caught] == [__file__]
         assert KEY not in str(caught[0].message)
-        AudienceLab(url, KEY).close()  # another warning would be an error
+        AudienceLab(url, KEY).close()  # a second warning would raise
 
 
-@pytest.mark.usefixtures("no_host_was_warned_of")
-def test_the_warning_names_the_callers_line_in_every_constructor(
+@pytest.mark.usefixtures("no_warned_hosts")
+def test_the_warning_points_to_the_line_that_calls_from_env(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SUPABASE_URL", "http://kong:8000")
@@ -153,7 +153,7 @@ def test_the_warning_names_the_callers_line_in_every_constructor(
     assert caught[0].filename == __file__
 
 
-@pytest.mark.usefixtures("no_host_was_warned_of")
+@pytest.mark.usefixtures("no_warned_hosts")
 @pytest.mark.parametrize(
     "url",
     [
@@ -161,10 +161,10 @@ def test_the_warning_names_the_callers_line_in_every_constructor(
         "http://[::1]",
     ],
 )
-def test_what_does_not_leave_the_machine_needs_no_warning(url: str) -> None:
+def test_https_and_loopback_do_not_warn(url: str) -> None:
     AudienceLab(url, KEY).close()
 
 
-@pytest.mark.usefixtures("no_host_was_warned_of")
-def test_clear_text_may_be_allowed() -> None:
+@pytest.mark.usefixtures("no_warned_hosts")
+def test_allow_http_suppresses_the_warning() -> None:
     AudienceLab("http://kong:8000", KEY, allow_http=True).close()

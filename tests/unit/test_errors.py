@@ -57,7 +57,7 @@ def test_every_error_is_public_documented_and_in_the_tree() -> None:
         assert cls.__name__ in (errors.__doc__ or "")
 
 
-def test_the_tree_in_the_docstring_is_the_tree() -> None:
+def test_the_docstring_shows_the_exception_tree() -> None:
     assert issubclass(ConfigurationError, ValueError)
     assert issubclass(InvalidArgumentError, ValueError)
     assert issubclass(APITimeoutError, APIConnectionError)
@@ -71,7 +71,7 @@ def test_the_tree_in_the_docstring_is_the_tree() -> None:
 @pytest.mark.parametrize(
     "duplicate", [copy.copy, copy.deepcopy, lambda e: pickle.loads(pickle.dumps(e))]
 )
-def test_errors_pickle_and_copy(error: Exception, duplicate: Any) -> None:
+def test_errors_can_be_pickled_and_copied(error: Exception, duplicate: Any) -> None:
     twin = duplicate(error)
     assert type(twin) is type(error)
     assert str(twin) == str(error)
@@ -79,7 +79,7 @@ def test_errors_pickle_and_copy(error: Exception, duplicate: Any) -> None:
     assert vars(twin) == vars(error)
 
 
-def test_str_reads_well_in_a_log() -> None:
+def test_str_includes_the_status_the_code_and_the_request_id() -> None:
     error = PermissionDeniedError(
         403, "42501", "permission denied for function x", "row (1)", "Ask an owner.", "req-7"
     )
@@ -99,5 +99,5 @@ def test_str_reads_well_in_a_log() -> None:
         ("PGRST303", "expired"),
     ],
 )
-def test_known_codes_come_with_advice(code: str, advice: str) -> None:
+def test_known_codes_add_advice(code: str, advice: str) -> None:
     assert advice in str(NotFoundError(404, code, "Could not find it"))

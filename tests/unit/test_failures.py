@@ -1,4 +1,4 @@
-"""Requests without a response: the class and the advice of the error."""
+"""Errors of requests that receive no response."""
 
 import socket
 import ssl
@@ -15,13 +15,13 @@ from audiencelab_sdk import (
     APITimeoutError,
 )
 from audiencelab_sdk._http._failures import connection_error
-from tests.unit._both_clients import close, settle
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._http_server import Handler, Server, error_from
 from tests.unit._samples import API_KEY, KEY, URL
 
 
-def test_untrusted_certificate() -> None:
-    # As it comes from httpx, the real cause two errors down.
+def test_untrusted_certificate_error_refers_to_ssl_cert_file() -> None:
+    # httpx raises it like this, with the real cause two exceptions down.
     error = httpx.ConnectError("certificate verify failed")
     error.__cause__ = OSError()
     error.__cause__.__context__ = ssl.SSLCertVerificationError()
@@ -29,7 +29,7 @@ def test_untrusted_certificate() -> None:
     assert "SSL_CERT_FILE names the certificates" in str(failure)
 
 
-def test_chain_that_ends_in_a_ring() -> None:
+def test_a_circular_exception_chain_is_handled() -> None:
     error = httpx.ConnectError("refused")
     error.__cause__ = OSError()
     error.__cause__.__context__ = error
@@ -48,7 +48,7 @@ def test_chain_that_ends_in_a_ring() -> None:
     ],
     ids=repr,
 )
-async def test_without_an_answer(
+async def test_connection_errors_give_advice(
     client_class: Any,
     api: respx.MockRouter,
     outcome: httpx.RequestError,
@@ -58,7 +58,7 @@ async def test_without_an_answer(
     api.post("/rpc/verify_api_key").mock(side_effect=outcome)
     client = client_class(URL, KEY, max_retries=0)
     with pytest.raises(expected) as caught:
-        await settle(client.api_keys.verify(API_KEY))
+        await maybe_await(client.api_keys.verify(API_KEY))
     await close(client)
     assert type(caught.value) is expected
     assert f"no answer from {URL} " in str(caught.value)
@@ -76,7 +76,7 @@ async def test_without_an_answer(
     ],
     ids=repr,
 )
-async def test_errors_without_an_answer(
+async def test_connection_errors_say_whether_the_request_was_sent(
     client_class: Any,
     api: respx.MockRouter,
     outcome: httpx.TransportError,
@@ -86,7 +86,7 @@ async def test_errors_without_an_answer(
     client = client_class(URL, KEY, max_retries=0)
     api.post("/rpc/verify_api_key").mock(side_effect=outcome)
     with pytest.raises(APIConnectionError) as caught:
-        await settle(client.api_keys.verify(API_KEY))
+        await maybe_await(client.api_keys.verify(API_KEY))
     await close(client)
     assert type(caught.value) is expected
     assert caught.value.request_sent is sent
@@ -94,7 +94,7 @@ async def test_errors_without_an_answer(
     assert "/rest/v1/rpc/verify_api_key" in str(caught.value)
 
 
-async def test_slow_answer_is_a_timeout(client_class: Any, server: Server, url: str) -> None:
+async def test_a_slow_response_is_a_timeout(client_class: Any, server: Server, url: str) -> None:
     released = threading.Event()
 
     def wait(_: Handler) -> None:
@@ -108,13 +108,11 @@ async def test_slow_answer_is_a_timeout(client_class: Any, server: Server, url: 
     assert "client.with_options(timeout=...) waits longer" in str(error)
 
 
-async def test_answer_that_stalls_half_way_is_a_timeout(
-    client_class: Any, server: Server, url: str
-) -> None:
+async def test_a_stalled_response_is_a_timeout(client_class: Any, server: Server, url: str) -> None:
     released = threading.Event()
 
     def stall(handler: Handler) -> None:
-        handler.answer(b'{"valid": tr', Content_Length="1000")
+        handler.send(b'{"valid": tr', Content_Length="1000")
         released.wait(5)
 
     server.respond = stall
@@ -123,7 +121,7 @@ async def test_answer_that_stalls_half_way_is_a_timeout(
     assert type(error) is APITimeoutError
 
 
-async def test_nobody_listens(client_class: Any) -> None:
+async def test_refused_connection(client_class: Any) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -144,16 +142,16 @@ async def test_unknown_host(client_class: Any, monkeypatch: pytest.MonkeyPatch) 
     assert "host name is not known here: is the URL right" in str(error)
 
 
-async def test_https_where_http_is_spoken(client_class: Any, server: Server, url: str) -> None:
+async def test_https_url_of_an_http_server(client_class: Any, server: Server, url: str) -> None:
     error = await error_from(client_class, url.replace("http:", "https:"))
     assert type(error) is APIConnectionError
     assert not error.request_sent
     assert "should the URL begin with http://?" in str(error)
 
 
-async def test_http_where_https_is_spoken(client_class: Any, server: Server, url: str) -> None:
+async def test_http_url_of_an_https_server(client_class: Any, server: Server, url: str) -> None:
     def alert(handler: Handler) -> None:
-        # What a TLS server sends to whom it does not understand.
+        # A TLS server sends this alert in response to plain text.
         handler.wfile.write(b"\x15\x03\x01\x00\x02\x02\x16")
         handler.close_connection = True
 
@@ -163,7 +161,7 @@ async def test_http_where_https_is_spoken(client_class: Any, server: Server, url
     assert "should the URL begin with https://?" in str(error)
 
 
-async def test_connection_closed_without_an_answer(
+async def test_connection_closed_before_the_response(
     client_class: Any, server: Server, url: str
 ) -> None:
     server.respond = lambda handler: setattr(handler, "close_connection", True)
@@ -172,11 +170,11 @@ async def test_connection_closed_without_an_answer(
     assert error.request_sent
 
 
-async def test_connection_closed_amid_the_answer(
+async def test_connection_closed_during_the_response(
     client_class: Any, server: Server, url: str
 ) -> None:
     def half(handler: Handler) -> None:
-        handler.answer(b'{"valid": tr', Content_Length="1000")
+        handler.send(b'{"valid": tr', Content_Length="1000")
         handler.close_connection = True
 
     server.respond = half
@@ -186,12 +184,12 @@ async def test_connection_closed_amid_the_answer(
     assert "may have been carried out" in str(error)
 
 
-async def test_connection_reset_amid_the_answer(
+async def test_connection_reset_during_the_response(
     client_class: Any, server: Server, url: str
 ) -> None:
     def reset(handler: Handler) -> None:
-        handler.answer(b'{"valid": tr', Content_Length="1000")
-        # With no time to linger, closing sends RST in place of FIN.
+        handler.send(b'{"valid": tr', Content_Length="1000")
+        # With a linger time of zero, close sends RST instead of FIN.
         linger = struct.pack("ii", 1, 0)
         handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         handler.close_connection = True

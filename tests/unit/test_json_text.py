@@ -1,4 +1,4 @@
-"""Parts of JSON that Python cannot read as a whole."""
+"""Slices of JSON that Python cannot parse as a whole."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from tests.unit._samples import ODD_JSON
 
 
 @pytest.mark.parametrize("odd", ODD_JSON)
-def test_the_parts_of_json_are_found_at_any_depth(odd: str) -> None:
+def test_items_and_members_are_found_at_any_depth(odd: str) -> None:
     text = ODD_JSON[odd]
     assert parts(f" [{text}, 1 ,{text}]\n") == [text, "1", text]
     assert member(f'{{"a,\\"": {text}, "id" : {text} }}', "id") == text
@@ -17,5 +17,5 @@ def test_the_parts_of_json_are_found_at_any_depth(odd: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "1", '"[]"', "[", "[1", "[1}]", "[]]", "[] []", "x[]", "]", '["']
 )
-def test_what_is_no_whole_array_has_no_parts(text: str) -> None:
-    assert parts(text) is None or text == "[1}]"
+def test_text_that_is_no_array_has_no_parts(text: str) -> None:
+    assert parts(text) is None

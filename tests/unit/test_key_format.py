@@ -27,31 +27,31 @@ def test_checksum_is_crc32_in_six_base62_digits(text: str, expected: str) -> Non
 
 
 @given(bodies)
-def test_a_key_with_its_checksum_may_be_one(body: str) -> None:
+def test_a_key_with_a_valid_checksum_is_accepted(body: str) -> None:
     assert may_be_api_key(body + checksum(body))
 
 
 @given(bodies, st.integers(0, 45), st.sampled_from(ALPHABET))
-def test_one_wrong_character_is_noticed(body: str, position: int, character: str) -> None:
+def test_a_wrong_character_is_detected(body: str, position: int, character: str) -> None:
     key = body + checksum(body)
     wrong = key[: 3 + position] + character + key[4 + position :]
     assert may_be_api_key(wrong) == (wrong == key)
 
 
 @given(bodies, st.integers(3, 47))
-def test_two_swapped_neighbours_are_noticed(body: str, position: int) -> None:
+def test_swapped_neighbors_are_detected(body: str, position: int) -> None:
     key = body + checksum(body)
     swapped = key[:position] + key[position + 1] + key[position] + key[position + 2 :]
     assert may_be_api_key(swapped) == (swapped == key)
 
 
 @given(st.text(ALPHABET, min_size=1, max_size=125).filter(lambda text: len(text) != 46))
-def test_the_database_is_asked_about_other_lengths(rest: str) -> None:
+def test_keys_of_other_lengths_are_left_to_the_database(rest: str) -> None:
     assert may_be_api_key("sk_" + rest)
 
 
 @given(st.text())
-def test_nothing_but_sk_and_ascii_alphanumerics_may_be_a_key(text: str) -> None:
+def test_only_sk_and_ascii_alphanumerics_are_accepted(text: str) -> None:
     for candidate in (text, "sk_" + text):
         if may_be_api_key(candidate):
             assert re.fullmatch(r"sk_[A-Za-z0-9]{1,125}", candidate)
@@ -72,5 +72,5 @@ def test_nothing_but_sk_and_ascii_alphanumerics_may_be_a_key(text: str) -> None:
         " sk_a",
     ],
 )
-def test_these_cannot_be_keys(text: str) -> None:
+def test_malformed_keys_are_rejected(text: str) -> None:
     assert not may_be_api_key(text)

@@ -1,4 +1,4 @@
-"""Lists with rows that Python cannot read: times, numbers and JSON that PostgreSQL has."""
+"""Pages by keyset, and rows that Python cannot read."""
 
 import json
 import logging
@@ -17,11 +17,11 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from audiencelab_sdk._http._listing import Place
-from tests.unit._both_clients import settle
-from tests.unit._operations import answered, api_keys, enrichment, segments, sent, unfetched
+from tests.unit._both_clients import maybe_await
+from tests.unit._operations import api_keys, enrichment, listing_of, result_of, segments, sent
 from tests.unit._samples import ACCOUNT, JOB, KEY_ID, LISTED, ODD_JSON, SEGMENT
 
-# What PostgreSQL orders these by, and Python cannot read.
+# Times that Python cannot read, and their place in PostgreSQL's order.
 ODD_MOMENTS = {
     "infinity": (3, 0),
     "294276-12-31T23:59:59.999999+00:00": (2, 1),
@@ -30,9 +30,6 @@ ODD_MOMENTS = {
     "4713-11-24T00:00:00+00:00 BC": (-2, -1),
     "-infinity": (-3, 0),
 }
-FILTERS = dict.fromkeys(
-    ("account_id", "audience_id", "status", "enrichment_type", "created_after", "created_before")
-)
 moments = st.one_of(
     st.sampled_from([*ODD_MOMENTS]),
     st.sampled_from(
@@ -57,7 +54,7 @@ tables = st.lists(
 
 
 def rank(moment: str) -> tuple[int, Any]:
-    """What PostgreSQL orders a moment by."""
+    """Return the place of a time in PostgreSQL's order."""
     return ODD_MOMENTS.get(moment) or (0, datetime.fromisoformat(moment))
 
 
@@ -66,8 +63,8 @@ def raw_job(moment: str, number: int, metadata_text: str) -> str:
     return json.dumps(row).replace('"?"', metadata_text)
 
 
-def answer_to(query: dict[str, str], table: list[tuple[str, int, str]], cut: int) -> str:
-    """What PostgREST answers with: the rows after the cursor, newest first, cut at its limit."""
+def page_for(query: dict[str, str], table: list[tuple[str, int, str]], cut: int) -> str:
+    """Return PostgREST's page: the rows after the cursor, newest first, up to the limit."""
     rows = sorted(table, key=lambda row: (rank(row[0]), row[1]), reverse=True)
     if "or" in query:
         cursor = re.fullmatch(
@@ -81,18 +78,18 @@ def answer_to(query: dict[str, str], table: list[tuple[str, int, str]], cut: int
 
 
 @given(table=tables, page_size=st.integers(1, 5), cut=st.integers(1, 5))
-def test_a_walk_ends_and_meets_each_row_once(
+def test_paging_ends_and_returns_each_row_once(
     table: list[tuple[str, int, str]], page_size: int, cut: int
 ) -> None:
-    listing = unfetched(enrichment.list, **FILTERS, page_size=page_size)
+    listing = listing_of(enrichment.list, page_size=page_size)
     met: list[UUID] = []
     after: Place | None = None
     for _ in range(len(table) + 1):
-        steps = listing.page(after)
-        body = answer_to(sent(next(steps))[1], table, cut)
+        operation = listing.page(after)
+        body = page_for(sent(next(operation))[1], table, cut)
         request = httpx.Request("GET", "https://a.test/rest/v1/enrichment_tracking")
         with pytest.raises(StopIteration) as stop:
-            steps.send(httpx.Response(200, content=body, request=request))
+            operation.send(httpx.Response(200, content=body, request=request))
         fetched = stop.value.value
         met += [row.id for row in (*fetched.items, *fetched.unreadable)]
         after = fetched.last
@@ -102,28 +99,28 @@ def test_a_walk_ends_and_meets_each_row_once(
     assert sorted(met) == sorted(UUID(int=number) for _, number, _ in table)
 
 
-def broken(row: int, **columns: Any) -> dict[str, Any]:
-    return JOB | {"id": str(UUID(int=row)), **columns}
+def job_row(number: int, **columns: Any) -> dict[str, Any]:
+    return JOB | {"id": str(UUID(int=number)), **columns}
 
 
-async def test_a_page_tells_which_rows_it_could_not_read(
+async def test_unreadable_rows_are_reported_and_logged(
     client: Any, api: respx.MockRouter, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bad = broken(3, created_at="infinity", metadata={"secret": "value"})
-    worse = broken(2, total_records="a secret value")
-    pages = [[bad], [worse, broken(1)], []]
+    bad = job_row(3, created_at="infinity", metadata={"secret": "value"})
+    worse = job_row(2, total_records="a secret value")
+    pages = [[bad], [worse, job_row(1)], []]
     api.get("/enrichment_tracking").mock(
         side_effect=[httpx.Response(200, json=page) for page in pages]
     )
-    page = await settle(client.enrichment.list(page_size=2))
+    page = await maybe_await(client.enrichment.list(page_size=2))
     assert page.items == []
     assert [row.id for row in page.unreadable] == [UUID(int=3)]
     assert json.loads(page.unreadable[0].raw) == bad
     assert page.unreadable[0].reason.startswith("created_at: ")
-    second = await settle(page.next())
+    second = await maybe_await(page.next())
     assert [job.id for job in second.items] == [UUID(int=1)]
     assert second.unreadable[0].reason.startswith("total_records: ")
-    assert await settle(second.next()) is None
+    assert await maybe_await(second.next()) is None
     warnings = [record for record in caplog.records if record.levelno == logging.WARNING]
     assert [record.name for record in warnings] == ["audiencelab_sdk"] * 2
     assert str(UUID(int=3)) in caplog.text
@@ -131,14 +128,14 @@ async def test_a_page_tells_which_rows_it_could_not_read(
     assert "secret" not in shown
 
 
-async def test_a_walk_goes_on_after_a_page_that_cannot_be_read(
+async def test_iteration_continues_after_an_unreadable_page(
     client: Any, api: respx.MockRouter
 ) -> None:
-    pages = [[broken(3, created_at="infinity")], [broken(2)], [broken(1, status="odd")], []]
+    pages = [[job_row(3, created_at="infinity")], [job_row(2)], [job_row(1, status="odd")], []]
     api.get("/enrichment_tracking").mock(
         side_effect=[httpx.Response(200, json=page) for page in pages]
     )
-    page = await settle(client.enrichment.list(page_size=1))
+    page = await maybe_await(client.enrichment.list(page_size=1))
     met = [job.id async for job in page] if hasattr(page, "__aiter__") else [job.id for job in page]
     assert met == [UUID(int=2)]
 
@@ -146,22 +143,22 @@ async def test_a_walk_goes_on_after_a_page_that_cannot_be_read(
 @pytest.mark.parametrize(
     ("rows", "problem"),
     [
-        ([broken(2, account_id=str(UUID(int=7)))], "whose account_id is not"),
-        ([broken(1), broken(2)], "another order"),
+        ([job_row(2, account_id=str(UUID(int=7)))], "whose account_id is not"),
+        ([job_row(1), job_row(2)], "another order"),
     ],
 )
-async def test_rows_that_were_not_asked_for_are_refused(
+async def test_unrequested_rows_are_rejected(
     client: Any, api: respx.MockRouter, rows: list[Any], problem: str
 ) -> None:
     api.get("/enrichment_tracking").respond(json=rows)
     with pytest.raises(UnexpectedResponseError, match=f"{problem}.* a proxy that drops the query"):
-        await settle(client.enrichment.list(account_id=ACCOUNT))
+        await maybe_await(client.enrichment.list(account_id=ACCOUNT))
 
 
-def test_the_next_page_begins_after_the_last_row_to_the_microsecond() -> None:
+def test_the_cursor_keeps_microseconds() -> None:
     last = {**LISTED, "created_at": "2025-01-02T03:04:05.000001+05:30"}
-    listing = unfetched(api_keys.list, ACCOUNT, page_size=2)
-    fetched = answered(listing.page(), [LISTED, last])
+    listing = listing_of(api_keys.list, ACCOUNT, page_size=2)
+    fetched = result_of(listing.page(), [LISTED, last])
     assert sent(next(listing.page(fetched.last)))[1] == {
         "order": "created_at.desc,id.desc",
         "limit": "2",
@@ -177,9 +174,9 @@ def test_the_next_page_begins_after_the_last_row_to_the_microsecond() -> None:
         *("2025-01-02T03:04:05.000001+05:30", "1883-11-18T12:03:57.999-04:56:02"),
     ],
 )
-def test_a_page_begins_after_whatever_time_the_one_before_ended_with(moment: str) -> None:
-    listing = unfetched(segments.list)
-    fetched = answered(listing.page(), [SEGMENT | {"created_at": moment}])
+def test_the_cursor_keeps_times_that_python_cannot_read(moment: str) -> None:
+    listing = listing_of(segments.list)
+    fetched = result_of(listing.page(), [SEGMENT | {"created_at": moment}])
     query = sent(next(listing.page(fetched.last)))[1]
     assert query["created_at"] == f"lte.{moment}"
     assert query["or"] == f"(created_at.lt.{moment},id.lt.{KEY_ID})"

@@ -40,14 +40,14 @@ EXAMPLES = [
 
 
 @pytest.mark.parametrize("model", EXAMPLES, ids=lambda model: type(model).__name__)
-def test_models_do_not_change(model: Any) -> None:
+def test_models_are_immutable(model: Any) -> None:
     for name in type(model).model_fields:
         with pytest.raises(ValidationError, match="frozen"):
             setattr(model, name, None)
 
 
 @pytest.mark.parametrize("mode", ["validation", "serialization"])
-def test_json_schemas_say_what_columns_should_hold(mode: Any) -> None:
+def test_json_schemas_describe_the_columns(mode: Any) -> None:
     columns = Segment.model_json_schema(mode=mode)["properties"]
     assert columns["tags"] == {"items": {"type": "string"}, "title": "Tags", "type": "array"}
     assert columns["created_at"]["format"] == "date-time"
@@ -56,7 +56,7 @@ def test_json_schemas_say_what_columns_should_hold(mode: Any) -> None:
     assert metadata["type"] == "object"
 
 
-def test_models_keep_what_they_do_not_know() -> None:
+def test_models_keep_unknown_columns() -> None:
     odd = JOB | {"metadata": [1], "progress_note": "new column"}
     read = EnrichmentJob.model_validate(odd)
     assert read.metadata == {"value": [1]}

@@ -1,4 +1,4 @@
-"""Connections on real sockets: shared, limited and closed."""
+"""Connections: shared, limited in number, and closed."""
 
 import gc
 import inspect
@@ -20,8 +20,8 @@ from audiencelab_sdk import (
     ConfigurationError,
 )
 from audiencelab_sdk._http import _pools
-from tests.unit._both_clients import close, settle
-from tests.unit._http_server import Held, Server, slow
+from tests.unit._both_clients import close, maybe_await
+from tests.unit._http_server import HeldResponses, Server, slow
 from tests.unit._samples import API_KEY, KEY, URL
 
 
@@ -29,42 +29,44 @@ async def test_each_client_has_its_own_timeout(client_class: Any, server: Server
     client = client_class(url, KEY, max_retries=0)
     server.respond = slow(seconds=0.3)
     with pytest.raises(APITimeoutError):
-        await settle(client.with_options(timeout=0.05).api_keys.verify(API_KEY))
-    assert await settle(client.api_keys.verify(API_KEY))
+        await maybe_await(client.with_options(timeout=0.05).api_keys.verify(API_KEY))
+    assert await maybe_await(client.api_keys.verify(API_KEY))
     await close(client)
 
 
-async def test_connections_are_kept_and_closed(client_class: Any, server: Server, url: str) -> None:
+async def test_derived_clients_share_a_connection_until_it_is_closed(
+    client_class: Any, server: Server, url: str
+) -> None:
     client = client_class(url, KEY)
     for each in (client, client.as_user("token"), client.with_options(timeout=3)):
         for _ in range(3):
-            assert await settle(each.api_keys.verify(API_KEY))
+            assert await maybe_await(each.api_keys.verify(API_KEY))
     assert server.connections == 1
     await close(client)
     del client, each
-    gc.collect()  # a socket left open is a ResourceWarning here, and so an error
+    gc.collect()  # an unclosed socket warns here, which fails the test
 
 
-async def test_answers_do_not_wait_for_the_garbage_collector(
+async def test_responses_are_freed_without_the_garbage_collector(
     client_class: Any, server: Server, url: str
 ) -> None:
-    def answers() -> int:
+    def count() -> int:
         return sum(isinstance(thing, httpx.Response) for thing in gc.get_objects())
 
     client = client_class(url, KEY)
     gc.collect()
     gc.disable()
     try:
-        before = answers()
-        assert await settle(client.api_keys.verify(API_KEY))
-        assert answers() == before
+        before = count()
+        assert await maybe_await(client.api_keys.verify(API_KEY))
+        assert count() == before
     finally:
         gc.enable()
         await close(client)
 
 
-def test_threads_that_wait_when_the_client_is_closed(server: Server, url: str) -> None:
-    server.respond = held = Held()
+def test_closing_raises_in_waiting_threads(server: Server, url: str) -> None:
+    server.respond = held = HeldResponses()
     client = AudienceLab(url, KEY, max_retries=0)
     with ThreadPoolExecutor(30) as executor:
         calls = [executor.submit(client.api_keys.verify, API_KEY) for _ in range(30)]
@@ -75,14 +77,12 @@ def test_threads_that_wait_when_the_client_is_closed(server: Server, url: str) -
     assert sum(isinstance(error, ClientClosedError) for error in errors) == 10
     assert server.connections <= 20
     del client, calls, errors
-    gc.collect()  # a socket left open is a ResourceWarning here, and so an error
+    gc.collect()  # an unclosed socket warns here, which fails the test
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_tasks_that_wait_when_the_client_is_closed(
-    colour: str, server: Server, url: str
-) -> None:
-    server.respond = held = Held()
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_closing_raises_in_waiting_tasks(client_kind: str, server: Server, url: str) -> None:
+    server.respond = held = HeldResponses()
     client = AsyncAudienceLab(url, KEY, max_retries=0)
     errors: list[AudienceLabError] = []
 
@@ -102,7 +102,7 @@ async def test_tasks_that_wait_when_the_client_is_closed(
     assert server.connections <= 20
 
 
-async def test_calls_wait_for_their_turn_no_longer_than_the_timeout(
+async def test_calls_wait_for_a_connection_no_longer_than_the_timeout(
     client_class: Any, server: Server, url: str
 ) -> None:
     released = threading.Event()
@@ -130,7 +130,7 @@ async def test_calls_wait_for_their_turn_no_longer_than_the_timeout(
 
 
 async def in_thread(call: Callable[..., Any], *arguments: Any) -> Any:
-    """The result of a call of either client, which waits without stopping the event loop."""
+    """Return the result of a call to either client without blocking the event loop."""
     if inspect.iscoroutinefunction(call):
         return await call(*arguments)
     return await anyio.to_thread.run_sync(call, *arguments)
@@ -143,8 +143,8 @@ def test_thirty_two_threads_share_a_client(server: Server, url: str) -> None:
     assert server.connections <= 32
 
 
-@pytest.mark.parametrize("colour", ["asyncio", "trio"])
-async def test_two_hundred_tasks_share_a_client(colour: str, server: Server, url: str) -> None:
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_two_hundred_tasks_share_a_client(client_kind: str, server: Server, url: str) -> None:
     valid: list[bool] = []
 
     async with AsyncAudienceLab(url, KEY) as client:
@@ -167,7 +167,7 @@ async def test_two_hundred_tasks_share_a_client(colour: str, server: Server, url
         ("SSL_CERT_FILE", "/no/such/file"),
     ],
 )
-async def test_an_environment_that_httpx_cannot_use(
+async def test_invalid_proxy_and_certificate_variables_are_named(
     client_class: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
     _pools._ssl_context.cache_clear()

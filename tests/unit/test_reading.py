@@ -1,4 +1,4 @@
-"""Responses that are read, and responses that are refused."""
+"""Responses that are read, and responses that raise."""
 
 import json
 from collections.abc import Callable
@@ -12,14 +12,14 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from audiencelab_sdk._http._operation import Operation
-from tests.unit._both_clients import settle
+from tests.unit._both_clients import maybe_await
 from tests.unit._http_server import Server, error_from
-from tests.unit._operations import api_keys, enrichment, success, unfetched
+from tests.unit._operations import api_keys, enrichment, listing_of, ok_response
 from tests.unit._samples import ACCOUNT, API_KEY, CREATED, JOB, KEY_ID, LISTED, URL, VALID
 
 
 def first_page() -> Any:
-    return unfetched(api_keys.list, ACCOUNT).page()
+    return listing_of(api_keys.list, ACCOUNT).page()
 
 
 OTHER_SHAPES: list[tuple[Callable[[], Operation[Any]], Any]] = [
@@ -49,35 +49,35 @@ OTHER_SHAPES: list[tuple[Callable[[], Operation[Any]], Any]] = [
 ]
 
 
-@pytest.mark.parametrize(("operation", "data"), OTHER_SHAPES)
-def test_an_answer_of_another_shape_is_named_and_not_quoted(
-    operation: Callable[[], Operation[Any]], data: Any
+@pytest.mark.parametrize(("call", "data"), OTHER_SHAPES)
+def test_errors_name_the_fields_and_quote_no_values(
+    call: Callable[[], Operation[Any]], data: Any
 ) -> None:
-    steps = operation()
-    next(steps)
+    operation = call()
+    next(operation)
     with pytest.raises(UnexpectedResponseError, match="another shape") as caught:
-        steps.send(success(data))
+        operation.send(ok_response(data))
     assert API_KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
 
 
-def test_a_fault_of_all_rows_is_told_shortly() -> None:
-    steps = unfetched(api_keys.list, ACCOUNT, page_size=1000).page()
-    next(steps)
+def test_errors_name_at_most_five_fields() -> None:
+    operation = listing_of(api_keys.list, ACCOUNT, page_size=1000).page()
+    next(operation)
     with pytest.raises(UnexpectedResponseError) as caught:
-        steps.send(success([{"id": KEY_ID}] * 1000))
+        operation.send(ok_response([{"id": KEY_ID}] * 1000))
     first = ", ".join(f"0.{column}" for column in [*LISTED][1:6])
     assert f"(see: {first} and {len(LISTED) - 6} more)" in str(caught.value)
 
 
 @pytest.mark.parametrize("value", ["[" * 300 + "]" * 300, "9" * 4400], ids=["deep", "long"])
-def test_json_that_pydantic_cannot_read_is_named(value: str) -> None:
+def test_json_beyond_the_limits_of_the_parser_raises(value: str) -> None:
     body = json.dumps(JOB | {"metadata": "?"}).replace('"?"', value)
-    steps = enrichment.get(KEY_ID)
-    next(steps)
+    operation = enrichment.get(KEY_ID)
+    next(operation)
     with pytest.raises(UnexpectedResponseError, match="goes too deep, or has too long a number"):
-        steps.send(httpx.Response(200, content=body, request=httpx.Request("GET", URL)))
+        operation.send(httpx.Response(200, content=body, request=httpx.Request("GET", URL)))
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,12 @@ def test_json_that_pydantic_cannot_read_is_named(value: str) -> None:
     ],
     ids=str,
 )
-async def test_success_that_cannot_be_understood(
+async def test_unexpected_responses_raise(
     client: Any, api: respx.MockRouter, response: httpx.Response
 ) -> None:
     api.post("/rpc/verify_api_key").mock(return_value=response)
     with pytest.raises(UnexpectedResponseError) as caught:
-        await settle(client.api_keys.verify(API_KEY))
+        await maybe_await(client.api_keys.verify(API_KEY))
     assert API_KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
@@ -113,11 +113,11 @@ async def test_success_that_cannot_be_understood(
 @pytest.mark.parametrize(
     "response", [httpx.Response(204), httpx.Response(200, content=b"null")], ids=str
 )
-async def test_a_function_that_returns_nothing(
+async def test_empty_responses_of_a_void_function_are_accepted(
     client: Any, api: respx.MockRouter, response: httpx.Response
 ) -> None:
     api.post("/rpc/delete_studio_segment").mock(return_value=response)
-    assert await settle(client.segments.delete(KEY_ID)) is None
+    assert await maybe_await(client.segments.delete(KEY_ID)) is None
 
 
 @pytest.mark.parametrize(
@@ -125,12 +125,12 @@ async def test_a_function_that_returns_nothing(
     [httpx.Response(200), httpx.Response(200, html="<p>Log in"), httpx.Response(200, json=True)],
     ids=["no body", "a page", "a value"],
 )
-async def test_something_else_that_answers_for_it(
+async def test_other_responses_of_a_void_function_raise(
     client: Any, api: respx.MockRouter, response: httpx.Response
 ) -> None:
     api.post("/rpc/delete_studio_segment").mock(return_value=response)
     with pytest.raises(UnexpectedResponseError, match="does the URL lead to"):
-        await settle(client.segments.delete(KEY_ID))
+        await maybe_await(client.segments.delete(KEY_ID))
 
 
 @pytest.mark.parametrize(
@@ -143,10 +143,10 @@ async def test_something_else_that_answers_for_it(
         (b'"' + b"x" * 50, "application/json; charset=utf-8", "may cut answers off"),
     ],
 )
-async def test_success_without_json(
+async def test_responses_without_json_give_advice(
     client_class: Any, server: Server, url: str, body: bytes, kind: str, advice: str
 ) -> None:
-    server.respond = lambda handler: handler.answer(body, Content_Type=kind)
+    server.respond = lambda handler: handler.send(body, Content_Type=kind)
     error = await error_from(client_class, url)
     assert type(error) is UnexpectedResponseError
     assert str(error).startswith("POST /rest/v1/rpc/verify_api_key answered 200 with ")
@@ -155,19 +155,19 @@ async def test_success_without_json(
 
 
 @pytest.mark.parametrize("body", [b"", b"null", b"[]", b'""', b"{}", b"<"])
-async def test_empty_answer_where_a_value_is_needed(
+async def test_empty_responses_raise(
     client_class: Any, server: Server, url: str, body: bytes
 ) -> None:
-    server.respond = lambda handler: handler.answer(body)
+    server.respond = lambda handler: handler.send(body)
     error = await error_from(client_class, url)
     assert type(error) is UnexpectedResponseError
     assert "does the URL lead to" in str(error)
 
 
-# On trio, httpx itself leaves its generators open when it cannot decode.
-@pytest.mark.parametrize("colour", ["sync", "asyncio"])
-async def test_answer_that_cannot_be_decompressed(
+# On trio, httpx leaves its generators open after a decoding error.
+@pytest.mark.parametrize("client_kind", ["sync", "asyncio"])
+async def test_a_response_that_cannot_be_decompressed_raises(
     client_class: Any, server: Server, url: str
 ) -> None:
-    server.respond = lambda handler: handler.answer(b"no gzip", Content_Encoding="gzip")
+    server.respond = lambda handler: handler.send(b"no gzip", Content_Encoding="gzip")
     assert type(await error_from(client_class, url)) is UnexpectedResponseError

@@ -42,7 +42,7 @@ def async_client() -> AsyncAudienceLab:
 
 
 @pytest.mark.parametrize(("subject", "name"), METHODS)
-def test_a_method_is_an_ordinary_one_in_both_clients(
+def test_methods_are_ordinary_methods_of_both_clients(
     sync_client: AudienceLab, async_client: AsyncAudienceLab, subject: str, name: str
 ) -> None:
     plain = getattr(getattr(sync_client, subject), name)
@@ -83,6 +83,6 @@ def test_an_autospec_checks_the_arguments(
     assert inspect.iscoroutinefunction(awaited)
 
 
-def test_an_argument_that_is_missing_is_named_as_for_a_function(sync_client: AudienceLab) -> None:
+def test_a_missing_argument_raises_the_usual_type_error(sync_client: AudienceLab) -> None:
     with pytest.raises(TypeError, match=r"missing 1 required positional argument: 'api_key'"):
         sync_client.api_keys.verify()  # type: ignore[call-arg] # pyright: ignore[reportCallIssue]

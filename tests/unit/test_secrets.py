@@ -1,4 +1,4 @@
-"""Keys and tokens are in nothing that can be printed."""
+"""No repr, log line, error or traceback shows a key or a token."""
 
 import logging
 import pickle
@@ -13,7 +13,7 @@ import respx
 
 from audiencelab_sdk import AudienceLabError
 from audiencelab_sdk._tokens import api_key_token
-from tests.unit._both_clients import close, settle
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY, KEY_ID, LISTED, TOKEN, URL, VALID
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
@@ -31,7 +31,7 @@ async def user(client: Any) -> Any:
     return client.as_user(TOKEN)
 
 
-async def test_clients_and_what_they_are_made_of(client: Any, user: Any) -> None:
+async def test_reprs_of_clients_and_settings(client: Any, user: Any) -> None:
     as_key = client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET)
     for each in (client, user, as_key):
         assert repr(each) == f"{type(client).__name__}('{URL}')"
@@ -40,7 +40,7 @@ async def test_clients_and_what_they_are_made_of(client: Any, user: Any) -> None
 
 async def test_models(client: Any, api: respx.MockRouter) -> None:
     api.post("/rpc/create_api_key").respond(json=CREATED)
-    created = await settle(client.api_keys.create(ACCOUNT, "crm"))
+    created = await maybe_await(client.api_keys.create(ACCOUNT, "crm"))
     assert created.key.get_secret_value() == API_KEY
     assert_nothing_leaks(
         repr(created),
@@ -58,9 +58,9 @@ async def test_logs(
     api.post("/rpc/create_api_key").respond(json=CREATED)
     api.post("/rpc/verify_api_key").respond(json=VALID)
     api.post("/rpc/list_api_keys").respond(json=[LISTED])
-    await settle(user.api_keys.create(ACCOUNT, "crm"))
-    await settle(client.api_keys.verify(API_KEY))
-    await settle(user.api_keys.list(ACCOUNT))
+    await maybe_await(user.api_keys.create(ACCOUNT, "crm"))
+    await maybe_await(client.api_keys.verify(API_KEY))
+    await maybe_await(user.api_keys.list(ACCOUNT))
     assert_nothing_leaks(caplog.text, *(str(vars(record)) for record in caplog.records))
 
 
@@ -82,7 +82,7 @@ async def test_errors_and_their_tracebacks(
     api.post("/rpc/verify_api_key").mock(side_effect=outcome)
     owner = client_class(URL, KEY, max_retries=0)
     with pytest.raises(AudienceLabError) as caught:
-        await settle(owner.as_user(TOKEN).api_keys.verify(API_KEY))
+        await maybe_await(owner.as_user(TOKEN).api_keys.verify(API_KEY))
     await close(owner)
     error = caught.value
     assert error.__cause__ is None
@@ -100,7 +100,7 @@ async def test_local_variables_of_a_failed_request(client: Any, api: respx.MockR
     api.post("/rpc/log_api_key_usage").respond(400, json={"message": "no"})
     log_usage = client.as_user(TOKEN).api_keys.log_usage
     with pytest.raises(AudienceLabError) as caught:
-        await settle(log_usage(KEY_ID, endpoint="/", method="GET"))
+        await maybe_await(log_usage(KEY_ID, endpoint="/", method="GET"))
     assert_no_frame_leaks(caught.value)
     frames = traceback.extract_tb(caught.value.__traceback__)
     assert not any("postgrest" in frame.filename or "httpx" in frame.filename for frame in frames)
@@ -109,7 +109,7 @@ async def test_local_variables_of_a_failed_request(client: Any, api: respx.MockR
 async def test_local_variables_of_a_verification(client: Any, api: respx.MockRouter) -> None:
     api.post("/rpc/verify_api_key").mock(side_effect=httpx.ConnectError("refused"))
     with pytest.raises(AudienceLabError) as caught:
-        await settle(client.with_options(max_retries=0).api_keys.verify(API_KEY))
+        await maybe_await(client.with_options(max_retries=0).api_keys.verify(API_KEY))
     assert_no_frame_leaks(caught.value)
 
 
@@ -128,7 +128,7 @@ REFUSED: list[Callable[[Any], Any]] = [
 
 @pytest.mark.parametrize("make", REFUSED)
 def test_local_variables_of_refused_settings(
-    colour: str, client_class: Any, make: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
+    client_kind: str, client_class: Any, make: Callable[[Any], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SUPABASE_URL", URL)
     monkeypatch.setenv("SUPABASE_KEY", KEY)
@@ -152,5 +152,5 @@ def test_tokens() -> None:
 
 async def test_local_variables_of_a_wrong_call(client: Any) -> None:
     with pytest.raises(TypeError) as caught:
-        await settle(client.api_keys.verify(API_KEY, API_KEY))
+        await maybe_await(client.api_keys.verify(API_KEY, API_KEY))
     assert_no_frame_leaks(caught.value)

@@ -26,48 +26,37 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from tests.unit._operations import (
-    answered,
     drive,
+    listing_of,
+    ok_response,
+    result_of,
     segments,
     segments_of_nobody,
     sent,
-    success,
-    unfetched,
 )
 from tests.unit._samples import ACCOUNT, KEY_ID, SEGMENT
 
-LISTING: dict[str, Any] = {
-    "account_id": None,
-    "source_type": None,
-    "tags": (),
-    "name_contains": None,
-    "created_after": None,
-    "created_before": None,
-    "page_size": 100,
-}
 NEW = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a")
 
 
-def listed(changes: dict[str, Any]) -> Any:
-    return unfetched(segments.list, **(LISTING | changes)).page()
+def first_page(**filters: Any) -> Any:
+    return listing_of(segments.list, **filters).page()
 
 
 def as_rows(body: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [SEGMENT | row for row in body]
 
 
-def test_conditions_of_a_list() -> None:
+def test_list_sends_the_filters() -> None:
     moment = datetime(2025, 1, 2, tzinfo=UTC)
-    steps = listed(
-        {
-            "account_id": ACCOUNT,
-            "source_type": "audience",
-            "tags": ["a", 'b"\\,{}'],
-            "name_contains": "100% [a]*",
-            "created_before": moment,
-        }
+    operation = first_page(
+        account_id=ACCOUNT,
+        source_type="audience",
+        tags=["a", 'b"\\,{}'],
+        name_contains="100% [a]*",
+        created_before=moment,
     )
-    path, query, _ = sent(next(steps))
+    path, query, _ = sent(next(operation))
     assert path == "/rest/v1/segments"
     assert query == {
         "select": "*",
@@ -82,10 +71,10 @@ def test_conditions_of_a_list() -> None:
     }
 
 
-def test_update_sends_what_was_passed() -> None:
+def test_update_sends_only_the_given_fields() -> None:
     column = CustomColumn(field="s", header_name="S", type="number")
-    steps = segments.update(KEY_ID, description=None, custom_columns=[column])
-    path, query, body = sent(next(steps))
+    operation = segments.update(KEY_ID, description=None, custom_columns=[column])
+    path, query, body = sent(next(operation))
     assert (path, query) == ("/rest/v1/segments", {"id": f"eq.{KEY_ID}", "deleted": "is.false"})
     assert body == {
         "description": None,
@@ -93,24 +82,24 @@ def test_update_sends_what_was_passed() -> None:
     }
 
 
-def test_a_segment_that_cannot_be_read_after_it_was_made_is_named() -> None:
-    steps = segments.create(ACCOUNT, name="n", source_type="audience", source_id="a")
-    next(steps)
-    steps.send(success(KEY_ID))
+def test_create_names_a_segment_that_it_cannot_read_back() -> None:
+    operation = segments.create(ACCOUNT, name="n", source_type="audience", source_id="a")
+    next(operation)
+    operation.send(ok_response(KEY_ID))
     with pytest.raises(APIConnectionError) as caught:
-        steps.throw(APIConnectionError("reset"))
+        operation.throw(APIConnectionError("reset"))
     assert caught.value.__notes__ == [f"The segment was created nevertheless: its id is {KEY_ID}."]
 
 
-def test_what_a_lost_request_inserted_is_read() -> None:
-    steps = segments.create_many(ACCOUNT, [NEW, NEW])
+def test_create_many_reads_rows_that_a_lost_request_inserted() -> None:
+    operation = segments.create_many(ACCOUNT, [NEW, NEW])
     written: list[dict[str, Any]] = []
 
     def none_new(body: Any) -> list[Any]:
         written.extend(as_rows(body))
         return [written[1]]
 
-    requests, outcomes = drive(steps, none_new, lambda _: [written[0]])
+    requests, outcomes = drive(operation, none_new, lambda _: [written[0]])
     (path, query, _), (_, again, _) = requests
     assert path == "/rest/v1/segments"
     assert query["on_conflict"] == "id"
@@ -118,14 +107,14 @@ def test_what_a_lost_request_inserted_is_read() -> None:
     assert [str(outcome.value.id) for outcome in outcomes] == [row["id"] for row in written]
 
 
-def test_a_refused_row_is_found_by_halves() -> None:
+def test_create_many_finds_a_rejected_row_by_bisection() -> None:
     def refuse_the_last(body: list[dict[str, Any]]) -> Any:
         bad = any(row["name"] == "bad" for row in body)
         return InvalidRequestError(400, "23514", "check") if bad else as_rows(body)
 
     batch = [*[NEW] * 6, NEW.model_copy(update={"name": "bad"}), NEW]
-    steps = segments.create_many(ACCOUNT, batch)
-    requests, outcomes = drive(steps, *[refuse_the_last] * 7)
+    operation = segments.create_many(ACCOUNT, batch)
+    requests, outcomes = drive(operation, *[refuse_the_last] * 7)
     assert [len(body) for _, _, body in requests] == [8, 4, 4, 2, 2, 1, 1]
     assert [bool(outcome) for outcome in outcomes] == [*[True] * 6, False, True]
     assert [outcome.index for outcome in outcomes] == list(range(8))
@@ -139,26 +128,26 @@ def test_a_refused_row_is_found_by_halves() -> None:
         InvalidRequestError(400, "PGRST204", "no such column"),
     ],
 )
-def test_a_chunk_that_fails_is_the_outcome_of_its_items_only(error: AudienceLabError) -> None:
-    steps = segments.create_many(ACCOUNT, [NEW] * 101)
-    _, outcomes = drive(steps, error, as_rows)
+def test_create_many_reports_an_error_for_each_item_of_its_chunk(error: AudienceLabError) -> None:
+    operation = segments.create_many(ACCOUNT, [NEW] * 101)
+    _, outcomes = drive(operation, error, as_rows)
     assert [outcome.error for outcome in outcomes] == [error] * 100 + [None]
     assert [outcome.index for outcome in outcomes] == list(range(101))
 
 
-def test_a_wrong_account_costs_one_request_a_chunk() -> None:
+def test_create_many_does_not_bisect_for_an_unknown_account() -> None:
     error = ConflictError(409, "23503", "no such account")
     _, outcomes = drive(segments.create_many(ACCOUNT, [NEW] * 100), error)
     assert {outcome.error for outcome in outcomes} == {error}
 
 
-def test_what_the_caller_does_wrong_is_not_hidden() -> None:
+def test_create_many_raises_errors_of_the_callers_iterator() -> None:
     broken = (len(number) for number in [5])  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="has no len"):
         next(segments.create_many(ACCOUNT, broken))
 
 
-def test_rows_that_the_server_does_not_show_are_not_believed() -> None:
+def test_create_many_reports_rows_that_it_cannot_read_back() -> None:
     _, (outcome,) = drive(segments.create_many(ACCOUNT, [NEW]), [], [])
     assert isinstance(outcome.error, UnexpectedResponseError)
 
@@ -210,28 +199,26 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: segments.create_many(ACCOUNT, NEW), "of NewSegment, not NewSegment"),
     (lambda: segments.create_many(ACCOUNT, [{}]), "sequence of NewSegment"),
     (lambda: segments_of_nobody.create_many(ACCOUNT, []), "created_by is missing"),
-    (lambda: listed({"created_after": datetime(2025, 1, 1)}), "time zone"),  # noqa: DTZ001 - it is the point
-    (lambda: listed({"tags": "a"}), "tags must be a sequence"),
-    (lambda: listed({"page_size": 0}), "page_size"),
+    (lambda: first_page(created_after=datetime(2025, 1, 1)), "time zone"),  # noqa: DTZ001 - the missing time zone is under test
+    (lambda: first_page(tags="a"), "tags must be a sequence"),
+    (lambda: first_page(page_size=0), "page_size"),
 ]
 
 
-@pytest.mark.parametrize(("operation", "message"), REFUSED)
-def test_bad_arguments_are_refused_before_any_request(
-    operation: Callable[[], Any], message: str
-) -> None:
+@pytest.mark.parametrize(("call", "message"), REFUSED)
+def test_invalid_arguments_raise_before_any_request(call: Callable[[], Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
-        next(operation())
+        next(call())
 
 
-def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
+def test_list_reads_malformed_columns() -> None:
     odd = {"tags": ["a", None], "enrichment_fields": [["b"], ["c"]]}
-    listing = unfetched(segments.list, **LISTING)
-    (row,) = answered(listing.page(), [SEGMENT | odd]).items
+    listing = listing_of(segments.list)
+    (row,) = result_of(listing.page(), [SEGMENT | odd]).items
     assert (row.tags, row.enrichment_fields) == (("a",), ("b", "c"))
 
 
-def test_a_filter_takes_any_sequence_and_mapping() -> None:
+def test_filter_values_accept_any_sequence_and_mapping() -> None:
     made = SegmentFilter.where("country").op("in", ("US", MappingProxyType({"a": (1,)})))
     assert made.value == ["US", {"a": [1]}]
     filters = (MappingProxyType({"in": ("US",)}), made)
@@ -239,32 +226,32 @@ def test_a_filter_takes_any_sequence_and_mapping() -> None:
     assert json.loads(json.dumps(body)) == {"filters": [{"in": ["US"]}, made.model_dump()]}
 
 
-def test_a_filter_takes_no_bytes() -> None:
+def test_filter_values_reject_bytes() -> None:
     with pytest.raises(ValidationError, match="value"):
         SegmentFilter.where("country").op("=", b"US")
     with pytest.raises(InvalidArgumentError, match=r"filters\[0\] must be JSON"):
         next(create(filters=[b"US"]))
 
 
-def test_a_filter_is_neither_true_nor_false() -> None:
+def test_filters_have_no_truth_value() -> None:
     with pytest.raises(TypeError, match="pass a list of them"):
         _ = SegmentFilter.where("age") >= 18 and SegmentFilter.where("age") < 65
     with pytest.raises(TypeError, match="chained comparison"):
         _ = 18 <= SegmentFilter.where("age") < 65
 
 
-def test_new_segments_keep_json_as_it_is() -> None:
+def test_create_many_sends_json_unchanged() -> None:
     column = {"field": "f", "header_name": "h", "type": "t"}
     new = NEW.model_copy(update={"custom_columns": [column]})
     again = NewSegment.model_validate(dict(new))
-    call = next(segments.create_many(ACCOUNT, [again]))
-    assert sent(call)[2][0]["custom_columns"] == [column]
+    request = next(segments.create_many(ACCOUNT, [again]))
+    assert sent(request)[2][0]["custom_columns"] == [column]
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=4)
 KEYS = st.sampled_from(["field", "operator", "value", "headerName", "header_name", "type"]) | TEXTS
 
-# As often as not what the columns should hold.
+# Half of it has the shape that the columns should have.
 STORED: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS,
     lambda inner: st.one_of(
@@ -278,9 +265,9 @@ STORED: st.SearchStrategy[Any] = st.recursive(
 
 
 @given(STORED, STORED)
-def test_any_json_is_written_back_as_it_was_read(filters: Any, columns: Any) -> None:
+def test_stored_json_round_trips_unchanged(filters: Any, columns: Any) -> None:
     row = SEGMENT | {"filters": filters, "custom_columns": columns}
-    segment = answered(segments.get(KEY_ID), row)
+    segment = result_of(segments.get(KEY_ID), row)
     read = {"filters": segment.filters, "custom_columns": segment.custom_columns}
     body = sent(next(segments.update(KEY_ID, **read)))[2]
     for column, value in (("filters", filters), ("custom_columns", columns)):
@@ -300,6 +287,6 @@ def test_any_json_is_written_back_as_it_was_read(filters: Any, columns: Any) -> 
         (SegmentFilter.where("a").op("near", 1), "near"),
     ],
 )
-def test_filters_of_comparisons(made: SegmentFilter, operator: str) -> None:
+def test_comparisons_build_filters(made: SegmentFilter, operator: str) -> None:
     assert made == SegmentFilter(field="a", operator=operator, value=1)
     assert made.model_dump() == {"field": "a", "operator": operator, "value": 1}

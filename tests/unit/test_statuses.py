@@ -1,4 +1,4 @@
-"""Error responses: the class, the message and the advice of the error."""
+"""Errors from responses with an error status."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -19,7 +19,7 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._http._statuses import status_error
-from tests.unit._both_clients import settle
+from tests.unit._both_clients import maybe_await
 from tests.unit._http_server import Handler, Server, error_from
 from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID
 
@@ -29,7 +29,7 @@ BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
 async def failure(client: Any, api: respx.MockRouter, response: httpx.Response) -> Any:
     api.post("/rpc/revoke_api_key").mock(return_value=response)
     with pytest.raises(APIStatusError) as caught:
-        await settle(client.api_keys.revoke(KEY_ID))
+        await maybe_await(client.api_keys.revoke(KEY_ID))
     return caught.value
 
 
@@ -58,7 +58,7 @@ async def failure(client: Any, api: respx.MockRouter, response: httpx.Response) 
         (599, ServerError),
     ],
 )
-async def test_status_decides_the_class(
+async def test_the_status_selects_the_error_class(
     client: Any,
     api: respx.MockRouter,
     pauses: list[float],
@@ -77,7 +77,7 @@ async def test_406_of_a_missing_row_is_not_found(client: Any, api: respx.MockRou
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
-async def test_redirect_says_that_the_url_is_wrong(
+async def test_redirect_error_says_that_the_url_is_wrong(
     client: Any, api: respx.MockRouter, status: int
 ) -> None:
     headers = {"Location": "https://elsewhere.test/"}
@@ -109,13 +109,13 @@ async def test_request_id(client: Any, api: respx.MockRouter, name: str) -> None
         (b'{"message": {"nested": 1}}', '{"nested": 1}'),
     ],
 )
-def test_any_body_gives_a_message(content: bytes, message: str) -> None:
+def test_the_message_is_read_from_any_body(content: bytes, message: str) -> None:
     request = httpx.Request("POST", "https://a.test/rest/v1/rpc/x")
     error = status_error(httpx.Response(400, content=content, request=request))
     assert error.message == message
 
 
-async def test_what_a_server_echoes_of_the_request_is_blotted_out(
+async def test_secrets_that_the_server_echoes_are_redacted(
     client: Any, api: respx.MockRouter
 ) -> None:
     user = client.as_user("the-token-of-a-user")
@@ -138,7 +138,7 @@ async def test_what_a_server_echoes_of_the_request_is_blotted_out(
         ("", None),
     ],
 )
-def test_retry_after(header: str, seconds: float | None) -> None:
+def test_retry_after_is_parsed(header: str, seconds: float | None) -> None:
     request = httpx.Request("POST", "https://a.test/")
     headers = {"Retry-After": header}
     error = status_error(httpx.Response(429, headers=headers, request=request))
@@ -146,7 +146,7 @@ def test_retry_after(header: str, seconds: float | None) -> None:
     assert error.retry_after == seconds
 
 
-def test_retry_after_as_a_date_to_come() -> None:
+def test_retry_after_may_be_a_future_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     request = httpx.Request("POST", "https://a.test/")
     error = status_error(httpx.Response(429, headers={"Retry-After": later}, request=request))
@@ -191,7 +191,7 @@ PAGE = "<html><head><title>\n404 Not Found</title></head><body>nginx</body></htm
         (httpx.Response(502, html="<TITLE>Bad Gateway</TITLE>"), ServerError, "Bad Gateway (HTTP"),
     ],
 )
-async def test_with_an_answer(
+async def test_status_errors_give_advice(
     client: Any,
     api: respx.MockRouter,
     pauses: list[float],
@@ -201,15 +201,17 @@ async def test_with_an_answer(
 ) -> None:
     api.post("/rpc/revoke_api_key").mock(return_value=response)
     with pytest.raises(expected) as caught:
-        await settle(client.api_keys.revoke(KEY_ID))
+        await maybe_await(client.api_keys.revoke(KEY_ID))
     assert advice in str(caught.value)
 
 
-async def test_the_advice_of_the_server_comes_first(client: Any, api: respx.MockRouter) -> None:
+async def test_the_hint_of_the_server_replaces_the_advice(
+    client: Any, api: respx.MockRouter
+) -> None:
     body = {"message": "Invalid API key", "hint": "Double check it."}
     api.post("/rpc/list_api_keys").respond(401, json=body)
     with pytest.raises(AuthenticationError) as caught:
-        await settle(client.api_keys.list(ACCOUNT))
+        await maybe_await(client.api_keys.list(ACCOUNT))
     assert str(caught.value) == "Invalid API key (HTTP 401) Double check it."
 
 

@@ -1,6 +1,6 @@
-"""Clients made from those of supabase-py, which signs in, refreshes and signs out for real.
+"""Clients made from a supabase-py client, which signs in, refreshes and signs out.
 
-Only the server of Supabase Auth is a mock.
+Only the server of Supabase Auth is mocked.
 """
 
 import time
@@ -14,17 +14,17 @@ import respx
 import supabase
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ConfigurationError
-from tests.unit._both_clients import close, settle
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import API_KEY, KEY, TOKEN, URL, VALID
 
 CREDENTIALS: Any = {"email": "ada@example.com", "password": "of-ada"}
 
 # supabase-py's asynchronous client runs on asyncio only.
-pytestmark = pytest.mark.parametrize("colour", ["sync", "asyncio"])
+pytestmark = pytest.mark.parametrize("client_kind", ["sync", "asyncio"])
 
 
 class AuthServer:
-    """Answers as Supabase Auth does, with tokens numbered in the order of their issue."""
+    """Issues numbered tokens, as Supabase Auth does."""
 
     def __init__(self) -> None:
         self.issued = 0
@@ -51,96 +51,100 @@ class AuthServer:
 
 
 @pytest.fixture
-def server() -> AuthServer:
+def auth_server() -> AuthServer:
     return AuthServer()
 
 
 @pytest.fixture
-def route(server: AuthServer) -> Iterator[respx.Route]:
-    """The function that the tests call; its requests show whom the client acts as."""
+def route(auth_server: AuthServer) -> Iterator[respx.Route]:
+    """The route of `verify`. Its requests show which identity the client has."""
     with respx.mock(base_url=URL, assert_all_called=False) as router:
-        router.post("/auth/v1/token").mock(side_effect=server.token)
+        router.post("/auth/v1/token").mock(side_effect=auth_server.token)
         router.post("/auth/v1/logout").respond(204)
         yield router.post("/rest/v1/rpc/verify_api_key").respond(json=VALID)
 
 
-async def make_supabase(colour: str, url: str = URL, **options: Any) -> Any:
-    if colour == "sync":
+async def make_supabase(client_kind: str, url: str = URL, **options: Any) -> Any:
+    if client_kind == "sync":
         return supabase.create_client(url, KEY, supabase.ClientOptions(**options))
     return await supabase.create_async_client(url, KEY, supabase.AsyncClientOptions(**options))
 
 
 async def identity(client: Any, route: respx.Route) -> str:
-    assert await settle(client.api_keys.verify(API_KEY))
+    assert await maybe_await(client.api_keys.verify(API_KEY))
     headers = route.calls.last.request.headers
     assert headers["apikey"] == KEY
     return str(headers["Authorization"]).removeprefix("Bearer ")
 
 
-async def test_follows_the_session(colour: str, client_class: Any, route: respx.Route) -> None:
-    base = await make_supabase(colour, auto_refresh_token=False)
+async def test_requests_follow_the_session(
+    client_kind: str, client_class: Any, route: respx.Route
+) -> None:
+    base = await make_supabase(client_kind, auto_refresh_token=False)
     client = client_class.from_supabase(base)
     assert type(client) is client_class
     assert client.url == URL
     assert await identity(client, route) == KEY
-    await settle(base.auth.sign_in_with_password(CREDENTIALS))
+    await maybe_await(base.auth.sign_in_with_password(CREDENTIALS))
     assert await identity(client, route) == "token-1"
     patient = client.with_options(timeout=60)
-    await settle(base.auth.refresh_session())
+    await maybe_await(base.auth.refresh_session())
     assert await identity(client, route) == await identity(patient, route) == "token-2"
-    await settle(base.auth.sign_out())
+    await maybe_await(base.auth.sign_out())
     assert await identity(client, route) == await identity(patient, route) == KEY
     await close(client)
 
 
-async def test_follows_what_supabase_py_refreshes_by_itself(
-    colour: str, client_class: Any, route: respx.Route, server: AuthServer
+async def test_requests_follow_automatic_refreshes(
+    client_kind: str, client_class: Any, route: respx.Route, auth_server: AuthServer
 ) -> None:
-    server.lifetime = 2  # so the refresh is due within 1.5 s
-    base = await make_supabase(colour)
+    auth_server.lifetime = 2  # so the refresh is due within 1.5 s
+    base = await make_supabase(client_kind)
     client = client_class.from_supabase(base)
-    await settle(base.auth.sign_in_with_password(CREDENTIALS))
+    await maybe_await(base.auth.sign_in_with_password(CREDENTIALS))
     assert await identity(client, route) == "token-1"
-    server.lifetime = 3600
+    auth_server.lifetime = 3600
     with anyio.fail_after(5):
         while await identity(client, route) != "token-2":  # noqa: ASYNC110 - no event for both
             await anyio.sleep(0.02)
-    await settle(base.auth.sign_out())
+    await maybe_await(base.auth.sign_out())
     await close(client)
 
 
-async def test_a_session_from_before_is_used(
-    colour: str, client_class: Any, route: respx.Route
+async def test_an_existing_session_is_used(
+    client_kind: str, client_class: Any, route: respx.Route
 ) -> None:
-    base = await make_supabase(colour, auto_refresh_token=False)
-    await settle(base.auth.sign_in_with_password(CREDENTIALS))
+    base = await make_supabase(client_kind, auto_refresh_token=False)
+    await maybe_await(base.auth.sign_in_with_password(CREDENTIALS))
     client = client_class.from_supabase(base)
     assert await identity(client, route) == "token-1"
     await close(client)
 
 
-async def test_a_token_of_another_issuer_is_used(
-    colour: str, client_class: Any, route: respx.Route
+async def test_an_authorization_header_is_used(
+    client_kind: str, client_class: Any, route: respx.Route
 ) -> None:
-    base = await make_supabase(colour, headers={"Authorization": f"Bearer {TOKEN}"})
+    base = await make_supabase(client_kind, headers={"Authorization": f"Bearer {TOKEN}"})
     client = client_class.from_supabase(base)
     assert await identity(client, route) == TOKEN
     await close(client)
 
 
-async def test_as_user_follows_no_more(colour: str, client_class: Any, route: respx.Route) -> None:
-    base = await make_supabase(colour, auto_refresh_token=False)
+async def test_as_user_does_not_follow_the_session(
+    client_kind: str, client_class: Any, route: respx.Route
+) -> None:
+    base = await make_supabase(client_kind, auto_refresh_token=False)
     client = client_class.from_supabase(base)
     user = client.as_user(TOKEN)
-    await settle(base.auth.sign_in_with_password(CREDENTIALS))
+    await maybe_await(base.auth.sign_in_with_password(CREDENTIALS))
     assert await identity(user, route) == TOKEN
     await close(client)
 
 
-async def test_has_its_own_connections_and_options(
-    colour: str, client_class: Any, route: respx.Route, pauses: list[float]
+async def test_the_client_has_its_own_connections_and_options(
+    client_kind: str, client_class: Any, route: respx.Route, pauses: list[float]
 ) -> None:
-    base = await make_supabase(colour, f"{URL}/")
+    base = await make_supabase(client_kind, f"{URL}/")
     client = client_class.from_supabase(base, timeout=3, max_retries=1)
     assert client.url == URL
     route.mock(side_effect=[httpx.Response(503), httpx.Response(200, json=VALID)])
@@ -152,22 +156,26 @@ async def test_has_its_own_connections_and_options(
 
 
 @pytest.mark.parametrize("option", [{"timeout": 0}, {"max_retries": -1}])
-async def test_refuses_unusable_options(
-    colour: str, client_class: Any, option: dict[str, Any]
+async def test_invalid_options_are_rejected(
+    client_kind: str, client_class: Any, option: dict[str, Any]
 ) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(option))):
-        client_class.from_supabase(await make_supabase(colour), **option)
+        client_class.from_supabase(await make_supabase(client_kind), **option)
 
 
-async def test_refuses_a_client_of_the_other_kind(colour: str, client_class: Any) -> None:
-    other, ours = ("asyncio", "AsyncAudienceLab") if colour == "sync" else ("sync", "AudienceLab")
+async def test_a_client_of_the_other_kind_is_rejected(client_kind: str, client_class: Any) -> None:
+    other, ours = (
+        ("asyncio", "AsyncAudienceLab") if client_kind == "sync" else ("sync", "AudienceLab")
+    )
     with pytest.raises(ConfigurationError, match=rf"give it to {ours}\.from_supabase"):
         client_class.from_supabase(await make_supabase(other))
 
 
 @pytest.mark.parametrize("value", [None, URL, {"key": KEY}, AudienceLab, AsyncAudienceLab])
-async def test_refuses_what_is_no_client(colour: str, client_class: Any, value: Any) -> None:
-    maker = r"supabase\.create_client" if colour == "sync" else r"supabase\.create_async_client"
+async def test_other_objects_are_rejected(client_kind: str, client_class: Any, value: Any) -> None:
+    maker = (
+        r"supabase\.create_client" if client_kind == "sync" else r"supabase\.create_async_client"
+    )
     with pytest.raises(ConfigurationError, match=f"{maker}.* not {type(value).__name__}") as caught:
         client_class.from_supabase(value)
     assert KEY not in str(caught.value)

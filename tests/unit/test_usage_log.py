@@ -1,4 +1,4 @@
-"""The usage log: each event has its outcome."""
+"""The usage log: the requests of each method, and the outcome of each event."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ from audiencelab_sdk import (
     UsageLogError,
 )
 from audiencelab_sdk._http._operation import Operation, Request
-from tests.unit._operations import answered, api_keys, sent, success
+from tests.unit._operations import api_keys, ok_response, result_of, sent
 from tests.unit._samples import KEY_ID
 
 EVENT = UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200)
@@ -40,26 +40,26 @@ def line(index: int, **changes: Any) -> dict[str, Any]:
 
 
 def run(
-    events: Sequence[UsageEvent], *answers: Any
+    events: Sequence[UsageEvent], *responses: Any
 ) -> tuple[list[Request], list[Outcome[UsageLog]]]:
-    """The calls made, and the outcomes, when each call is answered in turn."""
-    steps = api_keys.log_usage_batch(events)
-    calls = [next(steps)]
-    for answer in answers:
+    """Return the requests and the outcomes of a batch, given a response or an error for each."""
+    operation = api_keys.log_usage_batch(events)
+    requests = [next(operation)]
+    for response in responses:
         try:
-            if isinstance(answer, Exception):
-                calls.append(steps.throw(answer))
+            if isinstance(response, Exception):
+                requests.append(operation.throw(response))
             else:
-                calls.append(steps.send(success(answer)))
+                requests.append(operation.send(ok_response(response)))
         except StopIteration as stop:
-            return calls, stop.value
-    raise AssertionError("more calls than answers")
+            return requests, stop.value
+    raise AssertionError("more requests than responses")
 
 
-def test_what_is_sent() -> None:
-    (call,), _ = run([EVENT], [line(0)])
-    assert not call.repeatable
-    assert sent(call) == (
+def test_log_usage_batch_sends_the_events() -> None:
+    (request,), _ = run([EVENT], [line(0)])
+    assert not request.repeatable
+    assert sent(request) == (
         "/rest/v1/rpc/log_api_key_usage_batch",
         {},
         {
@@ -70,7 +70,7 @@ def test_what_is_sent() -> None:
     )
 
 
-def test_nothing_is_sent_for_no_events() -> None:
+def test_log_usage_batch_sends_no_request_for_no_events() -> None:
     with pytest.raises(StopIteration) as stop:
         next(api_keys.log_usage_batch([]))
     assert stop.value.value == []
@@ -86,30 +86,30 @@ def test_each_event_has_its_outcome_in_order() -> None:
         outcomes[1].unwrap()
 
 
-def test_at_most_a_thousand_a_call() -> None:
-    answers = [[line(index) for index in range(size)] for size in (1000, 1000, 500)]
-    calls, outcomes = run([EVENT] * 2500, *answers)
-    assert [len(sent(call)[2]["p_events"]) for call in calls] == [1000, 1000, 500]
+def test_a_request_has_at_most_a_thousand_events() -> None:
+    responses = [[line(index) for index in range(size)] for size in (1000, 1000, 500)]
+    requests, outcomes = run([EVENT] * 2500, *responses)
+    assert [len(sent(request)[2]["p_events"]) for request in requests] == [1000, 1000, 500]
     assert [outcome.index for outcome in outcomes] == list(range(2500))
     assert all(outcomes)
 
 
-def test_a_call_that_fails_is_the_outcome_of_its_events_only() -> None:
+def test_a_failed_request_is_the_outcome_of_its_events_only() -> None:
     error = APIConnectionError("reset")
     _, outcomes = run([EVENT] * 1001, error, [line(0)])
     assert [outcome.error for outcome in outcomes] == [error] * 1000 + [None]
 
 
-@pytest.mark.parametrize("answer", [[line(0)], [line(0), line(1, log_id=None)]])
-def test_an_event_of_which_nothing_is_said_is_not_believed(answer: Any) -> None:
-    _, outcomes = run([EVENT] * 2, answer)
+@pytest.mark.parametrize("response", [[line(0)], [line(0), line(1, log_id=None)]])
+def test_an_event_without_a_result_is_an_unexpected_response(response: Any) -> None:
+    _, outcomes = run([EVENT] * 2, response)
     assert outcomes[0]
     assert isinstance(outcomes[1].error, UnexpectedResponseError)
 
 
-@pytest.mark.parametrize("answer", [None, {}, [line(0, event_index="x")], [{}]])
-def test_an_answer_of_another_shape_is_the_outcome_of_all(answer: Any) -> None:
-    _, outcomes = run([EVENT] * 2, answer)
+@pytest.mark.parametrize("response", [None, {}, [line(0, event_index="x")], [{}]])
+def test_a_malformed_response_is_the_outcome_of_all_events(response: Any) -> None:
+    _, outcomes = run([EVENT] * 2, response)
     assert all(isinstance(outcome.error, UnexpectedResponseError) for outcome in outcomes)
 
 
@@ -123,7 +123,7 @@ LOGGED = {
 
 
 def test_log_usage() -> None:
-    call = next(
+    request = next(
         api_keys.log_usage(
             KEY_ID,
             endpoint="/v1",
@@ -133,8 +133,8 @@ def test_log_usage() -> None:
             user_agent="curl/8",
         )
     )
-    assert not call.repeatable
-    assert sent(call) == (
+    assert not request.repeatable
+    assert sent(request) == (
         "/rest/v1/rpc/log_api_key_usage",
         {},
         {
@@ -159,30 +159,30 @@ def log_usage(**changes: Any) -> Any:
     return api_keys.log_usage(KEY_ID, **(arguments | changes))
 
 
-def test_log_usage_returns_the_line() -> None:
-    log = answered(log_usage(), LOGGED)
+def test_log_usage_returns_the_row() -> None:
+    log = result_of(log_usage(), LOGGED)
     assert log.log_id == UUID(KEY_ID)
     assert log.timestamp == datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
-def test_log_usage_that_failed_raises_what_the_database_said() -> None:
-    steps = log_usage()
-    next(steps)
-    answer = {"success": False, "error": "no such key", "error_code": "23503"}
+def test_log_usage_raises_the_error_of_the_database() -> None:
+    operation = log_usage()
+    next(operation)
+    response = {"success": False, "error": "no such key", "error_code": "23503"}
     with pytest.raises(UsageLogError, match="no such key") as caught:
-        steps.send(success(answer))
+        operation.send(ok_response(response))
     assert caught.value.code == "23503"
 
 
-def test_log_usage_without_the_line_is_not_believed() -> None:
-    steps = log_usage()
-    next(steps)
+def test_log_usage_requires_the_id_of_the_row() -> None:
+    operation = log_usage()
+    next(operation)
     with pytest.raises(UnexpectedResponseError, match="log_id"):
-        steps.send(success({**LOGGED, "log_id": None}))
+        operation.send(ok_response({**LOGGED, "log_id": None}))
 
 
 @pytest.mark.parametrize(
-    ("operation", "message"),
+    ("call", "message"),
     [
         (lambda: log_usage(endpoint=""), "endpoint is empty"),
         (lambda: log_usage(method=""), "method is empty"),
@@ -194,11 +194,11 @@ def test_log_usage_without_the_line_is_not_believed() -> None:
         (lambda: api_keys.log_usage_batch(None), "sequence of UsageEvent"),
     ],
 )
-def test_bad_arguments_are_refused_before_any_request(
-    operation: Callable[[], Operation[Any]], message: str
+def test_invalid_arguments_raise_before_any_request(
+    call: Callable[[], Operation[Any]], message: str
 ) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
-        next(operation())
+        next(call())
 
 
 def test_the_lowest_status_code_and_an_empty_user_agent_are_accepted() -> None:
@@ -207,9 +207,9 @@ def test_the_lowest_status_code_and_an_empty_user_agent_are_accepted() -> None:
 
 
 @given(st.text(st.characters(exclude_categories=()), min_size=1))
-def test_any_text_of_a_client_is_logged(text: str) -> None:
-    call = next(log_usage(endpoint=text, method=text, ip_address=text, user_agent=text))
-    body = json.loads(json.dumps(sent(call)[2], ensure_ascii=False).encode())
+def test_unstorable_characters_are_replaced(text: str) -> None:
+    request = next(log_usage(endpoint=text, method=text, ip_address=text, user_agent=text))
+    body = json.loads(json.dumps(sent(request)[2], ensure_ascii=False).encode())
     event = UsageEvent(
         api_key_id=UUID(KEY_ID), endpoint=text, method=text, ip_address=text, user_agent=text
     )
@@ -221,11 +221,11 @@ def test_any_text_of_a_client_is_logged(text: str) -> None:
         assert "\x00" not in logged
 
 
-def test_long_texts_of_the_log_are_cut() -> None:
+def test_long_values_are_truncated() -> None:
     long = {"endpoint": "/" * 3_000, "method": "M" * 300, "user_agent": "u" * 3_000}
     sizes = [2_000, 255, 1_000, 255]
-    steps = api_keys.log_usage(KEY_ID, status_code=200, ip_address="i" * 300, **long)
-    body = sent(next(steps))[2]
+    operation = api_keys.log_usage(KEY_ID, status_code=200, ip_address="i" * 300, **long)
+    body = sent(next(operation))[2]
     columns = ("endpoint", "method", "user_agent", "ip_address")
     assert [len(body[f"p_{column}"]) for column in columns] == sizes
     event = UsageEvent.model_validate({"api_key_id": KEY_ID, "ip_address": "i" * 300, **long})
@@ -235,14 +235,14 @@ def test_long_texts_of_the_log_are_cut() -> None:
 @pytest.mark.parametrize(
     "field", [{"endpoint": ""}, {"method": ""}, {"endpoint": 7}, {"status_code": 99}]
 )
-def test_a_usage_event_that_says_too_little_is_refused(field: dict[str, Any]) -> None:
+def test_usage_events_reject_invalid_fields(field: dict[str, Any]) -> None:
     event: dict[str, Any] = {"api_key_id": KEY_ID, "endpoint": "/", "method": "GET"}
     UsageEvent.model_validate(event)
     with pytest.raises(ValidationError, match=next(iter(field))):
         UsageEvent.model_validate(event | field)
 
 
-def test_empty_texts_of_a_usage_event_are_none() -> None:
+def test_empty_strings_of_a_usage_event_are_none() -> None:
     event = UsageEvent(
         api_key_id=UUID(KEY_ID), endpoint="/", method="GET", ip_address="", user_agent=""
     )
