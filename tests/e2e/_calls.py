@@ -1,4 +1,4 @@
-"""A call of each method, on a thing that it names."""
+"""A call of each method, with the object that its arguments name."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def event(key: Thing) -> UsageEvent:
     return UsageEvent(api_key_id=key.id, endpoint="/", method="GET")
 
 
-# What each method is called with. Words in parentheses tell apart several ways to call one.
+# The arguments of each method. Words in parentheses distinguish several calls of one method.
 ARGUMENTS: Mapping[str, Callable[[Thing], Arguments]] = {
     "api_keys.create": lambda account: given(account.id, "n"),
     "api_keys.create(odd scope)": lambda account: given(account.id, "n", scopes=[ODD_SCOPE]),
@@ -108,12 +108,12 @@ def advance_late(client: Client, job: Thing) -> None:
         job.meanwhile()
         time.sleep(1.1)  # until the next report is due
         advance()
-        raise AssertionError("it went on")
+        raise AssertionError("advance did not raise")
 
     client.track(job.id, work)
 
 
-# What is not the call of one method of a resource.
+# Calls of other methods than those of a resource, and calls in several steps.
 SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
     "enrichment.track": track,
     "enrichment.track(show)": lambda client, job: client.track(job.id, lambda _: None, show=True),

@@ -1,4 +1,4 @@
-"""Which error each method raises, by who calls it and by what its arguments name."""
+"""The error of each method, by its caller and by the object that its arguments name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.e2e._scenarios import KEYS, OUTSIDERS
 
 @dataclass(frozen=True)
 class Refusal:
-    """An error, and how its message or its hint begins."""
+    """An expected error: its class, status and code, and the beginning of its message or hint."""
 
     error: type[AudienceLabError]
     status: int | None
@@ -68,7 +68,7 @@ TIMED_OUT = Refusal(EnrichmentTimeoutError, None, None, "enrichment job ")
 NO_RICH = unusable("a progress bar needs rich")
 RETURNS = None
 
-# A call, the thing that it names, the callers, and what they get.
+# A call, the object that it names, the callers, and what the call raises for them.
 Table = list[tuple[str, str, str, Refusal | None]]
 API_KEYS: Table = [
     ("api_keys.create", "account", "member junior", RETURNS),

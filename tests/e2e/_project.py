@@ -1,4 +1,4 @@
-"""The project that the tests run against: the embedded stack, or one that the environment names."""
+"""The Supabase project under test: the embedded stack, or one that the environment names."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Project:
-    """Where it is, and how to make users and accounts that no other test knows."""
+    """The URLs and keys of a project, and the creation of users and accounts for one test."""
 
     url: str
     anon_key: str
@@ -46,7 +46,7 @@ class Project:
         return cls(*(os.environ[f"SUPABASE_{name}"] for name in names))
 
     def sql(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        """Run one statement as role postgres, past row security."""
+        """Run one statement as role postgres, which bypasses row level security."""
         with psycopg.connect(self.db_url, autocommit=True) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(statement.encode(), parameters)

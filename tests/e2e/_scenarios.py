@@ -1,9 +1,8 @@
-"""Callers, and the things that their calls name: an account, its keys, segments and jobs."""
+"""Callers, and the objects that their calls name: an account, its keys, segments and jobs."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from audiencelab_sdk import NewSegment, Scope, SourceType
+from tests._waiting import wait_until
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -32,13 +32,13 @@ NEW_SEGMENT = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a
 
 @dataclass(frozen=True)
 class Thing:
-    """What a call names.
+    """The object that the arguments of a call name.
 
     Attributes:
         id: The id of an account, key, segment or job.
-        user_id: The user who created it, or is to create it.
+        user_id: The user who created it or creates it.
         text: The text of a key, or of a setting.
-        meanwhile: What happens during the call.
+        meanwhile: Changes the object during the call.
     """
 
     id: Any = None
@@ -48,7 +48,7 @@ class Thing:
 
 
 class World:
-    """An account, its callers, and the things in it."""
+    """An account with its callers and objects."""
 
     def __init__(self, project: Project, backend: Client, anon: Client) -> None:
         self.project = project
@@ -83,11 +83,11 @@ class World:
         return self.as_user(user_id)
 
     def account(self) -> Thing:
-        # Not with the owner, whose keys must outlive `revoke_all_of`.
+        # Not the owner: `revoke_all_of` must not revoke the keys of other tests.
         return Thing(self.tenant.account_id, user_id=self.colleague_id)
 
     def second_account(self) -> Thing:
-        """Another account of the tenant's owner, who leaves it meanwhile."""
+        """Another account of the tenant's owner, who leaves it during the call."""
         user_id = self.tenant.user_id
         account_id = self.project.add_account(user_id)
         leave = partial(self.project.remove_member, account_id, user_id)
@@ -125,7 +125,7 @@ class World:
         return key
 
     def throttled_key(self) -> Thing:
-        """A text with the prefix of an old key, after too many others with that prefix."""
+        """An invalid key whose prefix has had too many comparisons in this period."""
         prefix = f"sk_{uuid4().hex[:4]}"
         self.project.sql(
             "insert into api_keys_private.api_keys"
@@ -133,10 +133,10 @@ class World:
             " values (%s, 'old', %s, '$2a$12$' || gen_random_uuid(), %s)",
             *(self.tenant.account_id, prefix, self.tenant.user_id),
         )
-        # A period has 15 slots of 2 seconds. It must not end before the call, and the text's own
-        # slot must not come.
-        while (slot := self._slot()) % 15 > 11:
-            time.sleep(1)
+        # A period has 15 slots of 2 seconds. The call must precede the end of the period and the
+        # slot that belongs to this key.
+        wait_until(lambda: self._slot() % 15 < 11)
+        slot = self._slot()
         self.project.sql(
             "insert into api_keys_private.failed_comparisons (key_prefix, period, comparisons)"
             " values (%s, %s, 6)",
@@ -220,7 +220,7 @@ CALLERS: Mapping[str, Callable[[World], Client]] = {
 OUTSIDERS = "stranger removed"
 KEYS = "key wrong_key revoked_key"
 
-# The table says of each method what these get from it.
+# The table has a row for each method and each of these.
 EVERYBODY = {"anon", "member", *OUTSIDERS.split(), "service", *KEYS.split()}
 THINGS: Mapping[str, Callable[[World], Thing | AbstractContextManager[Thing]]] = {
     "nothing": lambda world: Thing(),

@@ -44,14 +44,14 @@ def tenant(project: Project) -> Tenant:
 
 
 def method(client: AudienceLab | AsyncAudienceLab, name: str) -> Callable[..., Any]:
-    """A method by its name, such as ``segments.create``; without a dot, one of `api_keys`."""
+    """Return a method by its name: ``segments.create``, or ``create`` for one of `api_keys`."""
     resource, _, function = name.rpartition(".")
     found: Callable[..., Any] = getattr(getattr(client, resource or "api_keys"), function)
     return found
 
 
 class SyncClient:
-    """The synchronous client, its methods called by their names."""
+    """The synchronous client. Its methods are called by their names."""
 
     def __init__(self, client: AudienceLab) -> None:
         self.client = client
@@ -71,7 +71,7 @@ class SyncClient:
     def track(
         self, job: Any, body: Callable[[Callable[..., None]], None], **options: Any
     ) -> EnrichmentJob:
-        """Run `body` with what counts records, inside of `track`; the job as it was left."""
+        """Run `body` with the method `advance` inside `track`, and return the job."""
         with self.client.enrichment.track(job, **options) as progress:
             body(progress.advance)
         return progress.job
@@ -87,7 +87,7 @@ class SyncClient:
 
 
 class AsyncClient:
-    """The same of the asynchronous one, each call run to its end in an event loop."""
+    """The asynchronous client with the same methods, each run to its end in an event loop."""
 
     def __init__(self, client: AsyncAudienceLab, portal: BlockingPortal) -> None:
         self.client = client
@@ -155,7 +155,7 @@ def open_client(client_kind: str, project: Project, key: str) -> Iterator[Client
 
 @pytest.fixture(scope="session", params=["sync", "asyncio", "trio"])
 def client_kind(request: pytest.FixtureRequest) -> str:
-    """What is true of one client is true of the other, on every event loop."""
+    """Run each test with both clients, and with the asynchronous one on two event loops."""
     return str(request.param)
 
 

@@ -1,4 +1,4 @@
-"""The life of an API key, through the SDK, over HTTP, in PostgreSQL."""
+"""API keys through the SDK, over HTTP, in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_only_members_create_keys(
         (stranger, PermissionDeniedError),
         (nobody, PermissionDeniedError),
         (as_key, PermissionDeniedError),
-        (backend, PermissionDeniedError),  # the service role has no account either
+        (backend, PermissionDeniedError),  # the service role is a member of no account
         (anon, AuthenticationError),
     ):
         for method, arguments in (
@@ -220,7 +220,7 @@ def test_only_api_keys_have_scopes(member: Client) -> None:
 
 
 def test_list_returns_more_than_1000_rows(project: Project, tenant: Tenant, member: Client) -> None:
-    # All made in the same instant, so that only the id tells their order.
+    # All have the same creation time, so the ids alone order them.
     project.sql(
         "insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)"
         " select %s, i::text, 'sk_aaaa', gen_random_uuid()::text, %s"
@@ -263,22 +263,22 @@ def test_only_the_response_of_create_contains_the_key(
     caplog.set_level(logging.DEBUG)
     key = member.call("create", tenant.account_id, "test")
     text = key.key.get_secret_value()
-    said = [repr(key), str(key), key.model_dump_json(), repr(backend.call("verify", text))]
+    texts = [repr(key), str(key), key.model_dump_json(), repr(backend.call("verify", text))]
     backend.call("log_usage", key.id, endpoint="/", method="GET")
-    said += [repr(member.walk(tenant.account_id)), str(member.walk(tenant.account_id))]
+    texts += [repr(member.walk(tenant.account_id)), str(member.walk(tenant.account_id))]
     with pytest.raises(APIStatusError) as refusal:
         stranger.call("verify", text)
-    said += [repr(refusal.value), *traceback.format_exception(refusal.value)]
+    texts += [repr(refusal.value), *traceback.format_exception(refusal.value)]
     with psycopg.connect(project.db_url) as connection:
         for table in ("api_keys", "api_key_logs"):
             statement = f"select t::text from api_keys_private.{table} as t"
-            said += [row[0] for row in connection.execute(statement.encode())]
-    said += [caplog.text, *capfd.readouterr()]
+            texts += [row[0] for row in connection.execute(statement.encode())]
+    texts += [caplog.text, *capfd.readouterr()]
     assert "verify_api_key" in caplog.text
-    assert key.key_prefix in "".join(said)
-    assert text[7:] not in "".join(said)
+    assert key.key_prefix in "".join(texts)
+    assert text[7:] not in "".join(texts)
     for secret in (project.service_role_key, project.access_token(tenant.user_id)):
-        assert secret.rpartition(".")[2] not in "".join(said)
+        assert secret.rpartition(".")[2] not in "".join(texts)
 
 
 def test_revoke_all_of_revokes_all_keys_of_a_user(

@@ -56,7 +56,7 @@ def keys(project: Project) -> Keys:
 
 @pytest.fixture
 def client(project: Project) -> Iterator[AudienceLab]:
-    # Without retries: what goes wrong once shows.
+    # Without retries, which would hide an error.
     with AudienceLab(project.url, project.service_role_key, max_retries=0) as client:
         yield client
 
@@ -72,9 +72,9 @@ def test_thirty_two_threads_share_a_client(
     text = created.key.get_secret_value()
     unknown = "sk_" + "A" * 20
     with AudienceLab(project.url, project.service_role_key) as client:
-        answers = verify_in_threads(client, [text, unknown] * 160)
-    assert [bool(answer) for answer in answers] == [True, False] * 160
-    assert {answer.account_id for answer in answers} == {tenant.account_id, None}
+        results = verify_in_threads(client, [text, unknown] * 160)
+    assert [bool(result) for result in results] == [True, False] * 160
+    assert {result.account_id for result in results} == {tenant.account_id, None}
 
 
 async def test_two_hundred_tasks_share_a_client(project: Project) -> None:
@@ -100,7 +100,7 @@ async def test_two_hundred_tasks_share_a_client(project: Project) -> None:
 
 
 def verify_often(client: AudienceLab, keys: Keys, times: int = 100) -> int:
-    """How many answers were about another key than the one that was sent."""
+    """Return how many verifications were of another key than the one sent."""
     wrong = 0
     for number in range(times):
         key, account_id = keys[number % len(keys)]
@@ -109,12 +109,12 @@ def verify_often(client: AudienceLab, keys: Keys, times: int = 100) -> int:
 
 
 def in_a_child(work: Callable[[], int]) -> Callable[[], int]:
-    """Starts `work` in a fork of this process; what is returned waits for its result."""
+    """Run `work` in a fork of this process. The returned function waits for its result."""
     pid = os.fork()
     if pid == 0:
         try:
             os._exit(work())
-        except BaseException:  # noqa: BLE001 - the child must not go on with the tests
+        except BaseException:  # noqa: BLE001 - the child must not continue with the tests
             os._exit(99)
     return lambda: os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
@@ -189,15 +189,15 @@ _worker: AudienceLab | None = None
 
 
 def verify_in_a_worker(url: str, key: str, keys: Keys) -> int:
-    """Uses the client that the process has: its parent's, or one of its own."""
-    global _worker  # noqa: PLW0603 - as applications have it
+    """Verify with the client of this process: the inherited one, or a new one."""
+    global _worker  # noqa: PLW0603 - applications do this
     _worker = _worker or AudienceLab(url, key, max_retries=0)
     return verify_often(_worker, keys, 25)
 
 
 @pytest.fixture
 def close_worker() -> Iterator[None]:
-    """Closes the client of this process after the test."""
+    """Close the client of this process after the test."""
     global _worker  # noqa: PLW0603 - see above
     yield
     if _worker:
@@ -296,7 +296,7 @@ from audiencelab_sdk.local import LocalStack
 with LocalStack() as stack:
     pid = os.fork()
     if pid == 0:
-        sys.exit()  # leaves the with block, and runs what atexit has
+        sys.exit()  # leaves the with block, and runs the atexit functions
     os.waitpid(pid, 0)
     with AudienceLab(stack.url, stack.service_role_key) as client:
         assert not client.api_keys.verify("sk_abcd")

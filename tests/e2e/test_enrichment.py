@@ -1,4 +1,4 @@
-"""Enrichment jobs, through the SDK, over HTTP, in PostgreSQL."""
+"""Enrichment jobs through the SDK, over HTTP, in PostgreSQL."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from audiencelab_sdk import (
     PermissionDeniedError,
     Scope,
 )
+from tests._waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -195,8 +196,7 @@ def test_wait_reports_each_change(member: Client, job: EnrichmentJob) -> None:
             poll_interval=0.02,
             on_progress=lambda job: seen.append((job.status, job.processed_records)),
         )
-        while not seen:
-            time.sleep(0.01)
+        wait_until(lambda: seen)
         completed = member.track(job, work)
         assert waiting.result() == completed
     assert seen[0] == ("pending", 0)
@@ -265,7 +265,7 @@ def test_advance_raises_after_the_job_has_ended(member: Client, job: EnrichmentJ
         member_thread.submit(member.call, "enrichment.fail", job.id, "stopped").result()
         time.sleep(1.1)
         advance()
-        pytest.fail("it went on")
+        pytest.fail("advance did not raise")
 
     with (
         ThreadPoolExecutor(1) as member_thread,

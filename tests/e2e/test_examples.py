@@ -1,4 +1,4 @@
-"""The examples run as they are, on the stack under test and on one that they start themselves."""
+"""The examples run unchanged, on the stack under test and on one that they start themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pages of tables: no row twice, none missing, whatever happens meanwhile."""
+"""Paging through tables: each row once, even while others insert rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def insert(project: Project, tenant: Tenant, moments: Sequence[datetime]) -> lis
     return [row["id"] for row in rows]
 
 
-# Few moments, so that many rows share one: then only the id tells where a page ends.
+# Few times, so that many rows share one and the id decides where a page ends.
 moments = st.integers(0, 3).map(lambda microseconds: START + timedelta(microseconds=microseconds))
 
 
@@ -79,7 +79,7 @@ def test_list_returns_more_than_a_thousand_rows(
 
 
 def test_the_cursor_uses_the_index(project: Project, tenant: Tenant) -> None:
-    """The conditions that are sent make PostgreSQL begin to read where the page begins."""
+    """PostgreSQL starts to read the index where the page begins."""
     plan = "\n".join(
         row["QUERY PLAN"]
         for row in project.sql(
@@ -111,7 +111,7 @@ ODD_JSON = (
 def test_unreadable_rows_do_not_hide_others(
     backend: Client, project: Project, tenant: Tenant, page_size: int
 ) -> None:
-    """As rows from before the limits of the database may be."""
+    """Rows from before the limits of the database may be unreadable."""
     limit = "trigger enrichment_tracking_metadata_limit"
     project.sql(f"alter table public.enrichment_tracking disable {limit}")
     try:

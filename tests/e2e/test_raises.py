@@ -39,11 +39,11 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def world(project: Project, backend: Client, anon: Client) -> World:
-    # Without retries: a throttled call would wait until it is let in.
+    # Without retries: a throttled call would wait until it is admitted.
     return World(project, backend.with_options(max_retries=0), anon.with_options(max_retries=0))
 
 
-# Not on trio too: the errors do not depend on the event loop.
+# Without trio: the errors do not depend on the event loop.
 @pytest.mark.parametrize("client_kind", ["sync", "asyncio"], indirect=True, scope="session")
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_each_caller_gets_the_expected_error(world: World, row: Row) -> None:
@@ -70,7 +70,7 @@ def errors_named(pattern: str, text: str) -> set[type[AudienceLabError]]:
 
 
 def raises(documented: object) -> set[type[AudienceLabError]]:
-    """The classes that the section ``Raises:`` of a docstring names."""
+    """Return the classes in the section ``Raises:`` of a docstring."""
     docstring = inspect.getdoc(documented) or ""
     section = re.search(r"^Raises:\n((?: .*\n?|\n)+)", docstring, re.MULTILINE)
     return errors_named(r"^ {4}(\w+):", section[1]) if section else set()
@@ -93,7 +93,7 @@ METHODS = {
     for method, bound in members(resource).items()
     if callable(bound)
 }
-# The asynchronous classes raise the same.
+# The asynchronous classes raise the same errors.
 CLASSES = {
     name: value
     for name, value in vars(audiencelab_sdk).items()
@@ -114,7 +114,7 @@ GENERAL = {
     for name, resource in RESOURCES.items()
 }
 BASES = {AudienceLabError, APIStatusError}
-# These raise what another method, or another call of the same, raises.
+# These raise the errors of other calls.
 PASSING_ON = {"Page.next", "Outcome.unwrap"}
 OUTAGES = {
     *(APIConnectionError, ClientClosedError, RateLimitError, ServerError, UnexpectedResponseError),

@@ -1,4 +1,4 @@
-"""Segments, through the SDK, over HTTP, in PostgreSQL."""
+"""Segments through the SDK, over HTTP, in PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The usage log: each use of a key is a row, and each event has its outcome."""
+"""The usage log through the SDK, over HTTP, in PostgreSQL."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ FIXTURE = Path(__file__).parent / "conformance" / "fixture.sql"
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
-    return "asyncio"  # psycopg's, and so the REST server's
+    return "asyncio"  # psycopg, and so the REST server, runs on nothing else
 
 
 @pytest.fixture(scope="session")
@@ -62,10 +62,10 @@ class Api:
         return self.client.request(method, path, headers=headers, **options)
 
     def get(self, path: str, **options: Any) -> Any:
-        """The body of a successful GET."""
-        answer = self.request("GET", path, **options)
-        assert answer.is_success, answer.text
-        return answer.json()
+        """Return the JSON of a successful GET."""
+        response = self.request("GET", path, **options)
+        assert response.is_success, response.text
+        return response.json()
 
     def execute(self, sql: str) -> None:
         with psycopg.connect(self.admin_url) as connection:
@@ -106,7 +106,7 @@ def stack() -> Iterator[LocalStack]:
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """An empty folder that every user can reach; pytest's own are closed to others."""
+    """An empty folder that every user can reach, unlike the folders of pytest."""
     made = Path(tempfile.mkdtemp(prefix="stack-", dir="/tmp"))
     made.chmod(0o711)
     yield made
@@ -115,7 +115,7 @@ def folder() -> Iterator[Path]:
 
 @pytest.fixture
 def lacking() -> Callable[[str], NoReturn]:
-    """Skip for something that a developer's machine may lack; in CI that is a failure."""
+    """Skips a test whose program is missing on a developer's machine. In CI it fails the test."""
 
     def give_up(reason: str) -> NoReturn:
         if os.environ.get("CI") == "true":

@@ -1,4 +1,4 @@
-"""`python -m audiencelab_sdk.local`: what it prints, how it ends, and what it refuses."""
+"""`python -m audiencelab_sdk.local`: its output, its end, and its errors."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 
 from audiencelab_sdk.local import LocalStack
+from tests._waiting import wait_until
 
 COMMAND = [sys.executable, "-m", "audiencelab_sdk.local"]
 
@@ -34,7 +34,7 @@ def command(*arguments: str) -> Iterator[subprocess.Popen[str]]:
 
 
 def refused(*arguments: str, **environment: str) -> str:
-    """What the command says when it cannot start: one line."""
+    """Return the error line of a command that cannot start."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         capture_output=True,
@@ -66,11 +66,11 @@ def test_it_prints_what_supabase_status_prints(number: signal.Signals) -> None:
         lines = "".join(first_line(process) for _ in range(5))
         values: dict[str, str] = dict(re.findall(r'^(\w+)="(.*)"$', lines, re.MULTILINE))
         assert list(values) == ["ANON_KEY", "API_URL", "DB_URL", "JWT_SECRET", "SERVICE_ROLE_KEY"]
-        answer = httpx.get(
+        response = httpx.get(
             f"{values['API_URL']}/rest/v1/roles?select=name&order=name",
             headers={"apikey": values["SERVICE_ROLE_KEY"]},
         )
-        assert answer.json() == [{"name": "member"}, {"name": "owner"}]
+        assert response.json() == [{"name": "member"}, {"name": "owner"}]
         data = data_directory(values["DB_URL"])
         process.send_signal(number)
         assert process.wait(20) == 0
@@ -79,7 +79,7 @@ def test_it_prints_what_supabase_status_prints(number: signal.Signals) -> None:
     assert not data.parent.exists()
 
 
-def test_json_a_port_of_ones_own_and_data_that_stays(folder: Path) -> None:
+def test_json_output_a_chosen_port_and_persistent_data(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     place = folder / "new" / "data"
@@ -99,17 +99,14 @@ def test_json_a_port_of_ones_own_and_data_that_stays(folder: Path) -> None:
     assert (place / "password").stat().st_mode & 0o077 == 0
 
 
-def test_a_signal_while_it_starts(folder: Path) -> None:
+def test_a_signal_during_startup(folder: Path) -> None:
     with command("--data-dir", str(folder)) as process:
-        deadline = time.monotonic() + 15
-        while not (folder / "data").exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until((folder / "data").exists)
         process.terminate()
         assert process.wait(20) == 0
         assert process.stdout is not None
         assert process.stdout.read() == ""
-    # Either not begun or whole: what is left can be used again.
+    # Initialization has not begun or is complete: the folder can be used again.
     with LocalStack(data_dir=folder):
         pass
 

@@ -1,4 +1,4 @@
-"""The recorded answers of a PostgREST server, one after the other: the requests change data.
+"""The recorded responses of a PostgREST server, in their order, because the requests change data.
 
 Of PostgREST's own errors the status and the code have to be the same, not the wording;
 PostgreSQL's errors have to be the same throughout.
@@ -37,7 +37,7 @@ def tokens(api: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("exchange", EXCHANGES, ids=lambda exchange: exchange["name"])
-def test_answers_as_postgrest_does(
+def test_responses_match_postgrest(
     api: Any, tokens: dict[str, str], exchange: dict[str, Any]
 ) -> None:
     headers = dict(exchange.get("headers", {}))
@@ -46,23 +46,23 @@ def test_answers_as_postgrest_does(
     content = json.dumps(exchange["json"]) if "json" in exchange else exchange.get("raw")
     if content is not None:
         headers.setdefault("Content-Type", "application/json")
-    answer = api.client.request(
+    response = api.client.request(
         exchange["method"], exchange["path"], headers=headers, content=content
     )
 
     recorded = exchange["answer"]
-    assert answer.status_code == recorded["status"], answer.text
-    assert comparable(body_of(answer)) == comparable(recorded["body"])
+    assert response.status_code == recorded["status"], response.text
+    assert comparable(body_of(response)) == comparable(recorded["body"])
     for name in ("content-range", "preference-applied", "location", "www-authenticate"):
-        assert answer.headers.get(name) == recorded["headers"].get(name), name
-    assert media_type(answer.headers) == media_type(recorded["headers"])
+        assert response.headers.get(name) == recorded["headers"].get(name), name
+    assert media_type(response.headers) == media_type(recorded["headers"])
 
 
-def body_of(answer: httpx.Response) -> Any:
+def body_of(response: httpx.Response) -> Any:
     try:
-        return answer.json()
+        return response.json()
     except ValueError:
-        return answer.text or None
+        return response.text or None
 
 
 def comparable(body: Any) -> Any:

@@ -1,8 +1,7 @@
-"""A folder that keeps the data: what stays in it, and what is never touched."""
+"""The option `data_dir`: which data persists, and which folders are rejected."""
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import psycopg
@@ -11,6 +10,7 @@ import pytest
 from audiencelab_sdk.local import LocalStack, PostgresStartError
 from audiencelab_sdk.local._migrate import migration_files
 from audiencelab_sdk.local._postgres import PostgresServer
+from tests._waiting import wait_until
 
 
 def refusal(folder: Path) -> str:
@@ -19,7 +19,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_data_and_password_stay(folder: Path) -> None:
+def test_data_and_password_persist(folder: Path) -> None:
     place = folder / "new" / "folder"
     with PostgresServer(data_dir=place) as server:
         password = server.admin_url.split(":")[2].split("@")[0]
@@ -72,10 +72,7 @@ def test_a_folder_that_an_orphaned_server_uses(
         assert refusal(place) == f"{place} is in use by another PostgreSQL server."
     finally:
         os.kill(postmaster, signal.SIGINT)
-    deadline = time.monotonic() + 15
-    while (place / "data" / "postmaster.pid").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: not (place / "data" / "postmaster.pid").exists())
 
 
 def test_after_a_crash(folder: Path) -> None:
@@ -92,7 +89,7 @@ def test_after_a_crash(folder: Path) -> None:
         pass
 
 
-def test_something_else_is_left_alone(folder: Path) -> None:
+def test_other_files_are_left_unchanged(folder: Path) -> None:
     (folder / "thesis.txt").write_text("the only copy")
     assert "is not empty and does not hold the data of a stack" in refusal(folder)
     assert (folder / "thesis.txt").read_text() == "the only copy"

@@ -153,14 +153,14 @@ def test_migrations_run_as_postgres_and_start_with_fresh_settings(
         assert connection.execute("select name from who").fetchall() == [("postgres",)]
 
 
-def test_a_broken_statement_is_named_with_its_line(database: str, write: Writer) -> None:
+def test_an_invalid_statement_is_named_with_its_line(database: str, write: Writer) -> None:
     file = write("1_broken.sql", "create table public.kept (é text);\n\n-- éé\nselect nope;\n")
     with pytest.raises(MigrationError) as caught:
         apply_migrations(database, [file])
     assert str(caught.value).startswith(f'{file}:4: column "nope" does not exist (SQLSTATE 42703)')
 
 
-def test_a_broken_migration_leaves_nothing(database: str, write: Writer) -> None:
+def test_a_failed_migration_changes_nothing(database: str, write: Writer) -> None:
     file = write("1_broken.sql", "create table public.kept (id int); select 1 / 0;")
     with pytest.raises(MigrationError, match="division by zero"):
         apply_migrations(database, [file])
@@ -170,7 +170,7 @@ def test_a_broken_migration_leaves_nothing(database: str, write: Writer) -> None
     assert apply_migrations(database, [file]) == ["1"]
 
 
-def test_an_error_at_run_time_tells_where(database: str, write: Writer) -> None:
+def test_a_runtime_error_shows_its_hint_and_its_place(database: str, write: Writer) -> None:
     file = write("1_raise.sql", "do $$\nbegin\n  raise exception 'no' using hint = 'try';\nend $$")
     with pytest.raises(MigrationError) as caught:
         apply_migrations(database, [file])
@@ -180,7 +180,7 @@ def test_an_error_at_run_time_tells_where(database: str, write: Writer) -> None:
     assert "inline_code_block line 3 at RAISE" in text
 
 
-def test_an_open_transaction_is_refused(database: str, write: Writer) -> None:
+def test_an_open_transaction_is_rejected(database: str, write: Writer) -> None:
     with pytest.raises(MigrationError, match="leaves a transaction open"):
         apply_migrations(database, [write("1_open.sql", "begin; create table public.t (i int);")])
 

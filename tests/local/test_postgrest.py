@@ -1,11 +1,10 @@
-"""A PostgREST of one's own behind the gateway; a stand-in takes its place here."""
+"""A PostgREST program behind the gateway. The tests replace it with a stand-in."""
 
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +21,7 @@ from audiencelab_sdk.local import (
     _postgrest_program,
 )
 from audiencelab_sdk.local._postgrest import find_postgrest
+from tests._waiting import wait_until
 
 STAND_IN = Path(__file__).with_name("postgrest_stand_in.py")
 
@@ -51,13 +51,10 @@ def is_alive(pid: int) -> bool:
 
 
 def wait_for_end(pid: int) -> None:
-    deadline = time.monotonic() + 15
-    while is_alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not is_alive(pid)
+    wait_until(lambda: not is_alive(pid))
 
 
-def test_it_answers_behind_the_gateway(proxied: LocalStack) -> None:
+def test_it_serves_requests_behind_the_gateway(proxied: LocalStack) -> None:
     headers = {"apikey": proxied.service_role_key}
     with httpx.Client(base_url=f"{proxied.url}/rest/v1", headers=headers) as client:
         first = client.get("/roles?select=name&name=in.(owner,%22mem%62er%22)&order=name")
@@ -83,7 +80,7 @@ def test_it_answers_behind_the_gateway(proxied: LocalStack) -> None:
             "/roles", headers={"Origin": "https://a.b", "Access-Control-Request-Method": "GET"}
         )
         assert preflight.status_code == 200
-    # The program's own word, once.
+    # The gateway passes the program's headers on and adds none of its own.
     assert first.headers.get_list("content-type") == ["application/json; charset=utf-8"]
     assert len(first.headers.get_list("date")) == 1
 
@@ -100,9 +97,9 @@ def test_a_program_that_ends_is_a_bad_gateway(proxied: LocalStack) -> None:
     pid = pid_of(proxied.url, proxied.anon_key)
     os.kill(pid, signal.SIGKILL)
     wait_for_end(pid)
-    answer = httpx.get(f"{proxied.url}/rest/v1/roles", headers={"apikey": proxied.anon_key})
-    assert answer.status_code == 502
-    assert list(answer.json()) == ["message"]
+    response = httpx.get(f"{proxied.url}/rest/v1/roles", headers={"apikey": proxied.anon_key})
+    assert response.status_code == 502
+    assert list(response.json()) == ["message"]
 
 
 def test_it_is_stopped_when_the_stack_is_killed(program: Path) -> None:
@@ -137,10 +134,7 @@ def test_it_is_stopped_while_it_starts(tmp_path: Path) -> None:
         assert keeper.stdin is not None
         keeper.stdin.write(json.dumps(order).encode() + b"\n")
         keeper.stdin.flush()
-        deadline = time.monotonic() + 15
-        while not pid_file.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(pid_file.exists)
         keeper.stdin.close()
         assert keeper.wait(10) == 0
     assert not is_alive(int(pid_file.read_text()))
@@ -153,9 +147,7 @@ def test_a_program_that_does_not_start(program: Path, monkeypatch: pytest.Monkey
         LocalStack().start()
 
 
-def test_embedded_where_there_is_none_or_when_asked_for(
-    program: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_choice_of_the_program(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "")
     assert find_postgrest(None) is None
     with pytest.raises(PostgrestNotFoundError, match="on the PATH"):
@@ -171,6 +163,6 @@ def test_embedded_where_there_is_none_or_when_asked_for(
 
 
 def pid_of(url: str, key: str) -> int:
-    """The stand-in's process; it names itself in every answer."""
-    answer = httpx.get(f"{url}/rest/v1/roles", headers={"apikey": key})
-    return int(answer.headers["stand-in"])
+    """Return the process id of the stand-in, which it sends in a header."""
+    response = httpx.get(f"{url}/rest/v1/roles", headers={"apikey": key})
+    return int(response.headers["stand-in"])

@@ -1,4 +1,4 @@
-"""What supabase-py and its client of PostgREST commonly do, on the embedded stack."""
+"""Common requests of supabase-py and postgrest-py on the embedded stack."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -40,7 +40,7 @@ def accounts(stack: LocalStack, client: Client) -> list[dict[str, Any]]:
 
 def test_read(client: Client, accounts: list[dict[str, Any]]) -> None:
     ids = [account["id"] for account in accounts]
-    answer = (
+    response = (
         client.table("accounts")
         .select("name", count=CountMethod.exact)
         .in_("id", ids)
@@ -48,8 +48,8 @@ def test_read(client: Client, accounts: list[dict[str, Any]]) -> None:
         .range(1, 2)
         .execute()
     )
-    assert answer.data == [{"name": "Account 3"}, {"name": "Account 2"}]
-    assert answer.count == 5
+    assert response.data == [{"name": "Account 3"}, {"name": "Account 2"}]
+    assert response.count == 5
 
 
 def test_filters(client: Client, accounts: list[dict[str, Any]]) -> None:
@@ -125,8 +125,8 @@ async def test_async(stack: LocalStack) -> None:
     key = stack.service_role_key
     headers = {"apikey": key, "Authorization": f"Bearer {key}"}
     async with AsyncPostgrestClient(f"{stack.url}/rest/v1", headers=headers) as client:
-        answer = await client.table("roles").select("name").order("hierarchy_level").execute()
-    assert answer.data == [{"name": "owner"}, {"name": "member"}]
+        response = await client.table("roles").select("name").order("hierarchy_level").execute()
+    assert response.data == [{"name": "owner"}, {"name": "member"}]
 
 
 async def test_async_supabase(stack: LocalStack) -> None:

@@ -1,4 +1,4 @@
-"""Counts of rows: exact ones, and the planner's estimates, which row security does not bind."""
+"""Counts of rows: exact ones, and the planner's estimates, which ignore row level security."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,10 +27,10 @@ def api(serve: Callable[[str], Any]) -> Any:
 
 def count(api: Any, path: str, prefer: str, **options: Any) -> httpx.Response:
     headers = {"Prefer": prefer}
-    answer: httpx.Response = api.request(
+    response: httpx.Response = api.request(
         options.pop("method", "GET"), path, headers=headers, **options
     )
-    return answer
+    return response
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def count(api: Any, path: str, prefer: str, **options: Any) -> httpx.Response:
         ("/things?limit=1", "count=planned", 206, "0-0/3000"),
         ("/things?id=lt.0", "count=exact", 200, "*/0"),
         ("/things?limit=2&offset=1", "count=planned", 206, "1-2/3000"),
-        # An estimate is asked for where there are more than the server answers with.
+        # The planner estimates only what exceeds the limit of rows.
         ("/things?limit=1", "count=estimated", 206, "0-0/3000"),
         ("/things?limit=1&id=lte.500", "count=estimated", 206, "0-0/500"),
         ("/things?limit=1", "count=planned, handling=strict", 206, "0-0/3000"),
@@ -50,35 +50,35 @@ def test_the_service_role_counts(
     api: Any, path: str, prefer: str, status: int, content_range: str
 ) -> None:
     for method in ("GET", "HEAD"):
-        answer = count(api, path, prefer, method=method)
-        assert (answer.status_code, answer.headers["Content-Range"]) == (status, content_range)
-        assert answer.headers["Preference-Applied"].startswith(prefer.partition(",")[0])
+        response = count(api, path, prefer, method=method)
+        assert (response.status_code, response.headers["Content-Range"]) == (status, content_range)
+        assert response.headers["Preference-Applied"].startswith(prefer.partition(",")[0])
 
 
-def test_a_planned_count_tells_a_stranger_the_size_of_the_table(api: Any) -> None:
-    answer = count(api, "/things", "count=exact", role="authenticated")
-    assert (answer.status_code, answer.headers["Content-Range"]) == (200, "*/0")
-    answer = count(api, "/things", "count=estimated", role="authenticated")
-    assert (answer.status_code, answer.headers["Content-Range"]) == (200, "*/0")
+def test_planned_counts_ignore_row_level_security(api: Any) -> None:
+    response = count(api, "/things", "count=exact", role="authenticated")
+    assert (response.status_code, response.headers["Content-Range"]) == (200, "*/0")
+    response = count(api, "/things", "count=estimated", role="authenticated")
+    assert (response.status_code, response.headers["Content-Range"]) == (200, "*/0")
     for path, total in (("/things", 3000), ("/things?id=lte.1500", 1500)):
-        answer = count(api, path, "count=planned", role="authenticated")
-        assert (answer.status_code, answer.json()) == (206, [])
-        shown, _, told = answer.headers["Content-Range"].partition("/")
+        response = count(api, path, "count=planned", role="authenticated")
+        assert (response.status_code, response.json()) == (206, [])
+        shown, _, told = response.headers["Content-Range"].partition("/")
         assert shown == "*"
         assert int(told) == pytest.approx(total, rel=0.1)
 
 
 @pytest.mark.parametrize(("prefer", "total"), [("planned", "*"), ("estimated", "3000")])
 def test_calls_and_writes_are_not_planned(api: Any, prefer: str, total: str) -> None:
-    answer = count(api, "/rpc/all_things?limit=1", f"count={prefer}")
-    assert answer.headers["Content-Range"] == f"0-0/{total}"
+    response = count(api, "/rpc/all_things?limit=1", f"count={prefer}")
+    assert response.headers["Content-Range"] == f"0-0/{total}"
     written = "*" if total == "*" else "1"
-    answer = count(api, "/things?id=eq.1", f"count={prefer}", method="PATCH", json={"owner": "x"})
-    assert answer.headers["Content-Range"] == f"0-0/{written}"
+    response = count(api, "/things?id=eq.1", f"count={prefer}", method="PATCH", json={"owner": "x"})
+    assert response.headers["Content-Range"] == f"0-0/{written}"
 
 
-def test_of_two_prefer_headers_the_first_counts(api: Any) -> None:
+def test_the_first_of_two_prefer_headers_applies(api: Any) -> None:
     headers = [("Prefer", "count=planned"), ("Prefer", "count=exact")]
     token = api.token("authenticated")
-    answer = api.client.get("/things", headers=[*headers, ("Authorization", f"Bearer {token}")])
-    assert answer.headers["Preference-Applied"] == "count=planned"
+    response = api.client.get("/things", headers=[*headers, ("Authorization", f"Bearer {token}")])
+    assert response.headers["Preference-Applied"] == "count=planned"

@@ -126,9 +126,9 @@ def test_filters(api: Any, query: str, expected: list[int]) -> None:
         "na/me=eq.1",
     ],
 )
-def test_what_is_not_in_the_grammar(api: Any, query: str) -> None:
-    answer = api.request("GET", f"/item?{query}")
-    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST100")
+def test_invalid_syntax(api: Any, query: str) -> None:
+    response = api.request("GET", f"/item?{query}")
+    assert (response.status_code, response.json()["code"]) == (400, "PGRST100")
 
 
 @pytest.mark.parametrize(
@@ -149,9 +149,9 @@ def test_what_is_not_in_the_grammar(api: Any, query: str) -> None:
         ("qty=like.*1*", 404, "42883"),
     ],
 )  # fmt: skip
-def test_refusals(api: Any, query: str, status: int, code: str) -> None:
-    answer = api.request("GET", f"/item?{query}")
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+def test_invalid_requests(api: Any, query: str, status: int, code: str) -> None:
+    response = api.request("GET", f"/item?{query}")
+    assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +168,8 @@ def test_refusals(api: Any, query: str, status: int, code: str) -> None:
 )
 def test_projection(api: Any, select: str, expected: dict[str, Any]) -> None:
     if "::jsonb" in select:
-        answer = api.request("GET", f"/item?select={select}&qty=eq.1")
-        assert answer.json()["code"] == "42846"  # PostgreSQL casts no array to jsonb
+        response = api.request("GET", f"/item?select={select}&qty=eq.1")
+        assert response.json()["code"] == "42846"  # PostgreSQL casts no array to jsonb
         return
     assert api.get(f"/item?select={select}&qty=eq.1") == [expected]
 
@@ -179,11 +179,11 @@ def test_json_paths_and_computed_columns(api: Any) -> None:
     assert rows[0] == {"b": 1, "last": "2", "full_label": "doc 1"}
 
 
-def test_a_name_full_of_sql_is_only_a_name(api: Any) -> None:
+def test_sql_in_a_name_is_quoted(api: Any) -> None:
     name = '"odd \\"name\\"; --"'
     assert api.get(f"/doc?select={name}&id=eq.1&{name}=is.null") == [{'odd "name"; --': None}]
-    answer = api.request("GET", '/item?select="name\\"; drop table api.item; --"')
-    assert answer.json()["code"] == "42703"
+    response = api.request("GET", '/item?select="name\\"; drop table api.item; --"')
+    assert response.json()["code"] == "42703"
     assert len(api.get("/item?select=id")) == 20
 
 
@@ -212,24 +212,24 @@ def test_nulls_last_and_offset(api: Any) -> None:
 )
 def test_range(api: Any, range_header: str, status: int, content_range: str | None) -> None:
     headers = {"Range": range_header, "Prefer": "count=exact"}
-    answer = api.request("GET", "/item?select=name", headers=headers)
-    assert answer.status_code == status
-    assert answer.headers.get("content-range") == content_range
+    response = api.request("GET", "/item?select=name", headers=headers)
+    assert response.status_code == status
+    assert response.headers.get("content-range") == content_range
 
 
 def test_range_and_limit_together(api: Any) -> None:
-    answer = api.request("GET", "/item?select=qty&limit=3&offset=4", headers={"Range": "5-50"})
-    assert answer.headers["content-range"] == "5-6/*"
+    response = api.request("GET", "/item?select=qty&limit=3&offset=4", headers={"Range": "5-50"})
+    assert response.headers["content-range"] == "5-6/*"
 
 
 def test_csv(api: Any) -> None:
-    answer = api.request(
+    response = api.request(
         "GET",
         "/item?select=name,price,note&qty=in.(4,5)&order=qty",
         headers={"Accept": "text/csv"},
     )
-    assert answer.headers["content-type"] == "text/csv; charset=utf-8"
-    assert answer.text == 'name,price,note\n"item 04",,\n"item 05",6.25,"note, ""quoted"" (5)"'
+    assert response.headers["content-type"] == "text/csv; charset=utf-8"
+    assert response.text == 'name,price,note\n"item 04",,\n"item 05",6.25,"note, ""quoted"" (5)"'
 
 
 def test_accept(api: Any) -> None:
@@ -245,34 +245,34 @@ def test_accept(api: Any) -> None:
 def test_insert_defaults_and_missing_keys(api: Any) -> None:
     path = "/doc?select=label,n&columns=label,n"
     rows = [{"label": "a"}, {"n": 9, "unknown": True}]
-    answer = api.request(
+    response = api.request(
         "POST", path, json=rows, headers={"Prefer": "return=representation, missing=default"}
     )
-    assert answer.status_code == 201, answer.text
-    assert answer.json() == [{"label": "a", "n": 5}, {"label": "labelled", "n": 9}]
-    assert answer.headers["preference-applied"] == "missing=default, return=representation"
-    answer = api.request("POST", path, json=rows, headers={"Prefer": "return=representation"})
-    assert answer.json() == [{"label": "a", "n": None}, {"label": None, "n": 9}]
+    assert response.status_code == 201, response.text
+    assert response.json() == [{"label": "a", "n": 5}, {"label": "labelled", "n": 9}]
+    assert response.headers["preference-applied"] == "missing=default, return=representation"
+    response = api.request("POST", path, json=rows, headers={"Prefer": "return=representation"})
+    assert response.json() == [{"label": "a", "n": None}, {"label": None, "n": 9}]
 
 
 def test_insert_nothing_and_defaults_only(api: Any) -> None:
     prefer = {"Prefer": "return=representation"}
     assert api.request("POST", "/doc", json=[], headers=prefer).json() == []
-    answer = api.request("POST", "/doc?select=label,n", json={}, headers=prefer)
-    assert answer.json() == [{"label": "labelled", "n": 5}]
+    response = api.request("POST", "/doc?select=label,n", json={}, headers=prefer)
+    assert response.json() == [{"label": "labelled", "n": 5}]
 
 
 def test_insert_headers_only(api: Any) -> None:
     prefer = {"Prefer": "return=headers-only"}
-    answer = api.request("POST", "/stock", json={"warehouse": 1, "item": "a&b"}, headers=prefer)
-    assert answer.status_code == 201
-    assert answer.headers["location"] == "/stock?warehouse=eq.1&item=eq.a%26b"
-    assert answer.content == b""
+    response = api.request("POST", "/stock", json={"warehouse": 1, "item": "a&b"}, headers=prefer)
+    assert response.status_code == 201
+    assert response.headers["location"] == "/stock?warehouse=eq.1&item=eq.a%26b"
+    assert response.content == b""
 
 
 def test_a_text_too_long_for_its_column_is_an_error(api: Any) -> None:
-    answer = api.request("POST", "/doc", json={"code": "12345"})
-    assert (answer.status_code, answer.json()["code"]) == (400, "22001")
+    response = api.request("POST", "/doc", json={"code": "12345"})
+    assert (response.status_code, response.json()["code"]) == (400, "22001")
 
 
 def test_upsert(api: Any) -> None:
@@ -293,13 +293,13 @@ def test_upsert(api: Any) -> None:
 
 
 def test_upsert_on_another_key(api: Any) -> None:
-    answer = api.request(
+    response = api.request(
         "POST",
         "/item?on_conflict=owner,name&select=qty",
         json={"owner": "10000000-0000-4000-8000-000000000001", "name": "item 01", "qty": 1},
         headers={"Prefer": "resolution=merge-duplicates, return=representation"},
     )
-    assert (answer.status_code, answer.json()) == (200, [{"qty": 1}])
+    assert (response.status_code, response.json()) == (200, [{"qty": 1}])
 
 
 @pytest.mark.parametrize(
@@ -309,16 +309,16 @@ def test_upsert_on_another_key(api: Any) -> None:
         ("/split", {"id": 1, "label": "x"}),
     ],
 )
-def test_upsert_into_what_has_no_system_columns(api: Any, path: str, row: Any) -> None:
+def test_upsert_into_relations_without_system_columns(api: Any, path: str, row: Any) -> None:
     prefer = {"Prefer": "resolution=merge-duplicates, return=representation"}
     for _ in range(2):
-        answer = api.request("POST", path, json=row, headers=prefer)
-        assert (answer.status_code, answer.json()) == (201, [row])
+        response = api.request("POST", path, json=row, headers=prefer)
+        assert (response.status_code, response.json()) == (201, [row])
 
 
-def test_filters_mean_nothing_to_an_insert(api: Any) -> None:
-    answer = api.request("POST", "/doc?label=eq.other", json={"label": "inserted anyway"})
-    assert answer.status_code == 201, answer.text
+def test_an_insert_ignores_filters(api: Any) -> None:
+    response = api.request("POST", "/doc?label=eq.other", json={"label": "inserted anyway"})
+    assert response.status_code == 201, response.text
     assert len(api.get("/doc?label=eq.inserted anyway")) == 1
 
 
@@ -326,10 +326,10 @@ def test_put(api: Any) -> None:
     row = {"warehouse": 9, "item": "put", "amount": 1}
     path = "/stock?warehouse=eq.9&item=eq.put"
     assert api.request("PUT", path, json=row).status_code == 201
-    answer = api.request(
+    response = api.request(
         "PUT", path, json={**row, "amount": 2}, headers={"Prefer": "return=representation"}
     )
-    assert (answer.status_code, answer.json()) == (200, [{**row, "amount": 2}])
+    assert (response.status_code, response.json()) == (200, [{**row, "amount": 2}])
     other = api.request("PUT", path, json={**row, "item": "other"})
     assert (other.status_code, other.json()["code"]) == (400, "PGRST115")
     partial = api.request("PUT", "/stock?item=eq.put", json=row)
@@ -338,29 +338,29 @@ def test_put(api: Any) -> None:
 
 
 def test_update_with_an_empty_object_changes_nothing(api: Any) -> None:
-    answer = api.request("PATCH", "/doc?id=eq.1", json={})
-    assert (answer.status_code, answer.headers["content-range"]) == (204, "*/*")
+    response = api.request("PATCH", "/doc?id=eq.1", json={})
+    assert (response.status_code, response.headers["content-range"]) == (204, "*/*")
 
 
 def test_counts_of_writes(api: Any) -> None:
     prefer = {"Prefer": "count=exact"}
-    answer = api.request("PATCH", "/doc?id=in.(1,2)", json={"n": 6}, headers=prefer)
-    assert answer.headers["content-range"] == "0-1/2"
-    answer = api.request("DELETE", "/doc?id=eq.2", headers=prefer)
-    assert answer.headers["content-range"] == "*/1"
+    response = api.request("PATCH", "/doc?id=in.(1,2)", json={"n": 6}, headers=prefer)
+    assert response.headers["content-range"] == "0-1/2"
+    response = api.request("DELETE", "/doc?id=eq.2", headers=prefer)
+    assert response.headers["content-range"] == "*/1"
 
 
-def test_max_affected_undoes_the_write(api: Any) -> None:
+def test_max_affected_rolls_back_the_write(api: Any) -> None:
     before = len(api.get("/item"))
-    answer = api.request(
+    response = api.request(
         "DELETE", "/item?qty=gt.2", headers={"Prefer": "handling=strict, max-affected=1"}
     )
-    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST124")
+    assert (response.status_code, response.json()["code"]) == (400, "PGRST124")
     assert len(api.get("/item")) == before
 
 
-def test_a_single_object_that_is_none_undoes_the_write(api: Any) -> None:
-    answer = api.request(
+def test_several_rows_for_a_single_object_roll_back_the_write(api: Any) -> None:
+    response = api.request(
         "PATCH",
         "/item?qty=gt.2&select=name",
         json={"kind": "c"},
@@ -369,7 +369,7 @@ def test_a_single_object_that_is_none_undoes_the_write(api: Any) -> None:
             "Accept": "application/vnd.pgrst.object+json",
         },
     )
-    assert answer.json()["code"] == "PGRST116"
+    assert response.json()["code"] == "PGRST116"
     assert api.get("/item?kind=neq.c")
 
 
@@ -397,8 +397,8 @@ def test_unknown_preferences(api: Any) -> None:
     ],
 )
 def test_functions(api: Any, path: str, body: Any, expected: Any) -> None:
-    answer = api.request("POST", path, json=body)
-    assert answer.json() == expected
+    response = api.request("POST", path, json=body)
+    assert response.json() == expected
 
 
 @pytest.mark.parametrize(
@@ -419,27 +419,27 @@ def test_functions_by_get(api: Any, path: str, expected: Any) -> None:
 
 
 def test_a_get_changes_nothing(api: Any) -> None:
-    answer = api.request("GET", "/rpc/writes")
-    assert (answer.status_code, answer.json()["code"]) == (405, "25006")
+    response = api.request("GET", "/rpc/writes")
+    assert (response.status_code, response.json()["code"]) == (405, "25006")
     assert api.request("POST", "/rpc/writes").json() == 1
 
 
 def test_an_ambiguous_overload(api: Any) -> None:
-    answer = api.request("POST", "/rpc/either", json={"a": 1})
-    assert (answer.status_code, answer.json()["code"]) == (300, "PGRST203")
+    response = api.request("POST", "/rpc/either", json={"a": 1})
+    assert (response.status_code, response.json()["code"]) == (300, "PGRST203")
 
 
-def test_a_set_is_counted(api: Any) -> None:
-    answer = api.request("GET", "/rpc/numbers?limit=2", headers={"Prefer": "count=exact"})
-    assert answer.status_code == 206
-    assert answer.headers["content-range"] == "0-1/5"
+def test_rows_of_a_set_returning_function_are_counted(api: Any) -> None:
+    response = api.request("GET", "/rpc/numbers?limit=2", headers={"Prefer": "count=exact"})
+    assert response.status_code == 206
+    assert response.headers["content-range"] == "0-1/5"
 
 
-def test_a_function_writes_its_own_answer(api: Any) -> None:
-    answer = api.request(
+def test_a_function_sets_the_status_and_headers(api: Any) -> None:
+    response = api.request(
         "POST", "/rpc/own_answer", json={"p_headers": '[{"X-Mark": "é"}]', "p_status": "418"}
     )
-    assert (answer.status_code, answer.headers["x-mark"]) == (418, "é")
+    assert (response.status_code, response.headers["x-mark"]) == (418, "é")
 
 
 @pytest.mark.parametrize(
@@ -454,23 +454,27 @@ def test_a_function_writes_its_own_answer(api: Any) -> None:
         ("[]", "many", "PGRST112"),
     ],
 )
-def test_an_answer_that_cannot_be_sent(api: Any, headers: str, status: str, code: str) -> None:
+def test_invalid_status_and_headers_of_a_function(
+    api: Any, headers: str, status: str, code: str
+) -> None:
     body = {"p_headers": headers, "p_status": status}
-    answer = api.request("POST", "/rpc/own_answer", json=body)
-    assert (answer.status_code, answer.json()["code"]) == (500, code)
+    response = api.request("POST", "/rpc/own_answer", json=body)
+    assert (response.status_code, response.json()["code"]) == (500, code)
 
 
-def test_a_function_writes_its_own_error(api: Any) -> None:
+def test_a_function_raises_an_error_with_its_own_status(api: Any) -> None:
     message = '{"code": "X1", "message": "Pay first", "details": {"a": 1}, "hint": null}'
     detail = '{"status": 402, "headers": {"X-Mark": "1"}}'
-    answer = api.request("POST", "/rpc/own_error", json={"p_message": message, "p_detail": detail})
-    assert (answer.status_code, answer.headers["x-mark"]) == (402, "1")
-    assert answer.json()["details"] == {"a": 1}
+    response = api.request(
+        "POST", "/rpc/own_error", json={"p_message": message, "p_detail": detail}
+    )
+    assert (response.status_code, response.headers["x-mark"]) == (402, "1")
+    assert response.json()["details"] == {"a": 1}
     broken = api.request("POST", "/rpc/own_error", json={"p_message": "no", "p_detail": "no"})
     assert (broken.status_code, broken.json()["code"]) == (500, "PGRST121")
 
 
-def test_what_sql_sees_of_a_request(api: Any) -> None:
+def test_settings_of_the_request_in_sql(api: Any) -> None:
     seen = api.get("/rpc/settings", headers={"X-Mark": "m", "Cookie": "k=v"})
     assert seen == {
         "role": "service_role",
@@ -496,18 +500,18 @@ def test_what_sql_sees_of_a_request(api: Any) -> None:
     ],
 )
 def test_paths_and_methods(api: Any, method: str, path: str, status: int, code: str) -> None:
-    answer = api.request(method, path)
-    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    response = api.request(method, path)
+    assert (response.status_code, response.json()["code"]) == (status, code)
 
 
 def test_options(api: Any) -> None:
-    answer = api.request("OPTIONS", "/item")
-    assert answer.headers["allow"] == "OPTIONS,GET,HEAD,POST,PUT,PATCH,DELETE"
+    response = api.request("OPTIONS", "/item")
+    assert response.headers["allow"] == "OPTIONS,GET,HEAD,POST,PUT,PATCH,DELETE"
     assert api.request("OPTIONS", "/rpc/add").headers["allow"] == "OPTIONS,GET,HEAD,POST"
 
 
-def test_a_browser_may_ask_from_anywhere(api: Any) -> None:
-    answer = api.request(
+def test_cors_allows_every_origin(api: Any) -> None:
+    response = api.request(
         "OPTIONS",
         "/item",
         role=None,
@@ -517,13 +521,13 @@ def test_a_browser_may_ask_from_anywhere(api: Any) -> None:
             "Access-Control-Request-Headers": "authorization, prefer",
         },
     )
-    assert answer.status_code == 200
-    assert "PATCH" in answer.headers["access-control-allow-methods"]
+    assert response.status_code == 200
+    assert "PATCH" in response.headers["access-control-allow-methods"]
 
 
-def test_other_schemas_are_closed(api: Any) -> None:
-    answer = api.request("GET", "/pg_class", headers={"Accept-Profile": "pg_catalog"})
-    assert (answer.status_code, answer.json()["code"]) == (406, "PGRST106")
+def test_other_schemas_are_not_exposed(api: Any) -> None:
+    response = api.request("GET", "/pg_class", headers={"Accept-Profile": "pg_catalog"})
+    assert (response.status_code, response.json()["code"]) == (406, "PGRST106")
 
 
 def post(api: Any, path: str, content_type: str, content: str) -> Any:
@@ -533,9 +537,9 @@ def post(api: Any, path: str, content_type: str, content: str) -> Any:
 
 def test_a_csv_body(api: Any) -> None:
     text = 'id,label\r\n901,"one, ""quoted"""\r\n902,NULL\r\n'
-    answer = post(api, "/part", "text/csv; charset=utf-8", text)
-    assert answer.status_code == 201
-    assert [(row["id"], row["label"]) for row in answer.json()] == [
+    response = post(api, "/part", "text/csv; charset=utf-8", text)
+    assert response.status_code == 201
+    assert [(row["id"], row["label"]) for row in response.json()] == [
         (901, 'one, "quoted"'),
         (902, None),
     ]
@@ -558,7 +562,7 @@ def test_a_form_body(api: Any) -> None:
         ("image/png", "id\n1", "Content-Type not acceptable: image/png"),
     ],
 )
-def test_bodies_that_are_refused(api: Any, content_type: str, content: str, message: str) -> None:
-    answer = post(api, "/part", content_type, content)
-    assert (answer.status_code, answer.json()["code"]) == (400, "PGRST102")
-    assert answer.json()["message"] == message
+def test_invalid_bodies(api: Any, content_type: str, content: str, message: str) -> None:
+    response = post(api, "/part", content_type, content)
+    assert (response.status_code, response.json()["code"]) == (400, "PGRST102")
+    assert response.json()["message"] == message

@@ -1,4 +1,4 @@
-"""Arbitrary requests, as every role: no fault of the server's own, and no row of another tenant.
+"""Arbitrary requests as every role: no internal error, and no row of another tenant.
 
 The marks stand in rows that only the account `theirs` may see.
 """
@@ -138,30 +138,30 @@ def world() -> Iterator[World]:
         yield World(stack, client, ours)
 
 
-def assert_no_fault(answer: httpx.Response) -> None:
-    """A 5xx may be PostgreSQL's word, with its SQLSTATE, and never the server's own."""
-    if answer.status_code >= 500:
-        assert not answer.json()["code"].startswith("PGRST"), answer.text
+def assert_no_fault(response: httpx.Response) -> None:
+    """Accept a 5xx only from PostgreSQL, with its SQLSTATE."""
+    if response.status_code >= 500:
+        assert not response.json()["code"].startswith("PGRST"), response.text
 
 
 @examples
 @given(request=requests)
 def test_as_anon(world: World, request: dict[str, Any]) -> None:
-    answer = world.send(request, world.stack.anon_key, None)
-    assert_no_fault(answer)
-    assert MARK not in answer.text + str(answer.headers)
+    response = world.send(request, world.stack.anon_key, None)
+    assert_no_fault(response)
+    assert MARK not in response.text + str(response.headers)
 
 
 @examples
 @given(request=requests)
 def test_as_a_user(world: World, request: dict[str, Any]) -> None:
     token = world.stack.access_token(world.user)
-    answer = world.send(request, world.stack.anon_key, token)
-    assert_no_fault(answer)
-    assert MARK not in answer.text + str(answer.headers)
+    response = world.send(request, world.stack.anon_key, token)
+    assert_no_fault(response)
+    assert MARK not in response.text + str(response.headers)
 
 
-def test_the_other_tenants_row_is_still_there(world: World) -> None:
+def test_the_row_of_the_other_tenant_is_unchanged(world: World) -> None:
     assert world.marks() == 1
 
 
@@ -171,7 +171,7 @@ def test_as_the_service_role(world: World, request: dict[str, Any]) -> None:
     assert_no_fault(world.send(request, world.stack.service_role_key, None))
 
 
-def test_the_database_is_as_it_was(world: World) -> None:
+def test_the_database_is_unchanged(world: World) -> None:
     with psycopg.connect(world.stack.db_url) as connection:
         tables = connection.execute(
             "select count(*) from information_schema.tables where table_name = any(%s)"
@@ -182,7 +182,7 @@ def test_the_database_is_as_it_was(world: World) -> None:
             "select count(*) from pg_stat_activity where state like 'idle in transaction%'"
         ).fetchone()
     assert (tables, leaks) == ((len(TABLES),), (0,))
-    answer = world.client.get(
+    response = world.client.get(
         "/rest/v1/roles?select=name&name=eq.owner", headers={"apikey": world.stack.service_role_key}
     )
-    assert answer.json() == [{"name": "owner"}]
+    assert response.json() == [{"name": "owner"}]

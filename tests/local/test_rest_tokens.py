@@ -1,4 +1,4 @@
-"""Which tokens are believed, and what is said of the others."""
+"""Verification of tokens: those that are accepted, and the errors of the others."""
 
 import hmac
 import json
@@ -33,7 +33,7 @@ def test_no_token_is_the_anonymous_role(reader: TokenReader) -> None:
     assert json.loads(identity.claims) == {"role": "anon"}
 
 
-def test_another_scheme_is_no_token(reader: TokenReader) -> None:
+def test_another_scheme_is_anonymous(reader: TokenReader) -> None:
     assert reader.identify("Basic dXNlcjpwYXNz").anonymous
 
 
@@ -51,7 +51,9 @@ def test_a_token_without_a_role_is_anonymous(reader: TokenReader) -> None:
 @pytest.mark.parametrize(
     ("claim", "offset"), [("exp", -LEEWAY + 5), ("nbf", LEEWAY - 5), ("iat", LEEWAY - 5)]
 )
-def test_clocks_may_differ_a_little(reader: TokenReader, claim: str, offset: int) -> None:
+def test_clock_skew_within_the_leeway_is_accepted(
+    reader: TokenReader, claim: str, offset: int
+) -> None:
     assert reader.identify(bearer({"role": "a", claim: time.time() + offset})).role == "a"
 
 
@@ -63,7 +65,9 @@ def test_clocks_may_differ_a_little(reader: TokenReader, claim: str, offset: int
         ("iat", LEEWAY + 5, "JWT issued at future"),
     ],
 )
-def test_but_not_more(reader: TokenReader, claim: str, offset: int, message: str) -> None:
+def test_clock_skew_beyond_the_leeway_is_rejected(
+    reader: TokenReader, claim: str, offset: int, message: str
+) -> None:
     with pytest.raises(ApiError, match=message) as caught:
         reader.identify(bearer({"role": "a", claim: time.time() + offset}))
     assert (caught.value.status, caught.value.code) == (401, "PGRST303")
@@ -84,7 +88,7 @@ def test_but_not_more(reader: TokenReader, claim: str, offset: int, message: str
         ("Bearer " + jwt.encode({"role": "a"}, "", algorithm="none"), "Wrong or unsupported"),
     ],
 )
-def test_a_token_that_cannot_be_trusted(reader: TokenReader, header: str, message: str) -> None:
+def test_invalid_tokens_are_rejected(reader: TokenReader, header: str, message: str) -> None:
     with pytest.raises(ApiError, match=message) as caught:
         reader.identify(header)
     assert (caught.value.status, caught.value.code) == (401, "PGRST301")
@@ -100,7 +104,7 @@ def test_claims_of_the_wrong_kind(reader: TokenReader, claims: dict[str, Any]) -
     assert (caught.value.status, caught.value.code) == (401, "PGRST303")
 
 
-def test_a_short_secret_is_refused() -> None:
+def test_a_short_secret_is_rejected() -> None:
     with pytest.raises(ValueError, match="at least 32 bytes"):
         TokenReader("short", "anon")
 
@@ -113,7 +117,7 @@ def jwks(**secrets: str) -> str:
     return json.dumps({"keys": keys})
 
 
-def test_a_jwks_knows_its_keys_by_name() -> None:
+def test_a_jwks_selects_the_key_by_its_id() -> None:
     other = "another secret of thirty-two bytes"
     reader = TokenReader(jwks(first=SECRET, second=other), "anon")
     for name, secret in (("first", SECRET), ("second", other), (None, SECRET), (None, other)):
@@ -152,7 +156,7 @@ def test_asymmetric_keys(algorithm: str, private: Any) -> None:
         assert (caught.value.status, caught.value.code) == (401, "PGRST301")
 
 
-def test_a_public_key_is_no_shared_secret() -> None:
+def test_a_public_key_is_not_accepted_as_a_shared_secret() -> None:
     reader = TokenReader(json.dumps(public_jwk(RSA_KEY)), "anon")
     public = RSA_KEY.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -169,7 +173,7 @@ def test_a_public_key_is_no_shared_secret() -> None:
 @pytest.mark.parametrize(
     "text", ["{", '{"keys": []}', '{"keys": [{"kty": "odd", "k": "hush"}]}', '{"keys": 5}']
 )
-def test_a_jwks_that_cannot_be_used(text: str) -> None:
+def test_an_invalid_jwks_is_rejected(text: str) -> None:
     with pytest.raises(ValueError, match="JWKS") as caught:
         TokenReader(text, "anon")
     assert "hush" not in str(caught.value)

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from datetime import timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -17,6 +16,7 @@ import psycopg
 import pytest
 
 from audiencelab_sdk.local import LocalStack, LocalStackError
+from tests._waiting import wait_until
 
 HEADER = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."
 
@@ -25,9 +25,9 @@ def rpc(stack: LocalStack, name: str, token: str | None = None, **arguments: obj
     headers = {"apikey": stack.anon_key}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    answer = httpx.post(f"{stack.url}/rest/v1/rpc/{name}", headers=headers, json=arguments)
-    answer.raise_for_status()
-    return answer.json()
+    response = httpx.post(f"{stack.url}/rest/v1/rpc/{name}", headers=headers, json=arguments)
+    response.raise_for_status()
+    return response.json()
 
 
 def test_the_keys_are_those_of_supabase_start() -> None:
@@ -58,14 +58,14 @@ def test_a_member_creates_a_key(stack: LocalStack) -> None:
     assert created["account_id"] == str(account)
 
 
-def test_a_stranger_does_not(stack: LocalStack) -> None:
+def test_a_stranger_cannot_create_a_key(stack: LocalStack) -> None:
     account = stack.create_account("Acme", owner=stack.create_user())
     stranger = stack.access_token(stack.create_user())
     with pytest.raises(httpx.HTTPStatusError, match="403"):
         rpc(stack, "list_api_keys", stranger, p_account_id=str(account))
 
 
-def test_an_added_member_may(stack: LocalStack) -> None:
+def test_an_added_member_can_create_a_key(stack: LocalStack) -> None:
     account = stack.create_account("Acme", owner=stack.create_user())
     member = stack.create_user()
     stack.add_member(account, member)
@@ -78,7 +78,7 @@ def test_an_expired_token(stack: LocalStack) -> None:
         rpc(stack, "list_api_keys", token, p_account_id=str(uuid4()))
 
 
-def test_an_account_of_nobody(stack: LocalStack) -> None:
+def test_an_account_of_an_unknown_user(stack: LocalStack) -> None:
     with pytest.raises(psycopg.errors.ForeignKeyViolation):
         stack.create_account("Acme", owner=uuid4())
 
@@ -118,7 +118,7 @@ def test_starting_twice_stopping_twice_and_again() -> None:
     with pytest.raises(LocalStackError, match="not running"):
         _ = stack.url
     with stack, psycopg.connect(stack.db_url) as connection:
-        # A new database: nothing of the first one is there.
+        # The database is new and has no data of the first one.
         found = connection.execute("select from auth.users where id = %s", (user,)).fetchone()
         assert found is None
 
@@ -145,12 +145,12 @@ def test_a_taken_port_leaves_nothing_running() -> None:
 
 async def test_as_an_async_context_manager() -> None:
     async with LocalStack() as stack, httpx.AsyncClient() as client:
-        answer = await client.post(
+        response = await client.post(
             f"{stack.url}/rest/v1/rpc/verify_api_key",
             headers={"apikey": stack.service_role_key},
             json={"p_api_key": "sk_no"},
         )
-    assert answer.json()["valid"] is False
+    assert response.json()["valid"] is False
     with pytest.raises(LocalStackError, match="not running"):
         _ = stack.url
 
@@ -193,10 +193,7 @@ def test_nothing_remains_after_a_signal(number: signal.Signals) -> None:
         pid = int((data / "postmaster.pid").read_text().splitlines()[0])
         child.send_signal(number)
         child.wait(20)
-    deadline = time.monotonic() + 15
-    while data.parent.exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not data.parent.exists()
+    wait_until(lambda: not data.parent.exists())
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -1,6 +1,6 @@
-"""The models know the database's columns: all of them, and no other.
+"""The models have exactly the columns of the database.
 
-The Supabase CLI writes down what the migrated database has, as it does for anybody's project.
+The Supabase CLI generates the types of the migrated database, as for any project.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-# A row of the table or a value of the type, and what the SDK reads it as.
+# Each generated class, and the models that read it.
 MODELS: dict[str, Sequence[type[BaseModel]]] = {
     "PublicSegments": [Segment],
     "PublicEnrichmentTracking": [EnrichmentJob],
@@ -33,7 +33,7 @@ MODELS: dict[str, Sequence[type[BaseModel]]] = {
 
 
 def columns(generated: str) -> dict[str, set[str]]:
-    """The fields of each class in the module that the CLI wrote."""
+    """Return the fields of each class in the generated module."""
     return {
         node.name: {
             field.target.id
@@ -46,7 +46,7 @@ def columns(generated: str) -> dict[str, set[str]]:
 
 
 def differences(generated: str) -> list[str]:
-    """What one side has and the other lacks, as sentences."""
+    """Describe the columns that only one side has."""
     database = columns(generated)
     found: list[str] = []
     for name, models in MODELS.items():
@@ -79,10 +79,10 @@ def test_models_and_database_have_the_same_columns(stack: LocalStack, tmp_path: 
 
 def test_a_column_on_one_side_only_is_found(stack: LocalStack, tmp_path: Path) -> None:
     with psycopg.connect(stack.db_url, autocommit=True) as connection:
-        connection.execute("alter table public.segments add column colour text")
+        connection.execute("alter table public.segments add column color text")
         connection.execute("alter table public.enrichment_tracking rename metadata to notes")
     assert differences(generate(stack, tmp_path)) == [
-        "PublicSegments: the models lack colour",
+        "PublicSegments: the models lack color",
         "PublicEnrichmentTracking: the models lack notes",
         "PublicEnrichmentTracking: the database lacks metadata",
     ]
