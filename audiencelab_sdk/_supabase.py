@@ -1,10 +1,11 @@
 """Build settings from a supabase-py client."""
 
 from dataclasses import replace
+from typing import Unpack
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings
+from audiencelab_sdk._http._settings import Options, Settings
 from audiencelab_sdk._secrets import header_secret
 from audiencelab_sdk.errors import ConfigurationError
 
@@ -13,9 +14,7 @@ def supabase_settings(
     supabase_client: object,
     *,
     asynchronous: bool,
-    timeout: float,
-    max_retries: int,
-    allow_http: bool,
+    **options: Unpack[Options],
 ) -> Settings:
     """Settings with the URL and the key of `supabase_client`, and the token of its session.
 
@@ -41,15 +40,13 @@ def supabase_settings(
     def token() -> SecretStr:
         # Here supabase-py keeps what its own requests carry: the session's token, new after each
         # refresh, and the key where there is no session.
-        authorization = supabase_client.options.headers["Authorization"]
+        authorization = supabase_client.options.headers.get("Authorization", "")
         return header_secret("access_token", authorization.removeprefix("Bearer "))
 
     settings = Settings.checked(
         str(supabase_client.supabase_url),
         supabase_client.supabase_key,
         None,
-        timeout,
-        max_retries,
-        allow_http=allow_http,
+        **options,
     )
     return replace(settings, token=token)

@@ -48,8 +48,9 @@ class Tracking:
 class _Worker(Generic[D]):
     """The running totals of a worker, and when a report is due."""
 
-    def __init__(self, driver: D, tracking: Tracking) -> None:
+    def __init__(self, driver: D, name: str, tracking: Tracking) -> None:
         self._run: D = driver
+        self._name = name
         self._job_id = tracking.job_id
         self._worker = tracking.worker
         self._complete = tracking.complete
@@ -164,7 +165,7 @@ class Progress(_Worker[Driver]):
     def __enter__(self) -> Self:
         self._open_display()
         try:
-            self._saw(self._run(self._report()))
+            self._saw(self._run(self._name, self._report()))
         except BaseException:
             self._display.close()
             raise
@@ -180,17 +181,17 @@ class Progress(_Worker[Driver]):
             if exc_value is not None:
                 self._fail(exc_value)
                 return
-            self._saw(self._run(self._report_and_end()))
+            self._saw(self._run(self._name, self._report_and_end()))
 
     def _try_report(self) -> None:
         try:
-            self._saw(self._run(self._report()))
+            self._saw(self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
             self._lost(error)
 
     def _fail(self, reason: BaseException) -> None:
         try:
-            self._saw(self._run(self._report_and_fail(reason)))
+            self._saw(self._run(self._name, self._report_and_fail(reason)))
         except AudienceLabError as error:
             reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
 
@@ -216,7 +217,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
     async def __aenter__(self) -> Self:
         self._open_display()
         try:
-            self._saw(await self._run(self._report()))
+            self._saw(await self._run(self._name, self._report()))
         except BaseException:
             self._display.close()
             raise
@@ -232,11 +233,11 @@ class AsyncProgress(_Worker[AsyncDriver]):
             if exc_value is not None:
                 await self._fail(exc_value)
                 return
-            self._saw(await self._run(self._report_and_end()))
+            self._saw(await self._run(self._name, self._report_and_end()))
 
     async def _try_report(self) -> None:
         try:
-            self._saw(await self._run(self._report()))
+            self._saw(await self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
             self._lost(error)
 
@@ -244,7 +245,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
         # A cancelled worker fails the job as well, within the time limit.
         with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
             try:
-                self._saw(await self._run(self._report_and_fail(reason)))
+                self._saw(await self._run(self._name, self._report_and_fail(reason)))
             except AudienceLabError as error:
                 reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
         if scope.cancelled_caught:

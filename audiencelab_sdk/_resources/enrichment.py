@@ -48,6 +48,8 @@ class Enrichment(Resource[D]):
     ``enrichment`` may read jobs and work on them.
     """
 
+    _subject = "enrichment"
+
     @operation
     def create(
         self,

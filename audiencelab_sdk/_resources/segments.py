@@ -63,6 +63,8 @@ class Segments(Resource[D]):
     write back unchanged whatever `get` returns.
     """
 
+    _subject = "segments"
+
     @operation
     def create(
         self,

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config
+from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning
+from audiencelab_sdk._http import _urls
 from tests.unit._samples import KEY, URL
 
 VARIABLES = (
@@ -129,7 +130,7 @@ def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def no_host_was_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_config, "_warned_hosts", set())
+    monkeypatch.setattr(_urls, "_warned_hosts", set())
 
 
 @pytest.mark.usefixtures("no_host_was_warned_of")
