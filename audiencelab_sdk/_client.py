@@ -9,7 +9,7 @@ from uuid import UUID
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._http._drivers import AsyncDriver, Driver
+from audiencelab_sdk._http._drivers import AsyncDriver, Driver, NotCopied
 from audiencelab_sdk._http._resource import D
 from audiencelab_sdk._http._settings import OnResponse, Settings, environment
 from audiencelab_sdk._resources.api_keys import ApiKeys
@@ -33,7 +33,7 @@ SupabaseClient = TypeVar("SupabaseClient", "supabase.Client", "supabase.AsyncCli
 _FIVE_MINUTES = timedelta(minutes=5)
 
 
-class _Client(ABC, Generic[D, SupabaseClient]):
+class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
     """What performs no I/O: settings and identities."""
 
     _is_async: ClassVar[bool]
@@ -349,6 +349,10 @@ class AsyncAudienceLab(_Client[AsyncDriver, "supabase.AsyncClient"]):
         """
         if self._owns_pool:
             await self._pool.aclose()
+
+    async def close(self) -> None:
+        """Close the connections, as `aclose` does."""
+        await self.aclose()
 
     async def __aenter__(self) -> Self:
         return self

@@ -31,7 +31,7 @@ class Connections(httpx.Client):
     """The connections of one process."""
 
     def __init__(self, settings: Settings) -> None:
-        with _checked_environment():
+        with _checked_environment(settings):
             super().__init__(**_options(settings))
         self._cookies = _NoCookies()
         # Not httpx's own queue: closing the pool does not reach those who wait there.
@@ -72,7 +72,7 @@ class AsyncConnections(httpx.AsyncClient):
     """The connections of one event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        with _checked_environment():
+        with _checked_environment(settings):
             super().__init__(**_options(settings))
         self._cookies = _NoCookies()
         self._turns = anyio.Semaphore(_MOST_AT_ONCE)
@@ -159,8 +159,8 @@ class _NoCookies(httpx.Cookies):
 
 
 @contextmanager
-def _checked_environment() -> Generator[None]:
-    """Name the variables that httpx reads where it cannot use their values."""
+def _checked_environment(settings: Settings) -> Generator[None]:
+    """Raise ConfigurationError for a proxy or for variables that httpx cannot use."""
     try:
         yield
     except (ImportError, OSError) as error:
@@ -169,7 +169,10 @@ def _checked_environment() -> Generator[None]:
         problem = type(error).__name__
     else:
         return
-    raise ConfigurationError(
-        "one of the environment variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
-        f"SSL_CERT_FILE and SSL_CERT_DIR cannot be used ({problem})"
+    source = (
+        "proxy"
+        if settings.proxy
+        else "one of the environment variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
+        "SSL_CERT_FILE and SSL_CERT_DIR"
     )
+    raise ConfigurationError(f"{source} cannot be used ({problem})")

@@ -4,7 +4,7 @@ import random
 import time
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex, TypeVar, cast
 
 import anyio
 
@@ -29,7 +29,17 @@ _LONGEST_RETRY_AFTER = 30.0
 _TRANSIENT_STATUSES = (502, 503, 504)
 
 
-class Driver:
+class NotCopied:
+    """An object that cannot be copied or pickled."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "a client cannot be copied or pickled, because it holds connections and keys: create "
+            "one in each process, or derive one with client.with_options() or client.as_user()"
+        )
+
+
+class Driver(NotCopied):
     """Runs operations over a postgrest-py client."""
 
     def __init__(self, api: "SyncPostgrestClient", reports: Reports, max_retries: int) -> None:
@@ -75,7 +85,7 @@ class Driver:
             number += 1
 
 
-class AsyncDriver:
+class AsyncDriver(NotCopied):
     """The asynchronous :class:`Driver`, for asyncio and trio."""
 
     def __init__(self, api: "AsyncPostgrestClient", reports: Reports, max_retries: int) -> None:

@@ -33,7 +33,10 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
         socket.gaierror,
         "the host name is not known here: is the URL right, and the project not paused?",
     ),
-    (ssl.SSLCertVerificationError, "SSL_CERT_FILE names the certificates that are trusted"),
+    (
+        ssl.SSLCertVerificationError,
+        "for a private certificate authority pass verify=ssl.create_default_context(cafile=...)",
+    ),
     (ssl.SSLError, "the server does not speak TLS: should the URL begin with http://?"),
     (httpx.ConnectError, "is the URL right, and is the server running?"),
     (Exception, "the connection broke, and the request may have been executed"),
