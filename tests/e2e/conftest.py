@@ -10,9 +10,10 @@ import anyio.to_thread
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from audiencelab_sdk import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab, CreatedApiKey
 from audiencelab_sdk.local import LocalStack
 from tests.e2e._project import Project, Tenant
+from tests.e2e._scenarios import EVERYTHING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -180,3 +181,10 @@ def member(backend: Client, project: Project, tenant: Tenant) -> Client:
 def stranger(backend: Client, project: Project) -> Client:
     """The owner of another account."""
     return backend.as_user(project.access_token(project.add_tenant().user_id))
+
+
+@pytest.fixture
+def created(member: Client, tenant: Tenant) -> CreatedApiKey:
+    key = member.call("create", tenant.account_id, "test", scopes=[EVERYTHING])
+    assert isinstance(key, CreatedApiKey)
+    return key

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import logging
 import traceback
-from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import UUID, uuid4
 
-import anyio
 import psycopg
 import pytest
 
 from audiencelab_sdk import (
     APIStatusError,
-    AsyncAudienceLab,
     AudienceLab,
     AuthenticationError,
     CreatedApiKey,
     InvalidRequestError,
     PermissionDeniedError,
     Scope,
-    UsageEvent,
-    UsageLogError,
 )
 from audiencelab_sdk._key_format import checksum
+from tests.e2e._scenarios import EVERYTHING
 
 if TYPE_CHECKING:
     from tests.e2e._project import Project, Tenant
     from tests.e2e.conftest import Client
-
-EVERYTHING = Scope(entity_type="*", entity_id="*", action="*")
-
-
-@pytest.fixture
-def created(member: Client, tenant: Tenant) -> CreatedApiKey:
-    key = member.call("create", tenant.account_id, "test", scopes=[EVERYTHING])
-    assert isinstance(key, CreatedApiKey)
-    return key
 
 
 def set_column(project: Project, key_id: UUID, column: str, value: object) -> None:
@@ -232,60 +219,6 @@ def test_scopes_are_asked_of_an_api_key_only(member: Client) -> None:
         member.call("account_id")
 
 
-def test_a_use_is_logged(
-    project: Project, tenant: Tenant, created: CreatedApiKey, member: Client, backend: Client
-) -> None:
-    (before,) = member.walk(tenant.account_id)
-    assert before.last_used_at is None
-    log = backend.call(
-        "log_usage",
-        created.id,
-        endpoint="/v1/x",
-        method="POST",
-        status_code=201,
-        ip_address="203.0.113.7",
-        user_agent="curl/8 🔑",
-    )
-    (row,) = project.sql(
-        "select * from api_keys_private.api_key_logs where api_key_id = %s", created.id
-    )
-    assert row == {
-        "id": log.log_id,
-        "api_key_id": created.id,
-        "endpoint": "/v1/x",
-        "method": "POST",
-        "status_code": 201,
-        "ip_address": "203.0.113.7",
-        "user_agent": "curl/8 🔑",
-        "timestamp": log.timestamp,
-    }
-    (after,) = member.walk(tenant.account_id)
-    assert after.last_used_at == log.timestamp
-
-
-def test_a_use_that_cannot_be_logged_is_an_error(backend: Client) -> None:
-    with pytest.raises(UsageLogError, match="api_key_logs_api_key_id_fkey") as failure:
-        backend.call("log_usage", uuid4(), endpoint="/", method="GET")
-    assert failure.value.code == "23503"
-
-
-def test_fifty_uses_at_once_are_fifty_rows(
-    project: Project, created: CreatedApiKey, backend: Client
-) -> None:
-    with ThreadPoolExecutor(50) as pool:
-        logs = list(
-            pool.map(
-                lambda _: backend.call("log_usage", created.id, endpoint="/", method="GET"),
-                range(50),
-            )
-        )
-    rows = project.sql(
-        "select id from api_keys_private.api_key_logs where api_key_id = %s", created.id
-    )
-    assert {row["id"] for row in rows} == {log.log_id for log in logs}
-    assert len(rows) == 50
-
-
 def test_a_list_goes_past_the_1000_rows_of_one_answer(
     project: Project, tenant: Tenant, member: Client
 ) -> None:
@@ -346,64 +279,6 @@ def test_the_key_itself_is_in_the_answer_of_create_and_nowhere_else(
     assert text[7:] not in "".join(said)
     for secret in (project.service_role_key, project.access_token(tenant.user_id)):
         assert secret.rpartition(".")[2] not in "".join(said)
-
-
-def verify_in_threads(client: AudienceLab, texts: list[str]) -> list[Any]:
-    with ThreadPoolExecutor(32) as pool:
-        return list(pool.map(client.api_keys.verify, texts))
-
-
-def test_thirty_two_threads_share_a_client(
-    project: Project, tenant: Tenant, created: CreatedApiKey
-) -> None:
-    text = created.key.get_secret_value()
-    unknown = "sk_" + "A" * 20
-    with AudienceLab(project.url, project.service_role_key) as client:
-        answers = verify_in_threads(client, [text, unknown] * 160)
-    assert [bool(answer) for answer in answers] == [True, False] * 160
-    assert {answer.account_id for answer in answers} == {tenant.account_id, None}
-
-
-async def test_two_hundred_tasks_share_a_client(project: Project) -> None:
-    tenants = [project.add_tenant() for _ in range(4)]
-    names: dict[UUID, set[str]] = {tenant.account_id: set() for tenant in tenants}
-    async with AsyncAudienceLab(project.url, project.service_role_key) as client:
-        users = [client.as_user(project.access_token(tenant.user_id)) for tenant in tenants]
-
-        async def one(number: int) -> None:
-            user, tenant = users[number % 4], tenants[number % 4]
-            key = await user.api_keys.create(tenant.account_id, f"key {number}")
-            verification = await client.api_keys.verify(key.key)
-            assert verification.account_id == tenant.account_id
-
-        async with anyio.create_task_group() as tasks:
-            for number in range(200):
-                tasks.start_soon(one, number)
-        for user, tenant in zip(users, tenants, strict=True):
-            page = await user.api_keys.list(tenant.account_id, page_size=20)
-            names[tenant.account_id] = {key.name async for key in page}
-    for offset, tenant in enumerate(tenants):
-        assert names[tenant.account_id] == {f"key {n}" for n in range(offset, 200, 4)}
-
-
-def test_usage_is_logged_in_batches(
-    backend: Client, member: Client, created: CreatedApiKey, project: Project
-) -> None:
-    event = UsageEvent(api_key_id=created.id, endpoint="/\x00\ud800", method="GET", user_agent="")
-    unknown = event.model_copy(update={"api_key_id": uuid4()})
-    dated = event.model_copy(update={"timestamp": datetime(2025, 1, 2, tzinfo=UTC)})
-    outcomes = backend.call("log_usage_batch", [*[event] * 1100, unknown, dated])
-    assert [outcome.index for outcome in outcomes if not outcome] == [1100]
-    assert outcomes[1100].error.code == "23503"
-    assert outcomes[1101].value.timestamp == datetime(2025, 1, 2, tzinfo=UTC)
-    rows = project.sql(
-        "select id, endpoint, user_agent from api_keys_private.api_key_logs where api_key_id = %s",
-        created.id,
-    )
-    assert {row["id"] for row in rows} == {o.value.log_id for o in outcomes if o}
-    assert {(row["endpoint"], row["user_agent"]) for row in rows} == {("/\ufffd\ufffd", None)}
-    (refused,) = member.call("log_usage_batch", [event])
-    assert isinstance(refused.error, PermissionDeniedError)
 
 
 def test_all_keys_of_a_user_are_revoked(

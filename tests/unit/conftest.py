@@ -3,6 +3,8 @@
 A test awaits `settle(client.api_keys.verify(...))`, whichever client it was given.
 """
 
+import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,7 +15,9 @@ from hypothesis import settings
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._http import _drivers
-from tests.unit._support import KEY, URL, close
+from tests.unit._both_clients import close
+from tests.unit._http_server import Handler, Server
+from tests.unit._samples import KEY, URL, VALID
 
 # A busy machine is no failure.
 settings.register_profile("no-deadline", deadline=None)
@@ -62,3 +66,21 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     monkeypatch.setattr(_drivers, "anyio", SimpleNamespace(sleep=sleep))
     monkeypatch.setattr(_drivers, "random", SimpleNamespace(uniform=lambda _low, high: high))
     return slept
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    """Answers with a valid key, until a test sets `respond`."""
+    server = Server(("127.0.0.1", 0), Handler)
+    server.respond = lambda handler: handler.answer(json.dumps(VALID).encode())
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def url(server: Server) -> str:
+    return f"http://127.0.0.1:{server.server_address[1]}"

@@ -1,11 +1,12 @@
+"""Settings that a client accepts, and settings that it refuses."""
+
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
 
 from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config
-from audiencelab_sdk._http import _pools
-from tests.unit._support import KEY, URL
+from tests.unit._samples import KEY, URL
 
 VARIABLES = (
     "SUPABASE_URL",
@@ -90,29 +91,6 @@ def test_unusable_key_or_token_is_refused(key: Any, advice: str) -> None:
     if key is not None:
         with pytest.raises(ConfigurationError, match=advice.replace("key", "access_token")):
             AudienceLab(URL, KEY, access_token=key)
-
-
-@pytest.mark.parametrize(
-    ("variable", "value"),
-    [
-        ("ALL_PROXY", "socks5://127.0.0.1:1"),
-        ("HTTPS_PROXY", "ftp://user:hunter2@127.0.0.1:1"),
-        ("HTTPS_PROXY", "http://user:hunter2@127.0.0.1:port"),
-        ("SSL_CERT_FILE", "/no/such/file"),
-    ],
-)
-async def test_an_environment_that_httpx_cannot_use(
-    client_class: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
-) -> None:
-    _pools._ssl_context.cache_clear()
-    monkeypatch.setenv(variable, value)
-    with pytest.raises(ConfigurationError, match=variable) as caught:
-        client_class(URL, KEY)
-    assert "hunter2" not in str(caught.value)
-
-
-def test_a_client_that_was_not_made_has_a_repr() -> None:
-    assert repr(object.__new__(AudienceLab)) == "AudienceLab"
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "10", None, True])

@@ -1,3 +1,5 @@
+"""The exception classes."""
+
 import copy
 import pickle
 from typing import Any
@@ -22,7 +24,7 @@ from audiencelab_sdk.errors import (
     UsageLogError,
 )
 from audiencelab_sdk.models import EnrichmentJob
-from tests.unit._support import JOB
+from tests.unit._samples import JOB
 
 CLASSES = [
     value for value in vars(errors).values() if getattr(value, "__module__", "") == errors.__name__

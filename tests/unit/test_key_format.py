@@ -1,3 +1,5 @@
+"""The format of API keys, and their checksum."""
+
 import re
 import string
 

@@ -13,19 +13,8 @@ import respx
 
 from audiencelab_sdk import AudienceLabError
 from audiencelab_sdk._tokens import api_key_token
-from tests.unit._support import (
-    ACCOUNT,
-    API_KEY,
-    CREATED,
-    KEY,
-    KEY_ID,
-    LISTED,
-    TOKEN,
-    URL,
-    VALID,
-    close,
-    settle,
-)
+from tests.unit._both_clients import close, settle
+from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY, KEY_ID, LISTED, TOKEN, URL, VALID
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
 SECRETS = (KEY, TOKEN, API_KEY, JWT_SECRET)
@@ -73,27 +62,6 @@ async def test_logs(
     await settle(client.api_keys.verify(API_KEY))
     await settle(user.api_keys.list(ACCOUNT))
     assert_nothing_leaks(caplog.text, *(str(vars(record)) for record in caplog.records))
-
-
-async def test_one_line_a_request(
-    client: Any, api: respx.MockRouter, pauses: list[float], caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level(logging.DEBUG, logger="audiencelab_sdk")
-    outcomes: list[Any] = [
-        httpx.ReadTimeout("slow"),
-        httpx.Response(503),
-        httpx.Response(200, json=[LISTED]),
-    ]
-    api.post("/rpc/list_api_keys").mock(side_effect=outcomes)
-    await settle(client.api_keys.list(ACCOUNT))
-    ours = [record for record in caplog.records if record.name == "audiencelab_sdk"]
-    assert [record.levelno for record in ours] == [logging.DEBUG] * 3
-    path = "POST /rest/v1/rpc/list_api_keys: "
-    starts = [path + outcome for outcome in ("ReadTimeout in ", "503 in ", "200 in ")]
-    for attempt, (record, start) in enumerate(zip(ours, starts, strict=True), start=1):
-        message = record.getMessage()
-        assert message.startswith(start)
-        assert message.endswith(f" ms (attempt {attempt})")
 
 
 OUTCOMES: list[Any] = [

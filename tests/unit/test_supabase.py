@@ -14,7 +14,8 @@ import respx
 import supabase
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ConfigurationError
-from tests.unit._support import API_KEY, KEY, TOKEN, URL, VALID, close, settle
+from tests.unit._both_clients import close, settle
+from tests.unit._samples import API_KEY, KEY, TOKEN, URL, VALID
 
 CREDENTIALS: Any = {"email": "ada@example.com", "password": "of-ada"}
 

@@ -21,7 +21,8 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._resources import _tracking
-from tests.unit._support import JOB, KEY, KEY_ID, URL, settle
+from tests.unit._both_clients import settle
+from tests.unit._samples import JOB, KEY, KEY_ID, URL
 
 
 class Server:

@@ -1,3 +1,5 @@
+"""Walking pages with either client."""
+
 import gc
 import weakref
 from typing import Any
@@ -7,8 +9,9 @@ import httpx
 import pytest
 import respx
 
-from audiencelab_sdk import Page, ServerError, UnexpectedResponseError
-from tests.unit._support import ACCOUNT, LISTED, settle
+from audiencelab_sdk import Page, ServerError, UnexpectedResponseError, UnreadableRow
+from tests.unit._both_clients import settle
+from tests.unit._samples import ACCOUNT, LISTED
 
 # All made at the same moment.
 ROWS = [{**LISTED, "id": str(UUID(int=9 - number)), "name": f"key {number}"} for number in range(5)]
@@ -149,3 +152,8 @@ async def test_repr(client: Any, api: respx.MockRouter) -> None:
     answer(api, [])
     page = await settle(client.api_keys.list(ACCOUNT))
     assert repr(page) == f"{type(page).__name__}(items=[])"
+
+
+def test_the_repr_of_an_unreadable_row_does_not_show_it() -> None:
+    row = UnreadableRow(UUID(int=1), '{"name": "secret"}', "created_at: too late")
+    assert "secret" not in repr(row)

@@ -1,13 +1,12 @@
-"""What the calls about segments and enrichment jobs send, and what they make of the answers."""
+"""Segments: the requests of each method, and what it returns."""
 
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import MappingProxyType, SimpleNamespace
+from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,34 +17,24 @@ from audiencelab_sdk import (
     AudienceLabError,
     ConflictError,
     CustomColumn,
-    EnrichmentJob,
-    EnrichmentTimeoutError,
     InvalidArgumentError,
     InvalidRequestError,
     NewSegment,
-    NotFoundError,
     PermissionDeniedError,
-    Segment,
     SegmentFilter,
     SourceType,
     UnexpectedResponseError,
 )
-from audiencelab_sdk._http._operation import Operation
-from audiencelab_sdk._resources import enrichment as enrichment_module
-from tests.unit._support import (
-    ACCOUNT,
-    JOB,
-    KEY_ID,
-    SEGMENT,
-    URL,
-    enrichment,
-    enrichment_of_nobody,
+from tests.unit._operations import (
+    answered,
+    drive,
     segments,
     segments_of_nobody,
+    sent,
     success,
     unfetched,
 )
-from tests.unit.test_operations import answered, sent
+from tests.unit._samples import ACCOUNT, KEY_ID, SEGMENT
 
 LISTING: dict[str, Any] = {
     "account_id": None,
@@ -61,21 +50,6 @@ NEW = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a")
 
 def listed(changes: dict[str, Any]) -> Any:
     return unfetched(segments.list, **(LISTING | changes)).page()
-
-
-def drive(steps: Operation[Any], *answers: Any) -> tuple[list[Any], Any]:
-    """The requests made, and the result, when each is answered in turn: by data or an error."""
-    requests = [next(steps)]
-    for answer in answers:
-        data = answer(sent(requests[-1])[2]) if callable(answer) else answer
-        try:
-            if isinstance(data, Exception):
-                requests.append(steps.throw(data))
-            else:
-                requests.append(steps.send(success(data)))
-        except StopIteration as stop:
-            return [sent(request) for request in requests], stop.value
-    raise AssertionError("more requests than answers")
 
 
 def as_rows(body: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -106,20 +80,6 @@ def test_conditions_of_a_list() -> None:
         "order": "created_at.desc,id.desc",
         "limit": "100",
     }
-
-
-def test_a_row_that_is_not_there_is_named() -> None:
-    steps = segments.get(KEY_ID)
-    next(steps)
-    with pytest.raises(NotFoundError, match="no such segment"):
-        steps.throw(NotFoundError(406, "PGRST116", "Cannot coerce the result"))
-
-
-def test_a_missing_table_is_something_else() -> None:
-    steps = segments.get(KEY_ID)
-    next(steps)
-    with pytest.raises(NotFoundError, match="no table"):
-        steps.throw(NotFoundError(404, "PGRST205", "no table"))
 
 
 def test_update_sends_what_was_passed() -> None:
@@ -208,16 +168,6 @@ def create(**changes: Any) -> Any:
     return segments.create(ACCOUNT, **given | changes)
 
 
-def job(**changes: Any) -> Any:
-    given: dict[str, Any] = {
-        "total_records": 0,
-        "enrichment_fields": (),
-        "metadata": None,
-        "created_by": None,
-    }
-    return enrichment.create(ACCOUNT, KEY_ID, "email", **(given | changes))
-
-
 def nested(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
@@ -263,36 +213,6 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: listed({"created_after": datetime(2025, 1, 1)}), "time zone"),  # noqa: DTZ001 - it is the point
     (lambda: listed({"tags": "a"}), "tags must be a sequence"),
     (lambda: listed({"page_size": 0}), "page_size"),
-    (lambda: job(total_records=-1), "total_records must be from 0"),
-    (lambda: job(metadata={"a": object()}), "metadata must be JSON"),
-    (lambda: job(metadata="abc"), "metadata must be a mapping"),
-    (lambda: job(metadata=[("a", 1)]), "metadata must be a mapping"),
-    (
-        lambda: enrichment_of_nobody.create(ACCOUNT, KEY_ID, "email"),
-        "created_by is missing",
-    ),
-    (
-        lambda: enrichment.report_progress(KEY_ID, worker="", processed=1, failed=0),
-        "worker is empty",
-    ),
-    (
-        lambda: enrichment.report_progress(KEY_ID, worker="w", processed=-1, failed=0),
-        "processed must be from 0",
-    ),
-    (lambda: enrichment.fail(KEY_ID, ""), "error is empty"),
-    (lambda: enrichment.fail(KEY_ID, None), "error must be a str"),
-    (
-        lambda: enrichment.wait(KEY_ID, timeout=0, poll_interval=1),
-        "timeout must be more than 0",
-    ),
-    (
-        lambda: enrichment.wait(KEY_ID, timeout=1, poll_interval=float("inf")),
-        "poll_interval must be",
-    ),
-    (
-        lambda: enrichment.wait(KEY_ID, timeout=True, poll_interval=1),
-        "timeout must be a number",
-    ),
 ]
 
 
@@ -304,135 +224,11 @@ def test_bad_arguments_are_refused_before_any_request(
         next(operation())
 
 
-def test_a_transition_whose_answer_was_lost_is_known_as_ours() -> None:
-    steps = enrichment.complete(KEY_ID)
-    body = sent(next(steps))[2]
-    steps.send(success([]))
-    with pytest.raises(StopIteration) as stop:
-        steps.send(success(JOB | body))
-    assert stop.value.value.status == "completed"
-
-
-def test_the_same_state_by_somebody_else_is_a_conflict() -> None:
-    steps = enrichment.complete(KEY_ID)
-    body = sent(next(steps))[2] | {"completed_at": "2025-01-02T03:04:05+00:00"}
-    steps.send(success([]))
-    with pytest.raises(ConflictError, match="that is completed cannot become completed"):
-        steps.send(success(JOB | body))
-
-
-def test_fail_writes_over_nothing_but_what_it_read() -> None:
-    meanwhile = JOB | {"updated_at": "2025-01-02T03:04:06.000001+00:00", "metadata": {"b": 2}}
-    steps = enrichment.fail(KEY_ID, RuntimeError())
-    requests, failed = drive(steps, JOB, [], meanwhile, lambda body: [meanwhile | body])
-    guards = [query["updated_at"] for path, query, body in requests if body]
-    assert guards == [
-        "eq.2025-01-02T03:04:05.678901+00:00",
-        "eq.2025-01-02T03:04:06.000001+00:00",
-    ]
-    assert failed.metadata == {"b": 2, "error": "RuntimeError"}
-
-
-def test_fail_gives_up_on_a_job_that_never_holds_still() -> None:
-    reads: list[Any] = [{**JOB, "processed_records": number} for number in range(50)]
-    answers: list[Any] = []
-    for read in reads:
-        answers += [[], read]
-    with pytest.raises(ConflictError, match="try again"):
-        drive(enrichment.fail(KEY_ID, "x"), JOB, *answers)
-
-
-def test_a_job_that_may_only_be_read_is_not_failed() -> None:
-    with pytest.raises(PermissionDeniedError, match="but not change it"):
-        drive(enrichment.fail(KEY_ID, "x"), JOB, [], JOB)
-
-
-def test_a_job_that_may_only_be_read_is_not_started() -> None:
-    with pytest.raises(PermissionDeniedError, match="but not change it"):
-        drive(enrichment.start(KEY_ID), [], JOB)
-
-
-def test_wait_ends_whatever_the_clock_of_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([100.0, 100.5, 102.0, 110.0])
-    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    steps = enrichment.wait(KEY_ID, timeout=10, poll_interval=3)
-    calls = [next(steps)]
-    calls += [steps.send(success(JOB)) for _ in range(2)]
-    assert [call.delay for call in calls] == [0, 3, 3]
-    with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
-        steps.send(success(JOB))
-
-
-def test_looks_of_a_wait_are_not_retried_besides(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0])
-    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    steps = enrichment.wait(KEY_ID, timeout=9, poll_interval=1)
-    assert next(steps).retried
-    assert not steps.send(success(JOB)).retried
-
-
-def test_an_outage_does_not_end_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 2.0, 3.0])
-    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    done = JOB | {"status": "completed"}
-    outage = APIConnectionError("reset")
-    requests, waited = drive(
-        enrichment.wait(KEY_ID, timeout=9, poll_interval=1),
-        JOB,
-        outage,
-        outage,
-        done,
-    )
-    assert len(requests) == 4
-    assert waited.status == "completed"
-
-
-def test_a_wait_that_ends_in_an_outage_tells_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter([0.0, 1.0, 10.0])
-    monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
-    outage = APIConnectionError("reset")
-    with pytest.raises(EnrichmentTimeoutError) as caught:
-        drive(enrichment.wait(KEY_ID, timeout=9, poll_interval=1), JOB, outage)
-    assert caught.value.__cause__ is outage
-
-
-@pytest.mark.parametrize("error", [PermissionDeniedError(403, "", ""), NotFoundError(404, "", "")])
-def test_a_refusal_ends_a_wait(error: AudienceLabError) -> None:
-    with pytest.raises(type(error)):
-        drive(enrichment.wait(KEY_ID, timeout=9, poll_interval=1), JOB, error)
-
-
 def test_odd_values_of_one_row_do_not_hide_the_others() -> None:
     odd = {"tags": ["a", None], "enrichment_fields": [["b"], ["c"]]}
     listing = unfetched(segments.list, **LISTING)
     (row,) = answered(listing.page(), [SEGMENT | odd]).items
     assert (row.tags, row.enrichment_fields) == (("a",), ("b", "c"))
-    job = EnrichmentJob.model_validate(JOB | {"started_at": "infinity"})
-    assert job.started_at == datetime.max.replace(tzinfo=UTC)
-
-
-@pytest.mark.parametrize(
-    "moment",
-    [
-        *("infinity", "-infinity", "20000-01-01T00:00:00+00:00"),
-        *("2025-01-02T03:04:05.000001+05:30", "1883-11-18T12:03:57.999-04:56:02"),
-    ],
-)
-def test_a_page_begins_after_whatever_time_the_one_before_ended_with(moment: str) -> None:
-    listing = unfetched(segments.list, **LISTING)
-    fetched = answered(listing.page(), [SEGMENT | {"created_at": moment}])
-    query = sent(next(listing.page(fetched.last)))[1]
-    assert query["created_at"] == f"lte.{moment}"
-    assert query["or"] == f"(created_at.lt.{moment},id.lt.{KEY_ID})"
-
-
-@pytest.mark.parametrize("value", ["[" * 300 + "]" * 300, "9" * 4400], ids=["deep", "long"])
-def test_json_that_pydantic_cannot_read_is_named(value: str) -> None:
-    body = json.dumps(JOB | {"metadata": "?"}).replace('"?"', value)
-    steps = enrichment.get(KEY_ID)
-    next(steps)
-    with pytest.raises(UnexpectedResponseError, match="goes too deep, or has too long a number"):
-        steps.send(httpx.Response(200, content=body, request=httpx.Request("GET", URL)))
 
 
 def test_a_filter_takes_any_sequence_and_mapping() -> None:
@@ -465,16 +261,9 @@ def test_new_segments_keep_json_as_it_is() -> None:
     assert sent(call)[2][0]["custom_columns"] == [column]
 
 
-def test_models_keep_what_they_do_not_know() -> None:
-    odd = JOB | {"metadata": [1], "progress_note": "new column"}
-    read = EnrichmentJob.model_validate(odd)
-    assert read.metadata == {"value": [1]}
-    assert read.model_extra == {"progress_note": "new column"}
-    assert Segment.model_validate(SEGMENT).model_dump(mode="json") == SEGMENT
-
-
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=4)
 KEYS = st.sampled_from(["field", "operator", "value", "headerName", "header_name", "type"]) | TEXTS
+
 # As often as not what the columns should hold.
 STORED: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | TEXTS,

@@ -1,3 +1,6 @@
+"""Retries, pauses, logging and cancellation."""
+
+import logging
 from typing import Any
 
 import anyio
@@ -8,13 +11,13 @@ import respx
 from audiencelab_sdk import (
     APIConnectionError,
     APIStatusError,
-    APITimeoutError,
     AudienceLabError,
     RateLimitError,
 )
 from audiencelab_sdk._http import _drivers
 from audiencelab_sdk._http._operation import Operation, Request
-from tests.unit._support import ACCOUNT, API_KEY, CREATED, KEY, URL, VALID, close, settle
+from tests.unit._both_clients import close, settle
+from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY, LISTED, URL, VALID
 
 MAYBE_DONE = [
     httpx.ReadTimeout("slow"),
@@ -157,35 +160,6 @@ def test_jitter_spreads_the_callers() -> None:
     assert all(pause is not None and 0 <= pause <= 2 for pause in drawn)
 
 
-@pytest.mark.parametrize(
-    ("outcome", "expected", "sent"),
-    [
-        (httpx.ConnectError("refused"), APIConnectionError, False),
-        (httpx.ConnectTimeout("slow"), APITimeoutError, False),
-        (httpx.PoolTimeout("busy"), APITimeoutError, False),
-        (httpx.ReadTimeout("slow"), APITimeoutError, True),
-        (httpx.ReadError(""), APIConnectionError, True),
-    ],
-    ids=named,
-)
-async def test_errors_without_an_answer(
-    client_class: Any,
-    api: respx.MockRouter,
-    outcome: httpx.TransportError,
-    expected: type[APIConnectionError],
-    sent: bool,
-) -> None:
-    client = client_class(URL, KEY, max_retries=0)
-    verify_route(api, outcome)
-    with pytest.raises(APIConnectionError) as caught:
-        await settle(client.api_keys.verify(API_KEY))
-    await close(client)
-    assert type(caught.value) is expected
-    assert caught.value.request_sent is sent
-    assert type(outcome).__name__ in str(caught.value)
-    assert "/rest/v1/rpc/verify_api_key" in str(caught.value)
-
-
 async def test_a_call_may_ask_for_a_delay(
     client: Any, api: respx.MockRouter, pauses: list[float]
 ) -> None:
@@ -278,3 +252,24 @@ async def test_a_cancelled_operation_cleans_up_at_once(client: Any, api: respx.M
     with anyio.move_on_after(0.05):
         await client.api_keys._driver(operation)
     assert cleaned == [True]
+
+
+async def test_one_line_a_request(
+    client: Any, api: respx.MockRouter, pauses: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="audiencelab_sdk")
+    outcomes: list[Any] = [
+        httpx.ReadTimeout("slow"),
+        httpx.Response(503),
+        httpx.Response(200, json=[LISTED]),
+    ]
+    api.post("/rpc/list_api_keys").mock(side_effect=outcomes)
+    await settle(client.api_keys.list(ACCOUNT))
+    ours = [record for record in caplog.records if record.name == "audiencelab_sdk"]
+    assert [record.levelno for record in ours] == [logging.DEBUG] * 3
+    path = "POST /rest/v1/rpc/list_api_keys: "
+    starts = [path + outcome for outcome in ("ReadTimeout in ", "503 in ", "200 in ")]
+    for attempt, (record, start) in enumerate(zip(ours, starts, strict=True), start=1):
+        message = record.getMessage()
+        assert message.startswith(start)
+        assert message.endswith(f" ms (attempt {attempt})")

@@ -1,4 +1,4 @@
-"""Identities, headers, connections and their end."""
+"""Identities, headers, options and closing."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,7 +17,8 @@ from audiencelab_sdk import (
     ServerError,
     __version__,
 )
-from tests.unit._support import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID, close, settle
+from tests.unit._both_clients import close, settle
+from tests.unit._samples import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
 
@@ -195,3 +196,7 @@ async def test_url_with_a_path(client_class: Any) -> None:
         assert await settle(client.api_keys.verify(API_KEY))
         await close(client)
         assert route.called
+
+
+def test_a_client_that_was_not_made_has_a_repr() -> None:
+    assert repr(object.__new__(AudienceLab)) == "AudienceLab"

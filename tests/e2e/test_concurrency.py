@@ -1,6 +1,22 @@
-"""A client that was used before the process forks, and one that several event loops use."""
+"""One client for many threads, tasks, event loops and forked processes."""
 
 from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import anyio
+import pytest
+
+from audiencelab_sdk import (
+    AsyncAudienceLab,
+    AudienceLab,
+    CreatedApiKey,
+)
+
+if TYPE_CHECKING:
+    from tests.e2e._project import Project, Tenant
 
 import asyncio
 import gc
@@ -11,15 +27,12 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
 
-import anyio
-import pytest
 import trio
 
-from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ClientClosedError
+from audiencelab_sdk import ClientClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +59,44 @@ def client(project: Project) -> Iterator[AudienceLab]:
     # Without retries: what goes wrong once shows.
     with AudienceLab(project.url, project.service_role_key, max_retries=0) as client:
         yield client
+
+
+def verify_in_threads(client: AudienceLab, texts: list[str]) -> list[Any]:
+    with ThreadPoolExecutor(32) as pool:
+        return list(pool.map(client.api_keys.verify, texts))
+
+
+def test_thirty_two_threads_share_a_client(
+    project: Project, tenant: Tenant, created: CreatedApiKey
+) -> None:
+    text = created.key.get_secret_value()
+    unknown = "sk_" + "A" * 20
+    with AudienceLab(project.url, project.service_role_key) as client:
+        answers = verify_in_threads(client, [text, unknown] * 160)
+    assert [bool(answer) for answer in answers] == [True, False] * 160
+    assert {answer.account_id for answer in answers} == {tenant.account_id, None}
+
+
+async def test_two_hundred_tasks_share_a_client(project: Project) -> None:
+    tenants = [project.add_tenant() for _ in range(4)]
+    names: dict[UUID, set[str]] = {tenant.account_id: set() for tenant in tenants}
+    async with AsyncAudienceLab(project.url, project.service_role_key) as client:
+        users = [client.as_user(project.access_token(tenant.user_id)) for tenant in tenants]
+
+        async def one(number: int) -> None:
+            user, tenant = users[number % 4], tenants[number % 4]
+            key = await user.api_keys.create(tenant.account_id, f"key {number}")
+            verification = await client.api_keys.verify(key.key)
+            assert verification.account_id == tenant.account_id
+
+        async with anyio.create_task_group() as tasks:
+            for number in range(200):
+                tasks.start_soon(one, number)
+        for user, tenant in zip(users, tenants, strict=True):
+            page = await user.api_keys.list(tenant.account_id, page_size=20)
+            names[tenant.account_id] = {key.name async for key in page}
+    for offset, tenant in enumerate(tenants):
+        assert names[tenant.account_id] == {f"key {n}" for n in range(offset, 200, 4)}
 
 
 def verify_often(client: AudienceLab, keys: Keys, times: int = 100) -> int:

@@ -1,4 +1,4 @@
-"""Operations driven by hand: what they send, and how they read the answer."""
+"""API keys: the requests of each method, and what it returns."""
 
 import json
 from collections.abc import Callable
@@ -8,60 +8,22 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
 from audiencelab_sdk import (
+    ApiKey,
     AuthenticationError,
     InvalidArgumentError,
     PermissionDeniedError,
     Scope,
     UnexpectedResponseError,
-    UsageEvent,
-    UsageLogError,
 )
-from audiencelab_sdk._http._operation import Operation, Request
-from tests.unit._support import (
-    ACCOUNT,
-    API,
-    API_KEY,
-    CREATED,
-    KEY_ID,
-    LISTED,
-    VALID,
-    api_keys,
-    success,
-    unfetched,
-)
+from audiencelab_sdk._http._operation import Operation
+from tests.unit._operations import answered, api_keys, sent, success, unfetched
+from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY_ID, LISTED, VALID
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
 READ = Scope(entity_type="segment", entity_id="*", action="read")
-LOGGED = {
-    "success": True,
-    "log_id": KEY_ID,
-    "timestamp": "2025-01-02T03:04:05+00:00",
-    "error": None,
-    "error_code": None,
-}
-
-
-def sent(call: Request) -> tuple[str, dict[str, str], Any]:
-    """The path, query and body of the request that a call makes."""
-    request: Any = call.build(API).request
-    return str(request.path.path), dict(request.params), request.json
-
-
-def answered(steps: Operation[Any], data: Any) -> Any:
-    """What an operation of one call returns for an answer."""
-    next(steps)
-    with pytest.raises(StopIteration) as stop:
-        steps.send(success(data))
-    return stop.value.value
-
-
-def first_page() -> Any:
-    return unfetched(api_keys.list, ACCOUNT).page()
 
 
 def test_create_sends_all_parameters() -> None:
@@ -101,18 +63,6 @@ def test_list_asks_for_the_newest_first() -> None:
         {"order": "created_at.desc,id.desc", "limit": "25"},
         {"p_account_id": ACCOUNT},
     )
-
-
-def test_the_next_page_begins_after_the_last_row_to_the_microsecond() -> None:
-    last = {**LISTED, "created_at": "2025-01-02T03:04:05.000001+05:30"}
-    listing = unfetched(api_keys.list, ACCOUNT, page_size=2)
-    fetched = answered(listing.page(), [LISTED, last])
-    assert sent(next(listing.page(fetched.last)))[1] == {
-        "order": "created_at.desc,id.desc",
-        "limit": "2",
-        "created_at": "lte.2025-01-02T03:04:05.000001+05:30",
-        "or": f"(created_at.lt.2025-01-02T03:04:05.000001+05:30,id.lt.{KEY_ID})",
-    }
 
 
 def test_one_odd_old_key_does_not_hide_the_others() -> None:
@@ -188,65 +138,6 @@ def test_what_cannot_be_a_key_is_answered_without_a_request(text: str) -> None:
     assert stop.value.value.error == "Invalid API key"
 
 
-def test_log_usage() -> None:
-    call = next(
-        api_keys.log_usage(
-            KEY_ID,
-            endpoint="/v1",
-            method="GET",
-            status_code=200,
-            ip_address="::1",
-            user_agent="curl/8",
-        )
-    )
-    assert not call.repeatable
-    assert sent(call) == (
-        "/rest/v1/rpc/log_api_key_usage",
-        {},
-        {
-            "p_api_key_id": KEY_ID,
-            "p_endpoint": "/v1",
-            "p_method": "GET",
-            "p_status_code": 200,
-            "p_ip_address": "::1",
-            "p_user_agent": "curl/8",
-        },
-    )
-
-
-def log_usage(**changes: Any) -> Any:
-    arguments: dict[str, Any] = {
-        "endpoint": "/",
-        "method": "GET",
-        "status_code": None,
-        "ip_address": None,
-        "user_agent": None,
-    }
-    return api_keys.log_usage(KEY_ID, **(arguments | changes))
-
-
-def test_log_usage_returns_the_line() -> None:
-    log = answered(log_usage(), LOGGED)
-    assert log.log_id == UUID(KEY_ID)
-    assert log.timestamp == datetime(2025, 1, 2, 3, 4, 5, tzinfo=UTC)
-
-
-def test_log_usage_that_failed_raises_what_the_database_said() -> None:
-    steps = log_usage()
-    next(steps)
-    answer = {"success": False, "error": "no such key", "error_code": "23503"}
-    with pytest.raises(UsageLogError, match="no such key") as caught:
-        steps.send(success(answer))
-    assert caught.value.code == "23503"
-
-
-def test_log_usage_without_the_line_is_not_believed() -> None:
-    steps = log_usage()
-    next(steps)
-    with pytest.raises(UnexpectedResponseError, match="log_id"):
-        steps.send(success({**LOGGED, "log_id": None}))
-
-
 def test_has_scope() -> None:
     call = next(api_keys.has_scope("segment", "7", "read"))
     assert call.repeatable
@@ -289,55 +180,6 @@ def test_an_expired_token_is_no_reason_to_say_so() -> None:
     with pytest.raises(AuthenticationError) as caught:
         steps.throw(AuthenticationError(401, "PGRST303", "JWT expired"))
     assert "as_api_key" not in str(caught.value)
-
-
-OTHER_SHAPES: list[tuple[Callable[[], Operation[Any]], Any]] = [
-    (first_page, {"keys": [API_KEY]}),
-    (first_page, [LISTED, API_KEY]),
-    (
-        first_page,
-        [LISTED, {**LISTED, "id": API_KEY}],
-    ),
-    (
-        first_page,
-        [{"id": KEY_ID, "name": API_KEY}],
-    ),
-    (
-        lambda: api_keys.create(ACCOUNT, "crm"),
-        {**CREATED, "id": API_KEY},
-    ),
-    (
-        lambda: api_keys.create(ACCOUNT, "crm"),
-        {**CREATED, "created_at": API_KEY},
-    ),
-    (lambda: api_keys.create(ACCOUNT, "crm"), [CREATED]),
-    (lambda: api_keys.create(ACCOUNT, "crm"), API_KEY),
-    (lambda: api_keys.verify(API_KEY), {"valid": "t", "api_key_id": KEY_ID, "account_id": ACCOUNT}),
-    (lambda: api_keys.has_scope("a", "b", "c"), API_KEY),
-    (api_keys.account_id, API_KEY),
-]
-
-
-@pytest.mark.parametrize(("operation", "data"), OTHER_SHAPES)
-def test_an_answer_of_another_shape_is_named_and_not_quoted(
-    operation: Callable[[], Operation[Any]], data: Any
-) -> None:
-    steps = operation()
-    next(steps)
-    with pytest.raises(UnexpectedResponseError, match="another shape") as caught:
-        steps.send(success(data))
-    assert API_KEY not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
-
-
-def test_a_fault_of_all_rows_is_told_shortly() -> None:
-    steps = unfetched(api_keys.list, ACCOUNT, page_size=1000).page()
-    next(steps)
-    with pytest.raises(UnexpectedResponseError) as caught:
-        steps.send(success([{"id": KEY_ID}] * 1000))
-    first = ", ".join(f"0.{column}" for column in [*LISTED][1:6])
-    assert f"(see: {first} and {len(LISTED) - 6} more)" in str(caught.value)
 
 
 REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
@@ -405,14 +247,6 @@ REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
     (lambda: unfetched(api_keys.list, ACCOUNT, page_size=True).page(), "page_size must be an int"),
     (lambda: api_keys.revoke(API_KEY), "api_key_id must be a UUID"),
     (lambda: api_keys.verify(None), "api_key must be a str"),
-    (lambda: log_usage(endpoint=""), "endpoint is empty"),
-    (lambda: log_usage(method=""), "method is empty"),
-    (lambda: log_usage(endpoint=b"/"), "endpoint must be a str"),
-    (lambda: log_usage(status_code=0), "status_code must be from 100 to 999"),
-    (lambda: log_usage(status_code="200"), "status_code must be an int"),
-    (lambda: log_usage(ip_address=1), "ip_address must be a str"),
-    (lambda: api_keys.log_usage_batch([{}]), "sequence of UsageEvent; item 0 is dict"),
-    (lambda: api_keys.log_usage_batch(None), "sequence of UsageEvent"),
     (lambda: api_keys.has_scope("", "*", "read"), "entity_type is empty"),
     (lambda: api_keys.has_scope("segment", "", "read"), "entity_id is empty"),
     (lambda: api_keys.has_scope("segment", "*", ""), "action is empty"),
@@ -430,31 +264,17 @@ def test_bad_arguments_are_refused_before_any_request(
 
 def test_text_at_its_limits_is_accepted() -> None:
     assert sent(next(api_keys.create(ACCOUNT, "é" * 255)))[2]["p_name"] == "é" * 255
-    body = sent(next(log_usage(status_code=100, user_agent="")))[2]
-    assert (body["p_status_code"], body["p_user_agent"]) == (100, None)
 
 
-@given(st.text(st.characters(exclude_categories=()), min_size=1))
-def test_any_text_of_a_client_is_logged(text: str) -> None:
-    call = next(log_usage(endpoint=text, method=text, ip_address=text, user_agent=text))
-    body = json.loads(json.dumps(sent(call)[2], ensure_ascii=False).encode())
-    event = UsageEvent(
-        api_key_id=UUID(KEY_ID), endpoint=text, method=text, ip_address=text, user_agent=text
-    )
-    for name in ("endpoint", "method", "ip_address", "user_agent"):
-        logged = body[f"p_{name}"]
-        assert logged == getattr(event, name)
-        assert len(logged) == len(text)
-        assert all(new in {old, "\ufffd"} for new, old in zip(logged, text, strict=True))
-        assert "\x00" not in logged
+@pytest.mark.parametrize("field", ["entity_type", "entity_id", "action"])
+@pytest.mark.parametrize("value", ["", None, 7])
+def test_a_scope_has_three_texts(field: str, value: Any) -> None:
+    texts: dict[str, Any] = {"entity_type": "segment", "entity_id": "*", "action": "read"}
+    with pytest.raises(ValidationError, match=field):
+        Scope.model_validate(texts | {field: value})
 
 
-def test_long_texts_of_the_log_are_cut() -> None:
-    long = {"endpoint": "/" * 3_000, "method": "M" * 300, "user_agent": "u" * 3_000}
-    sizes = [2_000, 255, 1_000, 255]
-    steps = api_keys.log_usage(KEY_ID, status_code=200, ip_address="i" * 300, **long)
-    body = sent(next(steps))[2]
-    columns = ("endpoint", "method", "user_agent", "ip_address")
-    assert [len(body[f"p_{column}"]) for column in columns] == sizes
-    event = UsageEvent.model_validate({"api_key_id": KEY_ID, "ip_address": "i" * 300, **long})
-    assert [len(getattr(event, column)) for column in columns] == sizes
+def test_an_old_key_shows_its_scopes_when_read_again() -> None:
+    key = ApiKey.model_validate({**LISTED, "scopes": [READ]})
+    assert ApiKey.model_validate(key.model_dump()) == key
+    assert ApiKey.model_validate_json(key.model_dump_json()) == key

@@ -1,4 +1,4 @@
-"""Every kind of answer, through both clients."""
+"""Error responses: the class, the message and the advice of the error."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,18 +12,16 @@ from audiencelab_sdk import (
     APIStatusError,
     AuthenticationError,
     ConflictError,
-    EnrichmentFailedError,
-    EnrichmentJob,
     InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     ServerError,
-    UnexpectedResponseError,
-    UsageLogError,
 )
 from audiencelab_sdk._http._statuses import status_error
-from tests.unit._support import API_KEY, JOB, KEY, KEY_ID, VALID, settle
+from tests.unit._both_clients import settle
+from tests.unit._http_server import Handler, Server, error_from
+from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
 
@@ -156,91 +154,74 @@ def test_retry_after_as_a_date_to_come() -> None:
     assert error.retry_after == pytest.approx(20, abs=3)
 
 
+def gateway(status: int, message: str) -> httpx.Response:
+    return httpx.Response(status, json={"message": message})
+
+
+def postgrest(status: int, code: str) -> httpx.Response:
+    return httpx.Response(status, json={"code": code, "message": "no", "hint": None})
+
+
+PAGE = "<html><head><title>\n404 Not Found</title></head><body>nginx</body></html>"
+
+
 @pytest.mark.parametrize(
-    "response",
+    ("response", "expected", "advice"),
     [
-        httpx.Response(200, html="<html>Welcome</html>"),
-        httpx.Response(200, content=b'{"valid": tru'),
-        httpx.Response(200, content=b"\xff\xfe"),
-        httpx.Response(200, content=b"[" * 100_000),
-        httpx.Response(200, content=b""),
-        httpx.Response(204),
-        httpx.Response(200, content=b"null"),
-        httpx.Response(200, json="text"),
-        httpx.Response(200, json=[VALID]),
-        httpx.Response(200, json={**VALID, "valid": "yes"}),
-        httpx.Response(200, json={**VALID, "valid": None}),
-        httpx.Response(200, json={**VALID, "account_id": None}),
-        httpx.Response(200, json={**VALID, "api_key_id": API_KEY}),
+        (
+            gateway(401, "No API key found in request"),
+            AuthenticationError,
+            "No API key found in request (HTTP 401) The gateway does not accept the project's key",
+        ),
+        (gateway(401, "Invalid authentication credentials"), AuthenticationError, "is it a key of"),
+        (
+            gateway(404, "no Route matched with those values"),
+            NotFoundError,
+            "does the URL lead to the project's?",
+        ),
+        (
+            httpx.Response(404, html=PAGE),
+            NotFoundError,
+            "404 Not Found (HTTP 404) There is no Supabase API here: does the URL lead to",
+        ),
+        (postgrest(404, "PGRST202"), NotFoundError, "supabase db push"),
+        (postgrest(400, "PGRST204"), APIStatusError, "supabase db push"),
+        (postgrest(404, "PGRST205"), NotFoundError, "notify pgrst, 'reload schema'"),
+        (postgrest(401, "PGRST301"), AuthenticationError, "has expired"),
+        (httpx.Response(502, html="<TITLE>Bad Gateway</TITLE>"), ServerError, "Bad Gateway (HTTP"),
     ],
-    ids=str,
 )
-async def test_success_that_cannot_be_understood(
-    client: Any, api: respx.MockRouter, response: httpx.Response
+async def test_with_an_answer(
+    client: Any,
+    api: respx.MockRouter,
+    pauses: list[float],
+    response: httpx.Response,
+    expected: type[APIStatusError],
+    advice: str,
 ) -> None:
-    api.post("/rpc/verify_api_key").mock(return_value=response)
-    with pytest.raises(UnexpectedResponseError) as caught:
-        await settle(client.api_keys.verify(API_KEY))
-    assert API_KEY not in str(caught.value)
-    assert caught.value.__cause__ is None
-    assert caught.value.__context__ is None
+    api.post("/rpc/revoke_api_key").mock(return_value=response)
+    with pytest.raises(expected) as caught:
+        await settle(client.api_keys.revoke(KEY_ID))
+    assert advice in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    "response", [httpx.Response(204), httpx.Response(200, content=b"null")], ids=str
-)
-async def test_a_function_that_returns_nothing(
-    client: Any, api: respx.MockRouter, response: httpx.Response
-) -> None:
-    api.post("/rpc/delete_studio_segment").mock(return_value=response)
-    assert await settle(client.segments.delete(KEY_ID)) is None
+async def test_the_advice_of_the_server_comes_first(client: Any, api: respx.MockRouter) -> None:
+    body = {"message": "Invalid API key", "hint": "Double check it."}
+    api.post("/rpc/list_api_keys").respond(401, json=body)
+    with pytest.raises(AuthenticationError) as caught:
+        await settle(client.api_keys.list(ACCOUNT))
+    assert str(caught.value) == "Invalid API key (HTTP 401) Double check it."
 
 
-@pytest.mark.parametrize(
-    "response",
-    [httpx.Response(200), httpx.Response(200, html="<p>Log in"), httpx.Response(200, json=True)],
-    ids=["no body", "a page", "a value"],
-)
-async def test_something_else_that_answers_for_it(
-    client: Any, api: respx.MockRouter, response: httpx.Response
-) -> None:
-    api.post("/rpc/delete_studio_segment").mock(return_value=response)
-    with pytest.raises(UnexpectedResponseError, match="does the URL lead to"):
-        await settle(client.segments.delete(KEY_ID))
+async def test_redirect_is_not_followed(client_class: Any, server: Server, url: str) -> None:
+    def redirect(handler: Handler) -> None:
+        handler.send_response(301)
+        handler.send_header("Location", f"{url}/elsewhere")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
 
-
-HOSTILE = "ok\r\n2026-01-01 root: all is well\x1b[2J\x9b31m\u202eevil\u2028\x00" + "x" * 5_000
-
-
-async def test_a_hostile_server_cannot_forge_lines_of_a_log(
-    client: Any, api: respx.MockRouter
-) -> None:
-    body = {"code": HOSTILE, "message": HOSTILE, "details": HOSTILE, "hint": HOSTILE}
-    error = await failure(client, api, httpx.Response(400, json=body))
-    texts = (error.code, error.message, error.details, error.hint)
-    for text in texts:
-        assert text.startswith("ok 2026-01-01 root: all is well [2J 31m evil x")
-        assert len(text) == 2_001
-    assert str(error).isprintable()
-
-
-@pytest.mark.parametrize("body", [HOSTILE, f"<html><title>{HOSTILE}</title>"])
-async def test_a_hostile_page_cannot_either(client: Any, api: respx.MockRouter, body: str) -> None:
-    error = await failure(client, api, httpx.Response(502, text=body))
-    assert str(error).isprintable()
-    assert len(str(error)) < 400
-
-
-async def test_what_a_success_says_is_cleaned_too(client: Any, api: respx.MockRouter) -> None:
-    api.post("/rpc/verify_api_key").respond(
-        json=VALID | {"valid": False, "api_key_id": None, "account_id": None, "error": HOSTILE}
-    )
-    assert (await settle(client.api_keys.verify(API_KEY))).error.isprintable()
-    api.post("/rpc/log_api_key_usage").respond(
-        json={"success": False, "error": HOSTILE, "error_code": HOSTILE}
-    )
-    with pytest.raises(UsageLogError) as caught:
-        await settle(client.api_keys.log_usage(KEY_ID, endpoint="/", method="GET"))
-    assert str(caught.value).isprintable()
-    job = EnrichmentJob.model_validate(JOB | {"metadata": {"error": HOSTILE}})
-    assert str(EnrichmentFailedError(job)).isprintable()
+    server.respond = redirect
+    error = await error_from(client_class, url)
+    assert type(error) is APIStatusError
+    assert "the URL is probably wrong (HTTP 301)" in str(error)
+    assert server.connections == 1

@@ -13,11 +13,13 @@ import respx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from audiencelab_sdk import UnexpectedResponseError, UnreadableRow
-from audiencelab_sdk._http._json_text import member, parts
+from audiencelab_sdk import (
+    UnexpectedResponseError,
+)
 from audiencelab_sdk._http._listing import Place
-from tests.unit._support import ACCOUNT, JOB, enrichment, settle, unfetched
-from tests.unit.test_operations import sent
+from tests.unit._both_clients import settle
+from tests.unit._operations import answered, api_keys, enrichment, segments, sent, unfetched
+from tests.unit._samples import ACCOUNT, JOB, KEY_ID, LISTED, ODD_JSON, SEGMENT
 
 # What PostgreSQL orders these by, and Python cannot read.
 ODD_MOMENTS = {
@@ -28,17 +30,9 @@ ODD_MOMENTS = {
     "4713-11-24T00:00:00+00:00 BC": (-2, -1),
     "-infinity": (-3, 0),
 }
-ODD_JSON = {
-    "deep": "[" * 250 + "]" * 250,
-    "deeper": '{"a":' * 6000 + '"]}"' + "}" * 6000,
-    "long": "9" * 6000,
-    "large": "1" + "0" * 5000,
-    "text": '"\\\\\\", ]} {\\u0041"',
-}
 FILTERS = dict.fromkeys(
     ("account_id", "audience_id", "status", "enrichment_type", "created_after", "created_before")
 )
-
 moments = st.one_of(
     st.sampled_from([*ODD_MOMENTS]),
     st.sampled_from(
@@ -108,21 +102,6 @@ def test_a_walk_ends_and_meets_each_row_once(
     assert sorted(met) == sorted(UUID(int=number) for _, number, _ in table)
 
 
-@pytest.mark.parametrize("odd", ODD_JSON)
-def test_the_parts_of_json_are_found_at_any_depth(odd: str) -> None:
-    text = ODD_JSON[odd]
-    assert parts(f" [{text}, 1 ,{text}]\n") == [text, "1", text]
-    assert member(f'{{"a,\\"": {text}, "id" : {text} }}', "id") == text
-    assert member(f'{{"a": {text}}}', "id") is None
-
-
-@pytest.mark.parametrize(
-    "text", ["", "1", '"[]"', "[", "[1", "[1}]", "[]]", "[] []", "x[]", "]", '["']
-)
-def test_what_is_no_whole_array_has_no_parts(text: str) -> None:
-    assert parts(text) is None or text == "[1}]"
-
-
 def broken(row: int, **columns: Any) -> dict[str, Any]:
     return JOB | {"id": str(UUID(int=row)), **columns}
 
@@ -179,14 +158,28 @@ async def test_rows_that_were_not_asked_for_are_refused(
         await settle(client.enrichment.list(account_id=ACCOUNT))
 
 
-async def test_another_row_than_the_one_asked_for_is_refused(
-    client: Any, api: respx.MockRouter
-) -> None:
-    api.get("/enrichment_tracking").respond(json=broken(1))
-    with pytest.raises(UnexpectedResponseError, match="another row than the one"):
-        await settle(client.enrichment.get(UUID(int=2)))
+def test_the_next_page_begins_after_the_last_row_to_the_microsecond() -> None:
+    last = {**LISTED, "created_at": "2025-01-02T03:04:05.000001+05:30"}
+    listing = unfetched(api_keys.list, ACCOUNT, page_size=2)
+    fetched = answered(listing.page(), [LISTED, last])
+    assert sent(next(listing.page(fetched.last)))[1] == {
+        "order": "created_at.desc,id.desc",
+        "limit": "2",
+        "created_at": "lte.2025-01-02T03:04:05.000001+05:30",
+        "or": f"(created_at.lt.2025-01-02T03:04:05.000001+05:30,id.lt.{KEY_ID})",
+    }
 
 
-def test_the_repr_of_an_unreadable_row_does_not_show_it() -> None:
-    row = UnreadableRow(UUID(int=1), '{"name": "secret"}', "created_at: too late")
-    assert "secret" not in repr(row)
+@pytest.mark.parametrize(
+    "moment",
+    [
+        *("infinity", "-infinity", "20000-01-01T00:00:00+00:00"),
+        *("2025-01-02T03:04:05.000001+05:30", "1883-11-18T12:03:57.999-04:56:02"),
+    ],
+)
+def test_a_page_begins_after_whatever_time_the_one_before_ended_with(moment: str) -> None:
+    listing = unfetched(segments.list)
+    fetched = answered(listing.page(), [SEGMENT | {"created_at": moment}])
+    query = sent(next(listing.page(fetched.last)))[1]
+    assert query["created_at"] == f"lte.{moment}"
+    assert query["or"] == f"(created_at.lt.{moment},id.lt.{KEY_ID})"

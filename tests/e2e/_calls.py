@@ -1,0 +1,135 @@
+"""A call of each method, on a thing that it names."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from audiencelab_sdk import UsageEvent
+from tests.e2e._scenarios import NEW_SEGMENT, ODD_SCOPE, Thing
+
+if TYPE_CHECKING:
+    from tests.e2e.conftest import Client
+
+
+@dataclass(frozen=True)
+class Arguments:
+    positional: tuple[Any, ...]
+    options: dict[str, Any]
+
+
+def given(*positional: Any, **options: Any) -> Arguments:
+    return Arguments(positional, options)
+
+
+def event(key: Thing) -> UsageEvent:
+    return UsageEvent(api_key_id=key.id, endpoint="/", method="GET")
+
+
+# What each method is called with. Words in parentheses tell apart several ways to call one.
+ARGUMENTS: Mapping[str, Callable[[Thing], Arguments]] = {
+    "api_keys.create": lambda account: given(account.id, "n"),
+    "api_keys.create(odd scope)": lambda account: given(account.id, "n", scopes=[ODD_SCOPE]),
+    "api_keys.list": lambda account: given(account.id),
+    "api_keys.revoke": lambda key: given(key.id),
+    "api_keys.revoke_all_of": lambda account: given(account.user_id, account.id),
+    "api_keys.revoke_all_of(user)": lambda account: given(account.user_id),
+    "api_keys.verify": lambda key: given(key.text),
+    "api_keys.verify(bytes)": lambda key: given(key.text.encode()),
+    "api_keys.log_usage": lambda key: given(key.id, endpoint="/", method="GET"),
+    "api_keys.log_usage_batch": lambda key: given([event(key)]),
+    "api_keys.log_usage_batch(int)": lambda _: given(1),
+    "api_keys.has_scope": lambda _: given("segment", "*", "read"),
+    "api_keys.has_scope(blank)": lambda _: given("segment", "*", " "),
+    "api_keys.account_id": lambda _: given(),
+    "segments.create": lambda account: given(
+        account.id, "n", source_type="audience", source_id="a"
+    ),
+    "segments.create(odd filter)": lambda account: given(
+        account.id, "n", source_type="audience", source_id="a", filters=[5]
+    ),
+    "segments.create_many": lambda account: given(account.id, [NEW_SEGMENT]),
+    "segments.create_many(created_by)": lambda account: given(
+        account.id, [NEW_SEGMENT], created_by=account.user_id
+    ),
+    "segments.get": lambda segment: given(segment.id),
+    "segments.list": lambda account: given(account_id=account.id),
+    "segments.update": lambda segment: given(segment.id, name="new"),
+    "segments.update(nothing)": lambda segment: given(segment.id),
+    "segments.delete": lambda segment: given(segment.id),
+    "segments.restore": lambda segment: given(segment.id),
+    "enrichment.create": lambda account: given(account.id, uuid4(), "email"),
+    "enrichment.create(created_by)": lambda account: given(
+        account.id, uuid4(), "email", created_by=account.user_id
+    ),
+    "enrichment.get": lambda job: given(job.id),
+    "enrichment.list": lambda account: given(account_id=account.id),
+    "enrichment.start": lambda job: given(job.id),
+    "enrichment.report_progress": lambda job: given(job.id, worker="w", processed=1),
+    "enrichment.reset_progress": lambda job: given(job.id),
+    "enrichment.complete": lambda job: given(job.id),
+    "enrichment.fail": lambda job: given(job.id, "no budget"),
+    "enrichment.wait": lambda job: given(
+        job.id, timeout=0.1, poll_interval=0.05, on_progress=lambda _: job.meanwhile()
+    ),
+    "enrichment.wait(show)": lambda job: given(job.id, show=True),
+}
+
+
+def call(name: str, client: Client, thing: Thing) -> Any:
+    arguments = ARGUMENTS[name](thing)
+    return client.call(name.partition("(")[0], *arguments.positional, **arguments.options)
+
+
+def unwrap(name: str, client: Client, thing: Thing) -> None:
+    (outcome,) = call(name, client, thing)
+    outcome.unwrap()
+
+
+def next_page(client: Client, account: Thing) -> None:
+    page = client.call("api_keys.list", account.id, page_size=1)
+    account.meanwhile()
+    client.next_page(page)
+
+
+def track(client: Client, job: Thing) -> None:
+    def work(_: Callable[..., None]) -> None:
+        job.meanwhile()
+
+    client.track(job.id, work)
+
+
+def advance_late(client: Client, job: Thing) -> None:
+    def work(advance: Callable[..., None]) -> None:
+        job.meanwhile()
+        time.sleep(1.1)  # until the next report is due
+        advance()
+        raise AssertionError("it went on")
+
+    client.track(job.id, work)
+
+
+# What is not the call of one method of a resource.
+SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
+    "enrichment.track": track,
+    "enrichment.track(show)": lambda client, job: client.track(job.id, lambda _: None, show=True),
+    "Progress.advance": advance_late,
+    "Progress.advance(-1)": lambda client, job: client.track(job.id, lambda advance: advance(-1)),
+    "Progress.job": lambda client, job: client.client.enrichment.track(job.id).job,
+    "Page.next": next_page,
+    "Outcome.unwrap(log_usage_batch)": partial(unwrap, "api_keys.log_usage_batch"),
+    "Outcome.unwrap(create_many)": partial(unwrap, "segments.create_many"),
+    "Outcome.unwrap(created_by)": partial(unwrap, "segments.create_many(created_by)"),
+    "AudienceLab.__init__": lambda client, _: type(client.client)(client.client.url, ""),
+    "AudienceLab.from_env": lambda client, _: type(client.client).from_env(),
+    "AudienceLab.from_supabase": lambda client, it: type(client.client).from_supabase(it.id),
+    "AudienceLab.as_user": lambda client, token: client.client.as_user(token.text),
+    "AudienceLab.as_api_key": lambda client, key: client.as_api_key(key.id, "x" * 32),
+    "AudienceLab.as_api_key(short secret)": lambda client, key: client.as_api_key(key.id, "x"),
+    "AudienceLab.with_options": lambda client, _: client.with_options(timeout=1),
+    "AudienceLab.with_options(0)": lambda client, _: client.with_options(timeout=0),
+}

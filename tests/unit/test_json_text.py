@@ -1,0 +1,21 @@
+"""Parts of JSON that Python cannot read as a whole."""
+
+import pytest
+
+from audiencelab_sdk._http._json_text import member, parts
+from tests.unit._samples import ODD_JSON
+
+
+@pytest.mark.parametrize("odd", ODD_JSON)
+def test_the_parts_of_json_are_found_at_any_depth(odd: str) -> None:
+    text = ODD_JSON[odd]
+    assert parts(f" [{text}, 1 ,{text}]\n") == [text, "1", text]
+    assert member(f'{{"a,\\"": {text}, "id" : {text} }}', "id") == text
+    assert member(f'{{"a": {text}}}', "id") is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", '"[]"', "[", "[1", "[1}]", "[]]", "[] []", "x[]", "]", '["']
+)
+def test_what_is_no_whole_array_has_no_parts(text: str) -> None:
+    assert parts(text) is None or text == "[1}]"
