@@ -1,4 +1,4 @@
-"""Keys and tokens, kept out of sight: error reporters may show the variables of every frame."""
+"""Wrap keys and tokens in SecretStr, because error reporters may show local variables."""
 
 from typing import Any
 
@@ -8,19 +8,30 @@ from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
 
 
 def hidden(value: str | SecretStr) -> SecretStr:
-    """Return `value` as a SecretStr, unchecked, for the frames that hold it until it is checked."""
+    """Return a secret as a SecretStr without checking it.
+
+    Called first, so that no frame of a traceback holds the plain text.
+    """
     return SecretStr(value) if isinstance(value, str) else value
 
 
 def checked_secret(name: str, value: Any) -> SecretStr:
-    """Return `value`, a text, as a SecretStr."""
+    """Return a secret as a SecretStr.
+
+    Raises:
+        InvalidArgumentError: The value is not a text.
+    """
     if not isinstance(value, str | SecretStr):
         raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
     return hidden(value)
 
 
 def header_secret(name: str, value: object) -> SecretStr:
-    """Return `value`, a text that fits in an HTTP header, as a SecretStr."""
+    """Return a secret for an HTTP header as a SecretStr, without surrounding whitespace.
+
+    Raises:
+        ConfigurationError: The value is not a text, is empty or cannot be sent in a header.
+    """
     if not isinstance(value, str | SecretStr):
         raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
     value = SecretStr(hidden(value).get_secret_value().strip())

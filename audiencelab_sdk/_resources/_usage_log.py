@@ -1,4 +1,4 @@
-"""Responses of the database functions that write the usage log."""
+"""Read the responses of the database functions that write the usage log."""
 
 from collections.abc import Mapping
 from uuid import UUID
@@ -24,7 +24,7 @@ class _Entry(Model, frozen=True):
     error_code: str | None = None
 
     def log(self, function: str) -> UsageLog:
-        """Return the entry that `function` wrote, or raise the reason why it did not."""
+        """Return the entry that `function` wrote, or raise the error that it reports."""
         if not self.success:
             reason = shown(self.error or "the database gave no reason")
             raise UsageLogError(reason, self.error_code and shown(self.error_code))
@@ -46,16 +46,18 @@ def read_log(response: Response) -> UsageLog:
 
     Raises:
         UsageLogError: The database could not write the entry.
-        UnexpectedResponseError: The response has another shape.
+        UnexpectedResponseError: The response has an unexpected format.
     """
     return read(_ONE, _ENTRY, response).log(_ONE)
 
 
 def read_batch(response: Response, first: int, count: int) -> list[Outcome[UsageLog]]:
-    """Read the response of ``log_api_key_usage_batch`` to `count` events, from index `first` on.
+    """Read the response of ``log_api_key_usage_batch`` to `count` events.
+
+    The index of the first event is `first`.
 
     Raises:
-        UnexpectedResponseError: The response has another shape.
+        UnexpectedResponseError: The response has an unexpected format.
     """
     entries = {entry.event_index: entry for entry in read(_BATCH, _ENTRIES, response)}
     return [_outcome(first + index, index, entries) for index in range(count)]
@@ -64,8 +66,8 @@ def read_batch(response: Response, first: int, count: int) -> list[Outcome[Usage
 def _outcome(index: int, key: int, entries: Mapping[int, _BatchEntry]) -> Outcome[UsageLog]:
     entry = entries.get(key)
     if entry is None:
-        silence = f"{_BATCH} did not say whether it was written"
-        return Outcome(index, error=UnexpectedResponseError(silence))
+        message = f"{_BATCH} did not say whether it was written"
+        return Outcome(index, error=UnexpectedResponseError(message))
     try:
         return Outcome(index, entry.log(_BATCH))
     except AudienceLabError as error:

@@ -1,4 +1,4 @@
-"""What the SDK gives and takes: immutable pydantic models, and pages of them."""
+"""The arguments and results of the SDK: immutable pydantic models, and pages of them."""
 
 from audiencelab_sdk.models._unset import UNSET, Unset
 from audiencelab_sdk.models.api_keys import (

@@ -209,9 +209,7 @@ def test_a_client_that_was_not_made_has_a_repr() -> None:
 @pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
 async def test_a_client_is_neither_copied_nor_pickled(client: Any, duplicate: Any) -> None:
     for thing in (client, client.as_user(TOKEN), client.api_keys._driver):
-        with pytest.raises(
-            TypeError, match="create one in each process"
-        ):
+        with pytest.raises(TypeError, match="create one in each process"):
             duplicate(thing)
 
 

@@ -220,7 +220,7 @@ async def test_a_private_certificate_authority_is_trusted_with_verify(
     client_class: Any, tls_url: str, authority: Path
 ) -> None:
     stranger = client_class(tls_url, KEY, max_retries=0)
-    with pytest.raises(APIConnectionError, match=r"authority pass verify=ssl\.create_default_context"):
+    with pytest.raises(APIConnectionError, match="pass verify=ssl"):
         await settle(stranger.api_keys.verify(API_KEY))
     await close(stranger)
 
