@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or later and make, and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
-# The stamp's name holds the folder's checksum: a virtual environment does not survive a move.
+# The checksum of the path is part of the stamps' names, because a moved virtual environment is broken.
 PLACE := $(shell printf %s "$(CURDIR)" | cksum | cut -d ' ' -f 1)
 DEMO_READY := .venv/.demo-$(PLACE)
 DEV_READY := .venv/.dev-$(PLACE)
@@ -14,7 +14,7 @@ LOCK_ARGS := --upgrade
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
 
-demo: $(DEMO_READY) ## follow an API key's life on an embedded PostgreSQL
+demo: $(DEMO_READY) ## run the quickstart on an embedded PostgreSQL
 	@$(BIN)/python examples/quickstart.py
 
 test: $(DEV_READY) ## run all tests
@@ -35,7 +35,7 @@ format: $(DEV_READY) ## format the Python code
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
 
-# Not of DEV_READY, which cannot be made while the lock file contradicts pyproject.toml.
+# Does not need DEV_READY, which fails while the lock file contradicts pyproject.toml.
 lock: .venv/bin/python ## upgrade the pinned versions of all development tools
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(LOCK) uv
 	@$(BIN)/python -m uv pip compile --quiet --universal --python-version 3.11 --extra dev \
@@ -44,15 +44,15 @@ lock: .venv/bin/python ## upgrade the pinned versions of all development tools
 wheel: $(DEV_READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel
 
-sql: $(DEV_READY) ## build the SQL files that are made from the migrations
+sql: $(DEV_READY) ## build the SQL files that are generated from the migrations
 	@$(BIN)/python -m tests.database.update_staging
 	@$(BIN)/python -m tests.database.update_verify
 
-clean: ## remove what the other targets made
+clean: ## delete everything that the other targets create
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": name another with make PYTHON=python3.11")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0] + ": use make PYTHON=python3.11")'
 	@$(PYTHON) -m venv .venv
 
 $(DEMO_READY): .venv/bin/python pyproject.toml

@@ -1,7 +1,7 @@
-"""What an API key looks like.
+"""The format of API keys.
 
-A key is ``sk_``, 40 random characters and a checksum of 6; keys from before the checksum have up
-to 43 characters after ``sk_``.
+A key is ``sk_``, 40 random characters and a checksum of 6 characters. Older keys have no checksum,
+and up to 43 characters after ``sk_``.
 """
 
 import re
@@ -16,7 +16,7 @@ _LENGTH = len("sk_") + 40 + _CHECKSUM_LENGTH
 
 
 def checksum(text: str) -> str:
-    """The CRC-32 of an ASCII `text`: six digits to the base 62, the most significant first."""
+    """Return the CRC-32 of an ASCII text as six base-62 digits, most significant first."""
     number = zlib.crc32(text.encode("ascii"))
     digits = ""
     for _ in range(_CHECKSUM_LENGTH):
@@ -26,7 +26,7 @@ def checksum(text: str) -> str:
 
 
 def may_be_api_key(text: str) -> bool:
-    """False when `text` cannot be an API key, as every mistyped key of today's length."""
+    """Return whether a text has the format of an API key, with a correct checksum if it has one."""
     if len(text) > _LONGEST or not _KEY.fullmatch(text):
         return False
     if len(text) != _LENGTH:

@@ -1,4 +1,4 @@
-"""The limits that the database sets on what it stores: see SECURITY.md."""
+"""The database's limits on stored values, see SECURITY.md."""
 
 import sys
 
@@ -16,7 +16,7 @@ MOST_JSON_LEVELS = 100
 LARGEST_NUMBER = int(sys.float_info.max)
 MOST_RECORDS = 2**31 - 1
 
-# Longer texts in the usage log are cut.
+# Longer texts in the usage log are truncated.
 LONGEST_ENDPOINT = 2_000
 LONGEST_USER_AGENT = 1_000
 LONGEST_LOG_TEXT = 255

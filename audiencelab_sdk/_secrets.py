@@ -1,4 +1,4 @@
-"""Keys and tokens, kept out of sight: error reporters may show the variables of every frame."""
+"""Wrap keys and tokens in SecretStr, because error reporters may show local variables."""
 
 from typing import Any
 
@@ -8,25 +8,36 @@ from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
 
 
 def hidden(value: str | SecretStr) -> SecretStr:
-    """Return `value` as a SecretStr, unchecked, for the frames that hold it until it is checked."""
+    """Return a secret as a SecretStr without checking it.
+
+    Called first, so that no frame of a traceback holds the plain text.
+    """
     return SecretStr(value) if isinstance(value, str) else value
 
 
 def checked_secret(name: str, value: Any) -> SecretStr:
-    """Return `value`, a text, as a SecretStr."""
+    """Return a secret as a SecretStr.
+
+    Raises:
+        InvalidArgumentError: The value is not a text.
+    """
     if not isinstance(value, str | SecretStr):
         raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
     return hidden(value)
 
 
 def header_secret(name: str, value: object) -> SecretStr:
-    """Return `value`, a text that fits in an HTTP header, as a SecretStr."""
+    """Return a secret for an HTTP header as a SecretStr, without surrounding whitespace.
+
+    Raises:
+        ConfigurationError: The value is not a text, is empty or cannot be sent in a header.
+    """
     if not isinstance(value, str | SecretStr):
         raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
     value = SecretStr(hidden(value).get_secret_value().strip())
     if not value:
         raise ConfigurationError(f"{name} is empty")
-    if not _fits_in_a_header(value.get_secret_value()):
+    if not fits_in_a_header(value.get_secret_value()):
         raise ConfigurationError(
             f"{name} contains a blank, a line break or a character that no {name} has: "
             "was it copied whole, and nothing else with it?"
@@ -34,5 +45,6 @@ def header_secret(name: str, value: object) -> SecretStr:
     return value
 
 
-def _fits_in_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text
+def fits_in_a_header(text: str, *, blanks: bool = False) -> bool:
+    """Whether an HTTP header may have this value."""
+    return text.isascii() and text.isprintable() and (blanks or " " not in text)

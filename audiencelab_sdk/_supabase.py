@@ -1,10 +1,11 @@
 """Build settings from a supabase-py client."""
 
 from dataclasses import replace
+from typing import Unpack
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings
+from audiencelab_sdk._http._settings import Options, Settings
 from audiencelab_sdk._secrets import header_secret
 from audiencelab_sdk.errors import ConfigurationError
 
@@ -13,43 +14,40 @@ def supabase_settings(
     supabase_client: object,
     *,
     asynchronous: bool,
-    timeout: float,
-    max_retries: int,
-    allow_http: bool,
+    **options: Unpack[Options],
 ) -> Settings:
-    """Settings with the URL and the key of `supabase_client`, and the token of its session.
+    """Return settings with the URL and key of a supabase-py client, and its session's token.
 
     Raises:
-        ConfigurationError: It is no supabase client of the right kind, or a setting is unusable.
+        ConfigurationError: `supabase_client` is not the right kind of client, or a setting is
+            invalid.
     """
-    # Imported here: it takes longer than this whole package.
+    # Imported here, because it takes longer to import than this whole package.
     from supabase import AsyncClient, Client  # noqa: PLC0415
 
-    wanted, other = (AsyncClient, Client) if asynchronous else (Client, AsyncClient)
+    expected, other = (AsyncClient, Client) if asynchronous else (Client, AsyncClient)
     if isinstance(supabase_client, other):
         ours = "AudienceLab" if asynchronous else "AsyncAudienceLab"
         raise ConfigurationError(
             f"supabase_client is a supabase.{other.__name__}: give it to {ours}.from_supabase"
         )
-    if not isinstance(supabase_client, wanted):
+    if not isinstance(supabase_client, expected):
         made = "await supabase.create_async_client" if asynchronous else "supabase.create_client"
         raise ConfigurationError(
-            f"supabase_client must be a supabase.{wanted.__name__}, as {made}(...) gives it, "
+            f"supabase_client must be a supabase.{expected.__name__}, as {made}(...) gives it, "
             f"not {type(supabase_client).__name__}"
         )
 
     def token() -> SecretStr:
-        # Here supabase-py keeps what its own requests carry: the session's token, new after each
-        # refresh, and the key where there is no session.
-        authorization = supabase_client.options.headers["Authorization"]
+        # The header of supabase-py's own requests: the session's current access token, or the key
+        # if nobody is signed in.
+        authorization = supabase_client.options.headers.get("Authorization", "")
         return header_secret("access_token", authorization.removeprefix("Bearer "))
 
     settings = Settings.checked(
         str(supabase_client.supabase_url),
         supabase_client.supabase_key,
         None,
-        timeout,
-        max_retries,
-        allow_http=allow_http,
+        **options,
     )
     return replace(settings, token=token)

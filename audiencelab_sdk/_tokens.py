@@ -1,4 +1,4 @@
-"""Tokens: one that makes a request run as an API key, and whose a given one is."""
+"""JWTs: sign one for an API key, and read the user of an access token."""
 
 import json
 from base64 import urlsafe_b64decode
@@ -19,12 +19,13 @@ _LONGEST_LIFETIME = timedelta(days=3650)
 def api_key_token(
     api_key_id: UUID | str, jwt_secret: str | SecretStr, expires_in: timedelta
 ) -> SecretStr:
-    """A JWT with role ``api_key`` and the key's id as its subject, signed with HS256.
+    """Return a JWT with the role ``api_key`` and the key's id as subject, signed with HS256.
 
     Raises:
-        InvalidArgumentError: An argument cannot be used.
+        InvalidArgumentError: The id is not a UUID, the secret is shorter than 32 bytes, or the
+            lifetime is not positive or longer than ten years.
     """
-    # Imported here: it takes as long as all the rest of the SDK's own modules together.
+    # Imported here, because it takes as long to import as all modules of the SDK together.
     import jwt  # noqa: PLC0415
 
     subject = str(checked_uuid("api_key_id", api_key_id))
@@ -32,7 +33,7 @@ def api_key_token(
     lifetime = _checked_lifetime(expires_in)
     now = datetime.now(UTC)
     claims = {"role": "api_key", "sub": subject, "iat": now, "exp": now + lifetime}
-    # Its signature names types of the optional package cryptography.
+    # PyJWT's annotations need the optional package cryptography.
     token = jwt.encode(  # pyright: ignore[reportUnknownMemberType]
         claims, secret.get_secret_value(), algorithm="HS256"
     )
@@ -40,9 +41,9 @@ def api_key_token(
 
 
 def user_of(token: SecretStr) -> UUID | None:
-    """The user that a token is of; None for a key, for another role, and for what is no JWT.
+    """Return the user of an access token, or None for a key and for tokens of other roles.
 
-    The signature is the server's to check: a forged token gets no further than there.
+    The signature is not verified here: the server rejects forged tokens.
     """
     try:
         payload = token.get_secret_value().split(".")[1]

@@ -1,4 +1,4 @@
-"""Every error that the SDK raises.
+"""All errors that the SDK raises.
 
     AudienceLabError
     ├── ConfigurationError (also ValueError)
@@ -19,16 +19,16 @@
         ├── InvalidRequestError      any other 4xx
         └── ServerError              5xx
 
-A client that would send its key in clear text warns with an InsecureURLWarning.
+A client that would send its key unencrypted emits an InsecureURLWarning.
 
-No error holds a key, a token or the body of a request, so each may be logged as it is.
+Errors are safe to log: none contains a key, a token or a request body.
 """
 
 from typing import TYPE_CHECKING
 
 from audiencelab_sdk._text import shown
 
-# `models.Outcome` holds an error, so the models cannot be imported here.
+# The models import this module, because an `Outcome` has an error.
 if TYPE_CHECKING:
     from audiencelab_sdk.models.enrichment import EnrichmentJob
 
@@ -48,31 +48,30 @@ _ADVICE = {
 
 
 class InsecureURLWarning(UserWarning):
-    """A client sends its key and tokens over ``http://`` to another machine, in clear text."""
+    """A client sends its key and tokens unencrypted, over ``http://`` to another machine."""
 
 
 class AudienceLabError(Exception):
-    """Base class of every error that the SDK raises."""
+    """Base class of all errors that the SDK raises."""
 
 
 class ConfigurationError(AudienceLabError, ValueError):
-    """A setting of the client (URL, key, token, timeout, retries) is missing or unusable."""
+    """A setting of the client is missing or invalid, or an optional package is not installed."""
 
 
 class InvalidArgumentError(AudienceLabError, ValueError):
-    """An argument was refused before any request was sent."""
+    """An argument is invalid. No request was sent."""
 
 
 class ClientClosedError(AudienceLabError):
-    """The client, or the one whose connections it shares, has been closed."""
+    """The client is closed, or the client that it was derived from."""
 
 
 class APIConnectionError(AudienceLabError):
-    """No response arrived: the server could not be reached, or the connection broke.
+    """No response arrived: the server cannot be reached, or the connection broke.
 
     Attributes:
-        request_sent: Whether the request may have reached the server, so that what it asked for
-            may have been done.
+        request_sent: Whether the server may have received the request and carried it out.
     """
 
     def __init__(self, message: str, *, request_sent: bool = True) -> None:
@@ -85,15 +84,15 @@ class APITimeoutError(APIConnectionError):
 
 
 class UnexpectedResponseError(AudienceLabError):
-    """The server reported success with a body that cannot be understood."""
+    """The response reports success, but its body has an unexpected format."""
 
 
 class UsageLogError(AudienceLabError):
-    """The database could not write a line of the usage log.
+    """The database could not write an entry of the usage log.
 
     Attributes:
-        message: What the database said.
-        code: The SQLSTATE, such as 23503 for an API key that does not exist.
+        message: The database's error message.
+        code: The SQLSTATE, such as 23503 for an API key that does not exist. None if unknown.
     """
 
     def __init__(self, message: str, code: str | None = None) -> None:
@@ -106,10 +105,10 @@ class UsageLogError(AudienceLabError):
 
 
 class EnrichmentFailedError(AudienceLabError):
-    """The enrichment job that was waited for has failed.
+    """The enrichment job that `wait` polled has failed.
 
     Attributes:
-        job: The job; ``job.error`` is what is known of the reason.
+        job: The failed job. ``job.error`` is the reason, if there is one.
     """
 
     def __init__(self, job: "EnrichmentJob") -> None:
@@ -122,11 +121,11 @@ class EnrichmentFailedError(AudienceLabError):
 
 
 class EnrichmentTimeoutError(AudienceLabError):
-    """The enrichment job had not ended when the time to wait for it was over.
+    """The enrichment job did not end within the timeout of `wait`.
 
     Attributes:
-        job: The job as it was then.
-        timeout: The time that was allowed, in seconds.
+        job: The job as it was last read.
+        timeout: The timeout in seconds.
     """
 
     def __init__(self, job: "EnrichmentJob", timeout: float) -> None:
@@ -142,16 +141,18 @@ class EnrichmentTimeoutError(AudienceLabError):
 
 
 class APIStatusError(AudienceLabError):
-    """The response has an HTTP status that is not a success.
+    """The HTTP status of the response is not a success.
 
     Attributes:
         status: The HTTP status.
-        code: The SQLSTATE or PostgREST's code, such as 42501 or PGRST202.
-        message: What the server said.
-        details: More from the server; it may quote rows, so it is no part of ``str(error)``.
-        hint: The server's advice.
-        request_id: The request's name in the logs of Supabase or of a proxy.
-        retry_after: Seconds that the server asked to wait, if it said so.
+        code: The SQLSTATE or PostgREST's error code, such as 42501 or PGRST202. None if the
+            response has no code.
+        message: The server's error message.
+        details: Further details from the server. ``str(error)`` omits them, because they may quote
+            rows.
+        hint: How to fix the error, if known.
+        request_id: The request's id in the logs of Supabase or of a proxy.
+        retry_after: Seconds to wait before a retry, from the response's Retry-After header.
     """
 
     retry_after: float | None = None
@@ -191,23 +192,26 @@ class AuthenticationError(APIStatusError):
 
 
 class PermissionDeniedError(APIStatusError):
-    """The caller is known and may not do this (403)."""
+    """The caller is authenticated, but lacks the permission (403)."""
 
 
 class NotFoundError(APIStatusError):
-    """There is no such row, table or function (404, and 406 with code PGRST116)."""
+    """The row, table or function does not exist, or is not visible to the caller.
+
+    The HTTP status is 404, or 406 with the code PGRST116.
+    """
 
 
 class ConflictError(APIStatusError):
-    """The request contradicts what is stored, such as a duplicate (409)."""
+    """The request conflicts with stored data, for example with an existing row (409)."""
 
 
 class InvalidRequestError(APIStatusError):
-    """The server refused the request as it stands (any other 4xx)."""
+    """The server rejects the request as invalid (any other 4xx)."""
 
 
 class RateLimitError(APIStatusError):
-    """Too many requests (429)."""
+    """There were too many requests (429)."""
 
 
 class ServerError(APIStatusError):

@@ -1,8 +1,10 @@
-"""Two workers share an enrichment job, and a watcher shows how far they are (extra: progress).
+"""Two workers share an enrichment job, and a progress bar shows their progress.
 
-With SUPABASE_URL, SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET it runs
-against that project, as the user and account of supabase/seed.sql or those that AUDIENCELAB_USER_ID
-and AUDIENCELAB_ACCOUNT_ID name. Without SUPABASE_URL it starts an embedded stack, and stops it.
+Needs the extra `progress`.
+
+Without SUPABASE_URL it runs on an embedded stack. To run it against a project, set SUPABASE_URL,
+SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET. AUDIENCELAB_USER_ID and
+AUDIENCELAB_ACCOUNT_ID default to the user and account of supabase/seed.sql.
 """
 
 import os
@@ -23,7 +25,7 @@ RECORDS = 400
 
 @contextmanager
 def project() -> Iterator[tuple[str, str, str]]:
-    """The URL, secret key and JWT secret of the project to run against."""
+    """Yield the URL, secret key and JWT secret of the project to run against."""
     if "SUPABASE_URL" in os.environ:
         missing = {"SUPABASE_KEY", "SUPABASE_JWT_SECRET"} - os.environ.keys()
         if missing:
@@ -31,29 +33,29 @@ def project() -> Iterator[tuple[str, str, str]]:
         env = os.environ
         yield env["SUPABASE_URL"], env["SUPABASE_KEY"], env["SUPABASE_JWT_SECRET"]
     else:
-        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only when it is needed
+        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only if needed
 
         with LocalStack() as stack:
             yield stack.url, stack.service_role_key, stack.jwt_secret
 
 
 def sign_in(jwt_secret: str) -> str:
-    """The access token that Supabase Auth would give to the user."""
+    """Return an access token like the one that Supabase Auth issues to the user."""
     claims = {"role": "authenticated", "sub": USER_ID, "exp": int(time.time()) + 600}
     return jwt.encode(claims, jwt_secret, algorithm="HS256")
 
 
 def work(client: AudienceLab, job: EnrichmentJob, worker: str) -> None:
-    """Enrich half of the records, ten at a time; one in fifty has no match."""
-    # Whoever started the workers knows when all are through, so none of them completes the job.
+    """Enrich half of the records in batches of ten. One record in fifty has no match."""
+    # The caller completes the job, after both workers have ended.
     with client.enrichment.track(job, worker=worker, complete=False) as progress:
         for first in range(0, RECORDS // 2, 10):
-            time.sleep(0.1)  # here the vendor would be asked
+            time.sleep(0.1)  # stands for a request to a vendor
             progress.advance(10, failed=1 if first % 50 == 0 else 0)
 
 
 def main() -> None:
-    """Make a job, let two workers at it, and watch."""
+    """Create a job, run two workers and wait for the job."""
     with project() as (url, key, jwt_secret), AudienceLab(url, key) as backend:
         member = backend.as_user(sign_in(jwt_secret))
         job = member.enrichment.create(ACCOUNT_ID, uuid4(), "email", total_records=RECORDS)

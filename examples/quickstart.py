@@ -1,8 +1,8 @@
-"""An API key's life: created, verified, used, logged, checked for its scopes and revoked.
+"""The life cycle of an API key: create, verify, check scopes, log usage and revoke.
 
-With SUPABASE_URL, SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET it runs
-against that project, as the user and account of supabase/seed.sql or those that AUDIENCELAB_USER_ID
-and AUDIENCELAB_ACCOUNT_ID name. Without SUPABASE_URL it starts an embedded stack, and stops it.
+Without SUPABASE_URL it runs on an embedded stack. To run it against a project, set SUPABASE_URL,
+SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET. AUDIENCELAB_USER_ID and
+AUDIENCELAB_ACCOUNT_ID default to the user and account of supabase/seed.sql.
 """
 
 import os
@@ -22,7 +22,7 @@ STRANGER_ID = "22222222-2222-4222-8222-222222222222"
 
 @contextmanager
 def project() -> Iterator[tuple[str, str, str]]:
-    """The URL, secret key and JWT secret of the project to run against."""
+    """Yield the URL, secret key and JWT secret of the project to run against."""
     if "SUPABASE_URL" in os.environ:
         missing = {"SUPABASE_KEY", "SUPABASE_JWT_SECRET"} - os.environ.keys()
         if missing:
@@ -30,7 +30,7 @@ def project() -> Iterator[tuple[str, str, str]]:
         env = os.environ
         yield env["SUPABASE_URL"], env["SUPABASE_KEY"], env["SUPABASE_JWT_SECRET"]
     else:
-        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only when it is needed
+        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only if needed
 
         print("No SUPABASE_URL is set: starting PostgreSQL and a REST API on this machine ...")
         with LocalStack() as stack:
@@ -38,13 +38,13 @@ def project() -> Iterator[tuple[str, str, str]]:
 
 
 def sign_in(user_id: str, jwt_secret: str) -> str:
-    """The access token that Supabase Auth would give to this user."""
+    """Return an access token like the one that Supabase Auth issues to the user."""
     claims = {"role": "authenticated", "sub": user_id, "exp": int(time.time()) + 600}
     return jwt.encode(claims, jwt_secret, algorithm="HS256")
 
 
 def main() -> None:
-    """Tell the story, a step at a time."""
+    """Run the example."""
     with project() as (url, key, jwt_secret), AudienceLab(url, key) as backend:
         print(f"\nThe project is {backend.url}")
         ada = backend.as_user(sign_in(USER_ID, jwt_secret))
@@ -56,41 +56,41 @@ def main() -> None:
             "Quick start",
             scopes=[Scope(entity_type="segment", entity_id="*", action="read")],
         )
-        text = created.key.get_secret_value()  # shown this once: the database keeps its hash only
+        text = created.key.get_secret_value()  # not readable again: the database stores only a hash
         print(f"   {created.name!r}, {created.key_prefix}..., {len(text)} characters")
 
-        print("\n2. A request comes in with the key. The backend verifies it.")
+        print("\n2. The backend verifies the key of a request.")
         verification = backend.api_keys.verify(text)
         if not verification:
             raise SystemExit(f"   {verification.error}")
-        print(f"   valid, of account {verification.account_id}")
+        print(f"   valid, account {verification.account_id}")
         mistyped = backend.api_keys.verify(text[:-1] + "?")
-        print(f"   the same with a typing error: {mistyped.error}")
+        print(f"   with a typing error: {mistyped.error}")
 
-        print("\n3. What may it do?")
+        print("\n3. The backend checks the scopes of the key.")
         caller = backend.as_api_key(verification.api_key_id, jwt_secret=jwt_secret)
         for action in ("read", "write"):
             allowed = caller.api_keys.has_scope("segment", "any-id", action)
             print(f"   {action} a segment: {'yes' if allowed else 'no'}")
 
-        print("\n4. The backend logs the use.")
+        print("\n4. The backend logs the request.")
         log = backend.api_keys.log_usage(
             verification.api_key_id, endpoint="/v1/segments", method="GET", status_code=200
         )
-        print(f"   log row {log.log_id} at {log.timestamp:%H:%M:%S} UTC")
+        print(f"   log entry {log.log_id} at {log.timestamp:%H:%M:%S} UTC")
         for listed in ada.api_keys.list(ACCOUNT_ID):
             print(f"   {listed.key_prefix}... {listed.name!r}, last used {listed.last_used_at}")
 
-        print("\n5. Grace, of another account, tries to revoke it.")
+        print("\n5. Grace, who is not a member of the account, tries to revoke the key.")
         try:
             grace.api_keys.revoke(created.id)
         except PermissionDeniedError as error:
-            print(f"   refused: {error}")
+            print(f"   rejected: {error}")
 
-        print("\n6. Ada revokes it. From now on it is as good as no key.")
+        print("\n6. Ada revokes the key.")
         ada.api_keys.revoke(created.id)
         allowed = caller.api_keys.has_scope("segment", "any-id", "read")
-        print(f"   verified: {backend.api_keys.verify(text).error}")
+        print(f"   verify: {backend.api_keys.verify(text).error}")
         print(f"   read a segment: {'yes' if allowed else 'no'}")
 
 

@@ -1,8 +1,8 @@
-"""A segment's life: saved, found, changed, deleted and brought back.
+"""The life cycle of a segment: create, list, update, delete and restore.
 
-With SUPABASE_URL, SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET it runs
-against that project, as the user and account of supabase/seed.sql or those that AUDIENCELAB_USER_ID
-and AUDIENCELAB_ACCOUNT_ID name. Without SUPABASE_URL it starts an embedded stack, and stops it.
+Without SUPABASE_URL it runs on an embedded stack. To run it against a project, set SUPABASE_URL,
+SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET. AUDIENCELAB_USER_ID and
+AUDIENCELAB_ACCOUNT_ID default to the user and account of supabase/seed.sql.
 """
 
 import os
@@ -20,7 +20,7 @@ ACCOUNT_ID = os.environ.get("AUDIENCELAB_ACCOUNT_ID", "aaaaaaaa-aaaa-4aaa-8aaa-a
 
 @contextmanager
 def project() -> Iterator[tuple[str, str, str]]:
-    """The URL, secret key and JWT secret of the project to run against."""
+    """Yield the URL, secret key and JWT secret of the project to run against."""
     if "SUPABASE_URL" in os.environ:
         missing = {"SUPABASE_KEY", "SUPABASE_JWT_SECRET"} - os.environ.keys()
         if missing:
@@ -28,20 +28,20 @@ def project() -> Iterator[tuple[str, str, str]]:
         env = os.environ
         yield env["SUPABASE_URL"], env["SUPABASE_KEY"], env["SUPABASE_JWT_SECRET"]
     else:
-        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only when it is needed
+        from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only if needed
 
         with LocalStack() as stack:
             yield stack.url, stack.service_role_key, stack.jwt_secret
 
 
 def sign_in(jwt_secret: str) -> str:
-    """The access token that Supabase Auth would give to the user."""
+    """Return an access token like the one that Supabase Auth issues to the user."""
     claims = {"role": "authenticated", "sub": USER_ID, "exp": int(time.time()) + 600}
     return jwt.encode(claims, jwt_secret, algorithm="HS256")
 
 
 def main() -> None:
-    """Tell the story, a step at a time."""
+    """Run the example."""
     with project() as (url, key, jwt_secret), AudienceLab(url, key) as backend:
         segments = backend.as_user(sign_in(jwt_secret)).segments
         segment = segments.create(
@@ -56,18 +56,18 @@ def main() -> None:
             custom_columns=[CustomColumn(field="score", header_name="Score", type="number")],
             tags=["example"],
         )
-        print(f"saved {segment.name!r} with {len(segment.filters)} filters")
+        print(f"created {segment.name!r} with {len(segment.filters)} filters")
 
         csv = SourceType.CSV_UPLOAD
         batch = [NewSegment(name=f"Upload {n}", source_type=csv, source_id="1") for n in range(120)]
         uploads = [outcome.unwrap() for outcome in segments.create_many(ACCOUNT_ID, batch)]
-        print(f"saved {len(uploads)} more at once")
+        print(f"created {len(uploads)} more at once")
 
-        walked = segments.list(account_id=ACCOUNT_ID, name_contains="upload", page_size=50)
-        print(f"walked {len({found.id for found in walked} & {u.id for u in uploads})} of them")
+        listed = segments.list(account_id=ACCOUNT_ID, name_contains="upload", page_size=50)
+        print(f"listed {len({found.id for found in listed} & {u.id for u in uploads})} of them")
 
-        segment = segments.update(segment.id, description="Who builds things")
-        print(f"changed: {segment.name}, {segment.description}")
+        segment = segments.update(segment.id, description="People who build things")
+        print(f"updated: {segment.name}, {segment.description}")
         for saved in (segment, *uploads):
             segments.delete(saved.id)
         print(f"deleted; restored: {segments.restore(segment.id).name}")

@@ -13,7 +13,7 @@ Observer: TypeAlias = Callable[[EnrichmentJob], object]
 
 @contextmanager
 def shown(on_progress: Observer | None, *, show: bool) -> Generator[Observer | None, None, None]:
-    """Yield `on_progress`, which also draws a progress bar if `show` is true."""
+    """Yield the observer: `on_progress`, combined with a progress bar if `show` is true."""
     if inspect.iscoroutinefunction(on_progress):
         raise InvalidArgumentError(
             "on_progress must be a plain function: a coroutine function would not be awaited"
@@ -34,7 +34,7 @@ def shown(on_progress: Observer | None, *, show: bool) -> Generator[Observer | N
 @contextmanager
 def _bar() -> Generator[Observer, None, None]:
     try:
-        # Imported here: it is an extra.
+        # Imported here, because it is optional.
         from rich import progress  # noqa: PLC0415
         from rich.console import Console  # noqa: PLC0415
     except ImportError:

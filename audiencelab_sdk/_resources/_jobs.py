@@ -1,4 +1,4 @@
-"""Operations on enrichment jobs that `client.enrichment` and its workers share."""
+"""Operations on enrichment jobs, for `client.enrichment` and `track`."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +36,7 @@ TABLE = Table(
     ),
     absent="there is no such enrichment job: it never was, or it is not yours to see",
 )
-# Transient errors, which need not end a long wait or a long run.
+# Transient errors: `wait` and `track` continue after them.
 TRANSIENT = (APIConnectionError, RateLimitError, ServerError)
 _LONGEST_ERROR = 10_000
 _MOST_TRIES = 10
@@ -64,7 +64,7 @@ def start(job_id: UUID | str) -> Operation[EnrichmentJob]:
 def complete(
     job_id: UUID | str, *, moment: datetime | None = None, delay: float = 0.0
 ) -> Operation[EnrichmentJob]:
-    """Move a processing job to completed. Repeating it with the same moment is no conflict."""
+    """Move a processing job to completed. A repetition with the same moment is no conflict."""
     moment = moment or datetime.now(UTC)
     return _move(job_id, PROCESSING, COMPLETED, "completed_at", moment, delay=delay)
 

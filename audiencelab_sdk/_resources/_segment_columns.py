@@ -1,4 +1,4 @@
-"""Arguments about a segment, converted to what its columns store."""
+"""Convert arguments about a segment to the values of its columns."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,21 +27,21 @@ from audiencelab_sdk.models.segments import FilterField
 
 
 def columns(given: Mapping[str, Any], owner: str = "") -> dict[str, Any]:
-    """Check arguments and return the values to store. Errors name them with the prefix `owner`."""
+    """Return the values to store. Errors name an argument with the prefix `owner`."""
     return {column: _STORED[column](owner + column, value) for column, value in given.items()}
 
 
 def has_tags(tags: Sequence[str]) -> Condition:
     """Return the condition that a segment has all of these tags."""
-    # A literal of a PostgreSQL array.
+    # A PostgreSQL array literal.
     quoted = (re.sub(r'["\\]', r"\\\g<0>", tag) for tag in tags)
     return ("tags", "cs", "{" + ",".join(f'"{tag}"' for tag in quoted) + "}")
 
 
 def name_contains(text: str) -> Condition:
     """Return the condition that a segment's name contains a text, ignoring case."""
-    # A regular expression, because PostgREST turns each * in a pattern of ilike into %, so that
-    # nothing could match a literal *.
+    # A regular expression, because PostgREST replaces each * in a pattern of ilike by %, so that no
+    # pattern matches a literal *.
     return ("name", "imatch", re.sub(r"[.^$*+?()\[\]{}|\\]", r"\\\g<0>", text))
 
 
@@ -64,7 +64,7 @@ def _objects(name: str, value: Any) -> list[Any]:
                 f"{name}[{index}] is an incomplete filter: compare the field with a value, as in "
                 'SegmentFilter.where("country") == "US"'
             )
-        # The array around the items is one level.
+        # The array that contains the items is one level.
         stored = item.model_dump() if isinstance(item, StoredObject) else item
         items.append(checked_json(f"{name}[{index}]", stored, levels=MOST_JSON_LEVELS - 1))
     checked_size(name, items)

@@ -1,4 +1,4 @@
-"""Workers of enrichment jobs: they count records and report the totals."""
+"""`track`: count the records that a worker processes, and report its totals."""
 
 import logging
 import os
@@ -46,10 +46,11 @@ class Tracking:
 
 
 class _Worker(Generic[D]):
-    """The running totals of a worker, and when a report is due."""
+    """The totals of a worker, and when the next report is due."""
 
-    def __init__(self, driver: D, tracking: Tracking) -> None:
+    def __init__(self, driver: D, name: str, tracking: Tracking) -> None:
         self._run: D = driver
+        self._name = name
         self._job_id = tracking.job_id
         self._worker = tracking.worker
         self._complete = tracking.complete
@@ -58,7 +59,7 @@ class _Worker(Generic[D]):
         self._processed = 0
         self._failed = 0
         self._reported_at = 0.0
-        # A worker may have threads of its own.
+        # Threads of a worker may share it.
         self._lock = threading.Lock()
         self._display = ExitStack()
         self._observe: Observer | None = None
@@ -83,14 +84,15 @@ class _Worker(Generic[D]):
         """The job as of the last report, with the totals of all workers.
 
         Raises:
-            InvalidArgumentError: The block was not entered yet, and only the job's id was passed.
+            InvalidArgumentError: `track` was called with the job's id, and the ``with`` block was
+                not entered yet.
         """
         if self._job is None:
             raise InvalidArgumentError("the job is known once the with block is entered")
         return self._job
 
     def _count(self, processed: int, failed: int) -> bool:
-        """Add to the totals. Returns whether a report is due."""
+        """Add to the totals, and return whether a report is due."""
         processed = checked_int("processed", processed, 0, MOST_RECORDS)
         failed = checked_int("failed", failed, 0, processed)
         with self._lock:
@@ -108,10 +110,10 @@ class _Worker(Generic[D]):
         return jobs.report_progress(self._job_id, self._worker, *totals, delay=delay)
 
     def _report_and_end(self) -> Operation[EnrichmentJob]:
-        job = yield from _persistently(self._report)
+        job = yield from _retry_until_deadline(self._report)
         if self._complete:
             moment = datetime.now(UTC)
-            job = yield from _persistently(
+            job = yield from _retry_until_deadline(
                 lambda delay: jobs.complete(self._job_id, moment=moment, delay=delay)
             )
         return job
@@ -120,11 +122,11 @@ class _Worker(Generic[D]):
         try:
             yield from self._report()
         except AudienceLabError as error:
-            # The failure matters more than the last totals.
+            # Failing the job matters more than the last totals.
             logger.warning("the last report on enrichment job %s was lost: %s", self._job_id, error)
         return (yield from jobs.fail(self._job_id, reason))
 
-    def _saw(self, job: EnrichmentJob) -> None:
+    def _update(self, job: EnrichmentJob) -> None:
         self._job = job
         if self._observe:
             self._observe(job)
@@ -141,9 +143,9 @@ class _Worker(Generic[D]):
 
 
 class Progress(_Worker[Driver]):
-    """Counts the records that a worker processes, from `client.enrichment.track`.
+    """Counts the records that a worker processes. Returned by `client.enrichment.track`.
 
-    It may be shared between the threads of a worker.
+    Threads may share it.
     """
 
     def advance(self, processed: int = 1, *, failed: int = 0) -> None:
@@ -164,7 +166,7 @@ class Progress(_Worker[Driver]):
     def __enter__(self) -> Self:
         self._open_display()
         try:
-            self._saw(self._run(self._report()))
+            self._update(self._run(self._name, self._report()))
         except BaseException:
             self._display.close()
             raise
@@ -180,23 +182,23 @@ class Progress(_Worker[Driver]):
             if exc_value is not None:
                 self._fail(exc_value)
                 return
-            self._saw(self._run(self._report_and_end()))
+            self._update(self._run(self._name, self._report_and_end()))
 
     def _try_report(self) -> None:
         try:
-            self._saw(self._run(self._report()))
+            self._update(self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
             self._lost(error)
 
     def _fail(self, reason: BaseException) -> None:
         try:
-            self._saw(self._run(self._report_and_fail(reason)))
+            self._update(self._run(self._name, self._report_and_fail(reason)))
         except AudienceLabError as error:
             reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
 
 
 class AsyncProgress(_Worker[AsyncDriver]):
-    """Counts the records that a worker processes, from `async_client.enrichment.track`."""
+    """Counts the records that a worker processes. Returned by `async_client.enrichment.track`."""
 
     async def advance(self, processed: int = 1, *, failed: int = 0) -> None:
         """Count records, and report the totals if the last report is at least a second old.
@@ -216,7 +218,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
     async def __aenter__(self) -> Self:
         self._open_display()
         try:
-            self._saw(await self._run(self._report()))
+            self._update(await self._run(self._name, self._report()))
         except BaseException:
             self._display.close()
             raise
@@ -232,31 +234,31 @@ class AsyncProgress(_Worker[AsyncDriver]):
             if exc_value is not None:
                 await self._fail(exc_value)
                 return
-            self._saw(await self._run(self._report_and_end()))
+            self._update(await self._run(self._name, self._report_and_end()))
 
     async def _try_report(self) -> None:
         try:
-            self._saw(await self._run(self._report()))
+            self._update(await self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
             self._lost(error)
 
     async def _fail(self, reason: BaseException) -> None:
-        # A cancelled worker fails the job as well, within the time limit.
+        # Shielded, so that a canceled worker fails its job too.
         with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
             try:
-                self._saw(await self._run(self._report_and_fail(reason)))
+                self._update(await self._run(self._name, self._report_and_fail(reason)))
             except AudienceLabError as error:
                 reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
         if scope.cancelled_caught:
             reason.add_note(f"Enrichment job {self._job_id} could not be failed in time.")
 
 
-def _persistently(
+def _retry_until_deadline(
     operation: Callable[[float], Operation[EnrichmentJob]],
 ) -> Operation[EnrichmentJob]:
-    """Retry an operation with growing delays until the deadline if the error is transient.
+    """Retry an operation with growing delays until a deadline if the error is transient.
 
-    A server that restarts at the end of hours of work must not cost the totals.
+    A restart of the server at the end of hours of work must not lose the totals.
     """
     deadline = time.monotonic() + _SECONDS_TO_END
     delay = 0.0

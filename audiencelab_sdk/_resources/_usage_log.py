@@ -1,19 +1,16 @@
-"""Responses of the database functions that write the usage log."""
+"""Read the responses of the database functions that write the usage log."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pydantic import AwareDatetime, StrictBool, StrictInt, TypeAdapter
 
-from audiencelab_sdk._http._reading import another_shape, read
+from audiencelab_sdk._http._operation import Response
+from audiencelab_sdk._http._reading import read, unexpected_shape
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import AudienceLabError, UnexpectedResponseError, UsageLogError
 from audiencelab_sdk.models import Outcome, UsageLog
 from audiencelab_sdk.models._base import Model
-
-if TYPE_CHECKING:
-    import httpx
 
 _ONE = "log_api_key_usage"
 _BATCH = "log_api_key_usage_batch"
@@ -27,12 +24,12 @@ class _Entry(Model, frozen=True):
     error_code: str | None = None
 
     def log(self, function: str) -> UsageLog:
-        """Return the entry that `function` wrote, or raise the reason why it did not."""
+        """Return the entry that `function` wrote, or raise the error that it reports."""
         if not self.success:
             reason = shown(self.error or "the database gave no reason")
             raise UsageLogError(reason, self.error_code and shown(self.error_code))
         if self.log_id is None or self.timestamp is None:
-            raise another_shape(function, ["log_id", "timestamp"])
+            raise unexpected_shape(function, ["log_id", "timestamp"])
         return UsageLog(log_id=self.log_id, timestamp=self.timestamp)
 
 
@@ -44,21 +41,23 @@ _ENTRY = TypeAdapter(_Entry)
 _ENTRIES = TypeAdapter(list[_BatchEntry], config=Model.model_config)
 
 
-def read_log(response: "httpx.Response") -> UsageLog:
+def read_log(response: Response) -> UsageLog:
     """Read the response of ``log_api_key_usage``.
 
     Raises:
         UsageLogError: The database could not write the entry.
-        UnexpectedResponseError: The response has another shape.
+        UnexpectedResponseError: The response has an unexpected format.
     """
     return read(_ONE, _ENTRY, response).log(_ONE)
 
 
-def read_batch(response: "httpx.Response", first: int, count: int) -> list[Outcome[UsageLog]]:
-    """Read the response of ``log_api_key_usage_batch`` to `count` events, from index `first` on.
+def read_batch(response: Response, first: int, count: int) -> list[Outcome[UsageLog]]:
+    """Read the response of ``log_api_key_usage_batch`` to `count` events.
+
+    The index of the first event is `first`.
 
     Raises:
-        UnexpectedResponseError: The response has another shape.
+        UnexpectedResponseError: The response has an unexpected format.
     """
     entries = {entry.event_index: entry for entry in read(_BATCH, _ENTRIES, response)}
     return [_outcome(first + index, index, entries) for index in range(count)]
@@ -67,8 +66,8 @@ def read_batch(response: "httpx.Response", first: int, count: int) -> list[Outco
 def _outcome(index: int, key: int, entries: Mapping[int, _BatchEntry]) -> Outcome[UsageLog]:
     entry = entries.get(key)
     if entry is None:
-        silence = f"{_BATCH} did not say whether it was written"
-        return Outcome(index, error=UnexpectedResponseError(silence))
+        message = f"{_BATCH} did not say whether it was written"
+        return Outcome(index, error=UnexpectedResponseError(message))
     try:
         return Outcome(index, entry.log(_BATCH))
     except AudienceLabError as error:

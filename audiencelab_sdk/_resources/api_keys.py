@@ -1,9 +1,10 @@
 """API keys: `client.api_keys`."""
 
 import builtins
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field, SecretStr, StrictBool, StrictInt, TypeAdapter
@@ -17,7 +18,7 @@ from audiencelab_sdk._arguments import (
     made_storable,
 )
 from audiencelab_sdk._http._listing import Listing, checked_page_size
-from audiencelab_sdk._http._operation import Operation, rpc
+from audiencelab_sdk._http._operation import Operation, Response, rpc
 from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk._http._resource import D, Resource, listing, operation
 from audiencelab_sdk._key_format import may_be_api_key
@@ -49,8 +50,7 @@ from audiencelab_sdk.models import (
 )
 from audiencelab_sdk.models._base import Model
 
-if TYPE_CHECKING:
-    import httpx
+logger = logging.getLogger("audiencelab_sdk")
 
 _CREATED = TypeAdapter(CreatedApiKey)
 _KEYS = Rows(
@@ -64,19 +64,28 @@ _BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
 _TRUE = TypeAdapter(Literal[True])
 _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
-# The database function takes no more, and PostgREST returns no more rows.
+# The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
-_AS_API_KEY = "Only an API key may ask this: call it on client.as_api_key(...)."
+_API_KEY_HINT = "Only an API key may ask this: call it on client.as_api_key(...)."
 
 
 class ApiKeys(Resource[D]):
     """The API keys of accounts: create, list, revoke and verify them, and log their use.
 
-    Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
-    AuthenticationError if the client has only the publishable (anon) key and no access token, or if
-    the server rejects the key or the token; APIConnectionError if no response arrives; and the
-    APIStatusError of any other error response. Ids are UUIDs or their text.
+    Ids are UUIDs or their text.
+
+    Besides the errors that it documents, every method raises:
+
+    - InvalidArgumentError if an argument is invalid. No request is sent then.
+    - AuthenticationError if the server rejects the key or the access token, or if the client has
+      only the publishable (anon) key.
+    - APIConnectionError if no response arrives.
+    - UnexpectedResponseError if the body of the response has an unexpected format.
+    - ClientClosedError if the client is closed.
+    - The APIStatusError for any other error response.
     """
+
+    _subject = "api_keys"
 
     @operation
     def create(
@@ -89,8 +98,9 @@ class ApiKeys(Resource[D]):
     ) -> Operation[CreatedApiKey]:
         """Create an API key, as a user who is a member of the account.
 
-        Calls the database function ``create_api_key``. The request is retried only if it was never
-        sent: after a lost response, or a 502, 503 or 504, check `list` first.
+        Calls the database function ``create_api_key``. A transient error is retried only if the
+        server did not carry out the request, because a retry could create a second key. After a
+        lost response or a 502, 503 or 504, check `list` before you call it again.
 
         Args:
             account_id: The account that owns the key.
@@ -99,7 +109,7 @@ class ApiKeys(Resource[D]):
             expires_at: When the key expires, as an aware datetime. None means never.
 
         Returns:
-            The new key. Its text is returned only here.
+            The new key, with its text, which cannot be read again.
 
         Raises:
             PermissionDeniedError: The caller is not a member of the account or lacks the account
@@ -212,17 +222,18 @@ class ApiKeys(Resource[D]):
 
         Returns:
             A ValidApiKey, which is truthy and has the key's id and account, or an InvalidApiKey,
-            which is falsy and has the same error for unknown, revoked and expired keys.
+            which is falsy and has the same error message for unknown, revoked and expired keys.
 
         Raises:
             PermissionDeniedError: The client acts as a user, or as an API key that is revoked or
                 expired.
             RateLimitError: Within 30 seconds, too many invalid keys had the prefix of a key that is
-                still hashed with bcrypt. `retry_after` is the time to wait, in seconds.
+                still hashed with bcrypt. `retry_after` is the number of seconds to wait.
         """
         api_key = hidden(api_key)
         key = checked_secret("api_key", api_key)
         if not may_be_api_key(key.get_secret_value()):
+            logger.debug("%s.verify: no request for a malformed API key", self._subject)
             return InvalidApiKey(error="Invalid API key")
         response = yield rpc("verify_api_key", {"p_api_key": key}, repeatable=True)
         return read("verify_api_key", _VERIFICATION, response)
@@ -241,17 +252,20 @@ class ApiKeys(Resource[D]):
         """Log a request that was made with an API key.
 
         Calls the database function ``log_api_key_usage``, as the service role. The function also
-        updates the key's `last_used_at`.
+        updates the key's `last_used_at`. A transient error is retried only if the server did not
+        carry out the request, because a retry could write a second entry.
 
         Args:
             api_key_id: The id that `verify` returned.
-            endpoint: The requested path, such as ``/v1/segments``. It must not be empty. In this
-                and the other texts, characters that PostgreSQL cannot store (NUL and lone
-                surrogates) are replaced by U+FFFD.
-            method: The HTTP method.
-            status_code: The HTTP status of the response.
-            ip_address: The client's address. An empty text is stored as null.
-            user_agent: The client's User-Agent header. An empty text is stored as null.
+            endpoint: The requested path, such as ``/v1/segments``, not empty. It is truncated to
+                2,000 characters. In all texts, characters that PostgreSQL cannot store (NUL and
+                lone surrogates) are replaced by U+FFFD.
+            method: The HTTP method, not empty, truncated to 255 characters.
+            status_code: The HTTP status of the response, 100 to 999.
+            ip_address: The client's address, truncated to 255 characters. An empty text is stored
+                as null.
+            user_agent: The client's User-Agent header, truncated to 1,000 characters. An empty text
+                is stored as null.
 
         Returns:
             The entry's id and time.
@@ -288,18 +302,18 @@ class ApiKeys(Resource[D]):
         """Log many requests that were made with API keys.
 
         Calls the database function ``log_api_key_usage_batch``, as the service role, with at most
-        1,000 events per request. Errors of the server or the connection are part of the outcomes
-        and are not raised, so that no event is lost silently::
+        1,000 events per request. Errors of the server or the connection are returned in the
+        outcomes and not raised, so that no event is lost silently::
 
             for outcome in client.api_keys.log_usage_batch(events):
                 if not outcome:
                     logger.error("not logged: %s: %s", events[outcome.index], outcome.error)
 
-        An event whose error is a UsageLogError was not written. After any other error, such as a
-        timeout, the event may have been written.
+        An event with a UsageLogError was not written. After any other error, such as a timeout, the
+        event may have been written.
 
         Args:
-            events: The requests. There is no limit on their number.
+            events: The requests, any number.
 
         Returns:
             An outcome for each event, in the order of the events.
@@ -320,7 +334,7 @@ class ApiKeys(Resource[D]):
 
     @operation
     def has_scope(self, entity_type: str, entity_id: str, action: str) -> Operation[bool]:
-        """Check whether the API key that this client acts as may do something.
+        """Check whether the API key that this client acts as has a permission.
 
         Only for a client from `as_api_key`. Calls the database function ``has_scope``.
 
@@ -330,7 +344,7 @@ class ApiKeys(Resource[D]):
             action: The action, such as ``read``.
 
         Returns:
-            True if one of the key's scopes covers it. False for a revoked or expired key.
+            True if one of the key's scopes covers the action. False for a revoked or expired key.
 
         Raises:
             PermissionDeniedError: The client does not act as an API key.
@@ -340,7 +354,7 @@ class ApiKeys(Resource[D]):
             "p_entity_id": checked_text("entity_id", entity_id),
             "p_action": checked_text("action", action),
         }
-        response = yield from _asked_by_an_api_key("has_scope", arguments)
+        response = yield from _call_as_api_key("has_scope", arguments)
         return read("has_scope", _BOOL, response)
 
     @operation
@@ -356,16 +370,16 @@ class ApiKeys(Resource[D]):
         Raises:
             PermissionDeniedError: The client does not act as an API key.
         """
-        response = yield from _asked_by_an_api_key("get_api_key_account_id", {})
+        response = yield from _call_as_api_key("get_api_key_account_id", {})
         return read("get_api_key_account_id", _ID_OR_NONE, response)
 
 
-def _asked_by_an_api_key(function: str, arguments: dict[str, Any]) -> "Operation[httpx.Response]":
+def _call_as_api_key(function: str, arguments: dict[str, Any]) -> Operation[Response]:
     try:
         return (yield rpc(function, arguments, repeatable=True))
     except (AuthenticationError, PermissionDeniedError) as error:
         if error.code == "42501":
-            error.hint = error.hint or _AS_API_KEY
+            error.hint = error.hint or _API_KEY_HINT
         raise
 
 

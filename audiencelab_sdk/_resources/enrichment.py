@@ -39,14 +39,22 @@ from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentTy
 class Enrichment(Resource[D]):
     """The enrichment jobs of accounts: pending, then processing, then completed or failed.
 
-    Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
-    AuthenticationError if the client has only the publishable (anon) key and no access token, or if
-    the server rejects the key or the token; APIConnectionError if no response arrives; and the
-    APIStatusError of any other error response. Ids are UUIDs or their text.
+    Members of the account and the service role may call all methods, except that `reset_progress`
+    is for the service role. API keys with a scope on ``enrichment`` may read jobs and work on them.
+    Ids are UUIDs or their text.
 
-    Members of the account and the service role may call all methods. API keys with a scope on
-    ``enrichment`` may read jobs and work on them.
+    Besides the errors that it documents, every method raises:
+
+    - InvalidArgumentError if an argument is invalid. No request is sent then.
+    - AuthenticationError if the server rejects the key or the access token, or if the client has
+      only the publishable (anon) key.
+    - APIConnectionError if no response arrives.
+    - UnexpectedResponseError if the body of the response has an unexpected format.
+    - ClientClosedError if the client is closed.
+    - The APIStatusError for any other error response.
     """
+
+    _subject = "enrichment"
 
     @operation
     def create(
@@ -163,7 +171,7 @@ class Enrichment(Resource[D]):
 
     @operation
     def start(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
-        """Move a pending job to processing. If several callers try, one succeeds.
+        """Move a pending job to processing. If several callers try, only one succeeds.
 
         Updates the table ``enrichment_tracking`` where the job is still pending. `track` and
         `report_progress` need no `start`: the first report starts a job.
@@ -185,11 +193,11 @@ class Enrichment(Resource[D]):
     def report_progress(
         self, job_id: UUID | str, *, worker: str, processed: int, failed: int = 0
     ) -> Operation[EnrichmentJob]:
-        """Report the totals of a worker since it began.
+        """Report the totals of a worker since its start. The first report starts a pending job.
 
         Calls the database function ``report_enrichment_progress``, which adds up the totals of all
-        workers. A worker's totals never decrease, so a repeated or late report does no harm. For
-        the same reason a restarted worker needs a new name. `track` handles all of this.
+        workers. A worker's totals never decrease, so repeated and late reports are harmless, and a
+        restarted worker needs a new name. `track` handles all of this.
 
         Args:
             job_id: The job's id.
@@ -210,14 +218,14 @@ class Enrichment(Resource[D]):
     def reset_progress(
         self, job_id: UUID | str, worker: str | None = None
     ) -> Operation[EnrichmentJob]:
-        """Discard what workers reported of a job, and recalculate its counters.
+        """Discard the reports of one worker or of all workers, and recalculate the job's counters.
 
-        For a worker that reported wrong totals, or before a job is done again. Calls the database
+        Use it after a worker reported wrong totals, or before a job is repeated. Calls the database
         function ``reset_enrichment_progress``, as the service role.
 
         Args:
             job_id: The job's id.
-            worker: The worker whose totals are discarded. None means all workers.
+            worker: The worker whose reports are discarded. None means all workers.
 
         Returns:
             The updated job.
@@ -256,13 +264,13 @@ class Enrichment(Resource[D]):
         """Move a pending or processing job to failed.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``. The other keys are kept, including concurrent changes (but numbers of more than
-        15 digits are written back as Python floats).
+        ``error``. The other keys are kept, including concurrent changes. Decimal numbers of more
+        than 15 digits lose precision.
 
         Args:
             job_id: The job's id.
-            error: The reason, or an exception whose text is the reason. At most 10,000 characters
-                are stored.
+            error: The reason, or an exception whose text is the reason. It is truncated to 10,000
+                characters.
 
         Returns:
             The updated job. Its `error` is the reason.
@@ -286,12 +294,13 @@ class Enrichment(Resource[D]):
     ) -> Operation[EnrichmentJob]:
         """Poll a job until it is completed.
 
-        After the first read, transient errors do not end the wait before the timeout.
+        Reads the table ``enrichment_tracking``. After the first read, transient errors are retried
+        until the timeout.
 
         Args:
             job_id: The job's id.
-            timeout: The longest time to wait, in seconds, not counting the last request.
-            poll_interval: Seconds between two reads.
+            timeout: The maximum time to wait, in seconds. The last request may exceed it.
+            poll_interval: The time between two reads, in seconds.
             on_progress: A plain function, called with the job after the first read and after each
                 change. An exception that it raises ends the wait.
             show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
@@ -301,10 +310,10 @@ class Enrichment(Resource[D]):
 
         Raises:
             EnrichmentFailedError: The job failed.
-            EnrichmentTimeoutError: The job did not end in time. If the last read failed, its error
-                is the cause.
+            EnrichmentTimeoutError: The job did not end within the timeout. If the last read failed,
+                its error is the ``__cause__``.
             NotFoundError: The job does not exist, or is not visible to the caller.
-            ConfigurationError: `show` needs rich, which is not installed.
+            ConfigurationError: `show` is true, and rich is not installed.
         """
         with shown(on_progress, show=show) as observe:
             checked_id = checked_uuid("job_id", job_id)
@@ -313,11 +322,11 @@ class Enrichment(Resource[D]):
             job = yield from jobs.TABLE.get(checked_id)
             if observe:
                 observe(job)
-            trouble: AudienceLabError | None = None
+            last_error: AudienceLabError | None = None
             while not job.status.is_final:
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise EnrichmentTimeoutError(job, timeout) from trouble
+                    raise EnrichmentTimeoutError(job, timeout) from last_error
                 before = job
                 try:
                     # The driver does not retry, because this loop does and knows the deadline.
@@ -325,9 +334,9 @@ class Enrichment(Resource[D]):
                         checked_id, delay=min(interval, left), retried=False
                     )
                 except jobs.TRANSIENT as error:
-                    trouble = error
+                    last_error = error
                 else:
-                    trouble = None
+                    last_error = None
                 if observe and job != before:
                     observe(job)
         if job.status is jobs.FAILED:
@@ -343,7 +352,7 @@ class Enrichment(Resource[D]):
         complete: bool = True,
         show: bool = False,
     ) -> Tracking:
-        """Work on a job and report the progress.
+        """Return a context manager that counts a worker's records and reports its progress.
 
         ::
 
@@ -355,31 +364,33 @@ class Enrichment(Resource[D]):
             async with async_client.enrichment.track(job, worker="w1") as progress:
                 await progress.advance(5)
 
-        Entering the block starts a pending job. The worker's totals are reported at most once a
-        second and at the end of the block. Then the job is completed. If the block raises, the job
-        fails with the exception's text, and the exception is re-raised. A lost report does not
-        interrupt the work, because each report carries the totals. The last report is retried for
-        a minute. `advance` raises ConflictError once another caller has ended the job.
+        Entering the block starts a pending job. `advance` reports the totals at most once a second.
+        The end of the block reports them again and completes the job. If the block raises, the job
+        fails with the exception's text, and the exception is re-raised. Calls the database function
+        ``report_enrichment_progress`` and updates the table ``enrichment_tracking``.
 
-        Several workers may share a job. Each passes ``complete=False``, and their parent calls
-        `complete` after all of them. A worker that fails, fails the job for all.
+        A transient error of a report does not interrupt the work: the next report includes its
+        totals. The last report is retried for up to a minute.
+
+        Several workers may share a job. Each passes ``complete=False``, and `complete` is called
+        after all of them have ended. If one worker raises, the job fails, and `advance` raises
+        ConflictError in the others.
 
         Args:
             job: The job, or its id.
-            worker: The worker's name, unique within the job, including earlier runs of the same
-                worker. None means a random name.
+            worker: The worker's name, unique within the job. Another run of the same worker needs
+                another name. None means a random name.
             complete: Whether to complete the job when the block ends without an exception.
             show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
 
         Returns:
-            A context manager that counts records.
+            The context manager. Its `processed` and `failed` are the totals, also after an error.
 
         Raises:
-            ConfigurationError: `show` needs rich, which is not installed.
+            ConfigurationError: `show` is true, and rich is not installed.
             ConflictError: On entry or at the end of the block, the job is completed or failed.
             NotFoundError: On entry or at the end of the block, the job does not exist, or the
-                caller may not work on it. After any error, `processed` and `failed` still have the
-                totals.
+                caller may not work on it.
         """
         return Tracking(job, worker=worker, complete=complete, show=show)
 

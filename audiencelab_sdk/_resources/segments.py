@@ -53,15 +53,21 @@ _SEGMENTS_PER_REQUEST = 100
 class Segments(Resource[D]):
     """The saved audience segments of accounts.
 
-    Every method raises InvalidArgumentError for an invalid argument, before it sends a request;
-    AuthenticationError if the client has only the publishable (anon) key and no access token, or if
-    the server rejects the key or the token; APIConnectionError if no response arrives; and the
-    APIStatusError of any other error response. Ids are UUIDs or their text. Deleted segments are
-    never returned.
+    Ids are UUIDs or their text. Deleted segments are never returned. Filters and custom columns may
+    also be passed as plain JSON, so that `update` can write back whatever `get` returns.
 
-    Filters and custom columns may also be given as the JSON that V3 stores, so that `update` can
-    write back unchanged whatever `get` returns.
+    Besides the errors that it documents, every method raises:
+
+    - InvalidArgumentError if an argument is invalid. No request is sent then.
+    - AuthenticationError if the server rejects the key or the access token, or if the client has
+      only the publishable (anon) key.
+    - APIConnectionError if no response arrives.
+    - UnexpectedResponseError if the body of the response has an unexpected format.
+    - ClientClosedError if the client is closed.
+    - The APIStatusError for any other error response.
     """
+
+    _subject = "segments"
 
     @operation
     def create(
@@ -79,9 +85,9 @@ class Segments(Resource[D]):
     ) -> Operation[Segment]:
         """Create a segment, as a user who is a member of the account.
 
-        Calls the database function ``create_studio_segment`` and reads the segment from the table
-        ``segments``. The call is retried only if the request was never sent; `create_many` is
-        also retried after a lost response::
+        Calls the database function ``create_studio_segment``, then reads the segment from the table
+        ``segments``. A transient error is retried only if the server did not carry out the request,
+        because a retry could create a second segment. `create_many` retries all of them::
 
             client.segments.create(
                 account_id,
@@ -151,12 +157,12 @@ class Segments(Resource[D]):
         """Create many segments, as a member of the account or as the service role.
 
         Inserts into the table ``segments``, at most 100 rows per request. Errors of the server or
-        the connection are part of the outcomes and are not raised, so that it is known which
-        segments exist. A segment that the database rejects does not affect the others.
+        the connection are returned in the outcomes and not raised, so that you know which segments
+        were created. A segment that the database rejects does not affect the others.
 
         Args:
             account_id: The account that owns the segments.
-            segments: The segments. There is no limit on their number.
+            segments: The segments, any number.
             created_by: The user who creates them. None means the user that the client acts as. Only
                 the service role may name another user.
 
@@ -164,7 +170,7 @@ class Segments(Resource[D]):
             An outcome for each segment, in the order of the segments.
 
         Raises:
-            InvalidArgumentError: The client acts as no user, and `created_by` is missing.
+            InvalidArgumentError: The client does not act as a user, and `created_by` is missing.
         """
         common = {
             "account_id": str(checked_uuid("account_id", account_id)),
@@ -347,7 +353,7 @@ def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Operation[list[Out
             return [Outcome(first + index, error=error) for index in range(len(rows))]
     else:
         return [Outcome(first + index, segment) for index, segment in enumerate(segments)]
-    # One invalid row makes the database reject all of them. Halving finds it.
+    # One invalid row makes the database reject all rows. Halving finds it.
     middle = len(rows) // 2
     outcomes = yield from _insert(first, rows[:middle])
     outcomes += yield from _insert(first + middle, rows[middle:])
@@ -355,8 +361,8 @@ def _insert(first: int, rows: Sequence[Mapping[str, Any]]) -> Operation[list[Out
 
 
 def _is_about_a_row(error: AudienceLabError) -> bool:
-    """Whether the database rejected the values of a single row, by the SQLSTATE."""
+    """Return whether the database rejected the values of a single row, by the SQLSTATE."""
     if not isinstance(error, InvalidRequestError | ConflictError):
         return False
-    # The foreign keys, account and user, are the same in all rows.
+    # The foreign keys, account and creator, are the same in all rows.
     return error.code != "23503" and (error.code or "")[:2] in {"22", "23", "P0"}

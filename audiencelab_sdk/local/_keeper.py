@@ -1,8 +1,8 @@
 """Keep a program running as long as this process, and no longer.
 
 `Keeper` runs `_keeper_process.py` as a separate process and holds the other end of its stdin.
-That pipe closes however this process ends, even if it is killed; the keeper process then stops
-the program and cleans up after it.
+The pipe closes when this process ends, even if it is killed. The keeper process then stops the
+program and cleans up after it.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class Keeper:
             raise
 
     def stop(self) -> None:
-        """Stop the program and wait until it has ended. Without effect if it is not running."""
+        """Stop the program and wait until it has ended. Does nothing if it is not running."""
         process, self._process = self._process, None
         if process is not None:
             _running.discard(self)
@@ -69,7 +69,7 @@ class Keeper:
         process, self._process = self._process, None
         if process is not None:
             _close_pipes(process)
-            process.returncode = 0  # the parent's child: there is nothing to wait for
+            process.returncode = 0  # the parent process waits for it
 
     def _instruct(self, process: "subprocess.Popen[bytes]", port: int) -> int:
         line = instruct(process, self._order | {"port": port})
@@ -85,10 +85,10 @@ class Keeper:
 
 
 def instruct(process: "subprocess.Popen[bytes]", order: Mapping[str, object]) -> bytes:
-    """Send an order to a keeper and return its reply, empty if the keeper exited."""
+    """Send an order to a keeper process and return its reply, which is empty if it exited."""
     assert process.stdin is not None  # noqa: S101 - a pipe
     assert process.stdout is not None  # noqa: S101 - a pipe
-    with contextlib.suppress(BrokenPipeError):  # the keeper exited; its reply is empty
+    with contextlib.suppress(BrokenPipeError):  # it exited, so its reply is empty
         process.stdin.write(json.dumps(order).encode() + b"\n")
         process.stdin.flush()
     return process.stdout.readline()

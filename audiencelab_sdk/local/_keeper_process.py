@@ -30,9 +30,9 @@ class StartError(RuntimeError):
 
 
 class Program(Protocol):
-    """What the file named in an order defines: a program that listens on a TCP port.
+    """A program that listens on a TCP port: the interface of the class that an order names.
 
-    Its methods raise `RuntimeError` or `OSError` with a message for the owner.
+    Its methods raise `RuntimeError` or `OSError` with a message for the owner of the keeper.
 
     Attributes:
         name: The program's name in error messages.
@@ -63,11 +63,11 @@ class Program(Protocol):
 
 
 class Runner:
-    """The keeper's side: starts and stops one program.
+    """Starts and stops one program.
 
     Args:
         program: The program.
-        pause: Called with seconds between two checks whether the program is ready.
+        pause: Called between two checks whether the program is ready, with the seconds to sleep.
     """
 
     def __init__(self, program: Program, pause: Callable[[float], None] = time.sleep) -> None:
@@ -109,7 +109,7 @@ class Runner:
         self._program.clean_up()
 
     def reap(self, *_: object) -> None:
-        """Collect the program's exit status, so that a program that exits is not left a zombie."""
+        """Collect the exit status of a program that has exited, so that it leaves no zombie."""
         if self._process is not None:
             self._process.poll()
 
@@ -140,7 +140,7 @@ def free_port() -> int:
 
 def _read_end(output: IO[bytes]) -> str:
     size = os.fstat(output.fileno()).st_size
-    # The program shares the file's position, which pread leaves alone.
+    # The program shares the file's position, which pread does not change.
     return os.pread(output.fileno(), OUTPUT_BYTES, max(size - OUTPUT_BYTES, 0)).decode(
         errors="replace"
     )

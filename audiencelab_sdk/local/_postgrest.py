@@ -53,7 +53,7 @@ def find_postgrest(choice: RestChoice | None) -> Path | None:
 class PostgrestServer:
     """PostgREST on a free port of 127.0.0.1.
 
-    It runs until the end of the `with` block, and no longer than the Python process.
+    It stops at the end of the `with` block or of the Python process.
 
     Args:
         program: The path of PostgREST.
@@ -82,7 +82,7 @@ class PostgrestServer:
             raise PostgrestStartError(str(error)) from error
 
     def stop(self) -> None:
-        """Stop PostgREST. Without effect if it is not running."""
+        """Stop PostgREST. Does nothing if it is not running."""
         self._keeper.stop()
 
     def __enter__(self) -> Self:

@@ -48,8 +48,8 @@ class LocalStack:
     """PostgreSQL with the project's schema and seed, and a REST API like Supabase's.
 
     For tests, examples and development on a machine without Docker and Supabase. Use it as a
-    context manager, sync or async, or call `start` and `stop`. It listens on 127.0.0.1 only and
-    runs no longer than the Python process. It leaves nothing behind, even after a crash.
+    context manager, sync or async, or call `start` and `stop`. It listens on 127.0.0.1 only. It
+    stops with the Python process and leaves nothing behind, even after a crash.
 
     The data is deleted when the stack stops, unless `data_dir` is given. A stack with `data_dir`
     applies new migrations each time it starts.
@@ -144,7 +144,7 @@ class LocalStack:
             self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
 
     def stop(self) -> None:
-        """Stop the stack and delete its temporary data. Without effect if it is not running."""
+        """Stop the stack and delete its temporary data. Does nothing if it is not running."""
         running, self._running = self._running, None
         if running is not None:
             running.resources.close()

@@ -1,11 +1,11 @@
-"""What all models share."""
+"""The base class of all models."""
 
 from pydantic import BaseModel
 
 
 class Model(BaseModel, frozen=True, extra="allow", hide_input_in_errors=True, cache_strings="keys"):
-    """Immutable; a column that a newer database adds is kept; errors do not quote values.
+    """Base class of all models. Instances are immutable and keep the columns of newer databases.
 
-    Nor does pydantic's cache of the strings in JSON hold any: they are many, rarely the same, and
-    some are secret.
+    Validation errors quote no values, and pydantic caches only the keys of JSON objects: the values
+    rarely repeat, and some are secret.
     """

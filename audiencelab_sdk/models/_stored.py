@@ -1,4 +1,4 @@
-"""What the database stores: JSON, and columns that may hold more than they should."""
+"""Types for columns that may contain more than the model expects: JSON, arrays and times."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -10,11 +10,11 @@ from pydantic_core import core_schema
 from audiencelab_sdk.models._base import Model
 
 Json: TypeAlias = bool | int | float | str | Sequence[Any] | Mapping[str, Any] | None
-"""What callers may pass as JSON: a ``list[str]`` too, which is no `pydantic.JsonValue`."""
+"""The type of JSON arguments. Unlike `pydantic.JsonValue`, it accepts a ``list[str]``."""
 
 
 def plain(value: Any) -> Any:
-    """`value` with lists for its sequences and dicts for its mappings, as pydantic wants JSON."""
+    """Return JSON with lists for sequences and dicts for mappings, as pydantic requires."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in cast("Any", value).items()}
     if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
@@ -23,7 +23,7 @@ def plain(value: Any) -> Any:
 
 
 class StoredObject(Model, frozen=True):
-    """An object in a jsonb column; `model_dump` gives what is stored, other keys included."""
+    """An object in a jsonb column. `model_dump` returns it as stored, unknown keys included."""
 
     @model_serializer
     def _stored(self) -> dict[str, Any]:
@@ -33,12 +33,12 @@ class StoredObject(Model, frozen=True):
         return known | (self.model_extra or {})
 
 
-def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
-    """For a column that should hold a certain type, but may hold more.
+def or_convert(convert: Callable[[Any], Any]) -> GetPydanticSchema:
+    """Accept values of the annotated type, and convert all others.
 
     Args:
-        convert: Makes the annotated type of what is not of it, or raises ValueError. It is not
-            called for the others, which are most: calling Python for every row takes long.
+        convert: Converts a value of another type, or raises ValueError. It is called only for these
+            few values, because calling Python for every row is slow.
     """
 
     def validated(annotated: Any, handler: Callable[[Any], core_schema.CoreSchema]) -> Any:
@@ -48,7 +48,7 @@ def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
                 core_schema.no_info_after_validator_function(convert, core_schema.any_schema()),
             ],
             mode="left_to_right",
-            # One error in place of one for each of the two.
+            # One error instead of one for each choice.
             custom_error_type="stored_shape",
             custom_error_message="Input is neither of the type that it should be nor like it",
         )
@@ -59,30 +59,30 @@ def otherwise(convert: Callable[[Any], Any]) -> GetPydanticSchema:
     return GetPydanticSchema(validated, documented)
 
 
-def _as_texts(array: Any) -> tuple[str, ...]:
-    # A text[] may have NULLs and further dimensions, which no application means.
+def _flattened(array: Any) -> tuple[str, ...]:
+    # PostgreSQL allows nulls and further dimensions in a text[].
     if not isinstance(array, list | tuple):
-        raise ValueError("not an array")  # noqa: TRY004 - pydantic wants it so
+        raise ValueError("not an array")  # noqa: TRY004 - pydantic catches only ValueError
     items = cast("Sequence[Any]", array)
-    nested = (_as_texts(item) if isinstance(item, list) else (item,) for item in items)
+    nested = (_flattened(item) if isinstance(item, list) else (item,) for item in items)
     texts = [text for part in nested for text in part if text is not None]
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("not an array of texts")
     return tuple(texts)
 
 
-# PostgreSQL has two times that Python has not.
+# Python has no infinite times.
 _INFINITE = {
     "infinity": datetime.max.replace(tzinfo=UTC),
     "-infinity": datetime.min.replace(tzinfo=UTC),
 }
 
 
-def _as_moment(value: Any) -> datetime:
+def _infinite(value: Any) -> datetime:
     if isinstance(value, str) and value in _INFINITE:
         return _INFINITE[value]
     raise ValueError("not a time with its zone")
 
 
-Texts: TypeAlias = Annotated[tuple[str, ...], otherwise(_as_texts)]
-Moment: TypeAlias = Annotated[AwareDatetime, otherwise(_as_moment)]
+TextArray: TypeAlias = Annotated[tuple[str, ...], or_convert(_flattened)]
+Timestamp: TypeAlias = Annotated[AwareDatetime, or_convert(_infinite)]

@@ -1,4 +1,4 @@
-"""The mark of an argument that was not passed, where None means something."""
+"""The default of arguments for which None is a value."""
 
 from enum import Enum
 from typing import Final
@@ -14,4 +14,4 @@ class Unset(Enum):
 
 
 UNSET: Final = Unset.UNSET
-"""Leaves a column as it is: `update` changes what is passed, and None is a value."""
+"""Leaves a column unchanged. It is the default where None is a value, as in `update`."""

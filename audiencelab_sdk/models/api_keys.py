@@ -1,4 +1,4 @@
-"""API keys, what they may do, and what is said of them."""
+"""API keys, their scopes, verifications and usage log."""
 
 from typing import Annotated, Any, Literal, cast
 from uuid import UUID
@@ -16,20 +16,20 @@ from pydantic import (
 from audiencelab_sdk._limits import LONGEST_ENDPOINT, LONGEST_LOG_TEXT, LONGEST_USER_AGENT
 from audiencelab_sdk._text import shown, storable
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import Moment
+from audiencelab_sdk.models._stored import Timestamp
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
 
 class Scope(Model, frozen=True):
-    """A permission: an action on an entity of a type. ``"*"`` in any of the three stands for all.
+    """A permission of an API key: an action on an entity. ``"*"`` in a field matches any value.
 
     ``Scope(entity_type="segment", entity_id="*", action="read")`` lets a key read every segment.
 
     Attributes:
         entity_type: The kind of entity, such as ``segment``.
-        entity_id: Which entity of that kind.
-        action: What may be done with it, such as ``read``.
+        entity_id: The entity's id.
+        action: The action, such as ``read``.
     """
 
     entity_type: _Text
@@ -38,8 +38,8 @@ class Scope(Model, frozen=True):
 
 
 def _well_formed(scopes: Any) -> list[Any]:
-    # Keys older than the database's check may carry anything here. What is no scope grants
-    # nothing, and must not make the account's other keys unreadable.
+    # Keys older than the database's check may have malformed scopes. These grant nothing, and must
+    # not make the key unreadable.
     if not isinstance(scopes, list | tuple):
         return []
     return [scope for scope in cast("list[Any]", scopes) if _is_scope(scope)]
@@ -53,43 +53,43 @@ def _is_scope(value: Any) -> bool:
 
 
 class ApiKey(Model, frozen=True):
-    """An API key as `list` shows it, without the key itself.
+    """An API key, without its text.
 
     Attributes:
         id: The key's id.
-        name: The name that its maker gave it.
-        key_prefix: The first seven characters of the key, to recognise it by.
-        scopes: What it may do.
-        expires_at: When it stops being valid; None for never.
-        created_at: When it was made.
-        last_used_at: When its use was last logged, to the minute; None for never.
-        is_active: False once it is revoked.
-        created_by: The user who made it.
+        name: A label for people.
+        key_prefix: The first seven characters of the key, to recognize it by.
+        scopes: What the key may do.
+        expires_at: When the key expires. None means never.
+        created_at: When the key was created.
+        last_used_at: When use of the key was last logged, to the minute. None means never.
+        is_active: False if the key is revoked.
+        created_by: The user who created the key.
     """
 
     id: UUID
     name: str
     key_prefix: str
     scopes: Annotated[tuple[Scope, ...], BeforeValidator(_well_formed)]
-    expires_at: Moment | None
+    expires_at: Timestamp | None
     created_at: AwareDatetime
-    last_used_at: Moment | None
+    last_used_at: Timestamp | None
     is_active: StrictBool
     created_by: UUID | None
 
 
 class CreatedApiKey(Model, frozen=True):
-    """A new API key: the only time that the key itself is shown.
+    """A new API key, with its text, which cannot be read again.
 
     Attributes:
         id: The key's id.
-        name: Its name.
-        key: The key itself; ``key.get_secret_value()`` is its text.
-        key_prefix: The first seven characters of the key, to recognise it by.
-        account_id: The account that it belongs to.
-        scopes: What it may do.
-        expires_at: When it stops being valid; None for never.
-        created_at: When it was made.
+        name: A label for people.
+        key: The key. ``key.get_secret_value()`` is its text.
+        key_prefix: The first seven characters of the key, to recognize it by.
+        account_id: The account that owns the key.
+        scopes: What the key may do.
+        expires_at: When the key expires. None means never.
+        created_at: When the key was created.
     """
 
     id: UUID
@@ -103,15 +103,15 @@ class CreatedApiKey(Model, frozen=True):
 
 
 class ApiKeyVerification(Model, frozen=True):
-    """Whether a text is a valid API key: a :class:`ValidApiKey` or an :class:`InvalidApiKey`.
+    """The result of `verify`: a :class:`ValidApiKey` or an :class:`InvalidApiKey`.
 
-    Its truth value is `valid`, and type checkers know which of the two it is once it was asked.
+    It is truthy if the key is valid. Type checkers narrow it by its truth value.
 
     Attributes:
-        valid: True for a key that exists, is active and has not expired.
-        api_key_id: The key's id, when it is valid.
-        account_id: The key's account, when it is valid.
-        error: Why it is not valid: the same for unknown, revoked and expired keys.
+        valid: Whether the key exists, is active and has not expired.
+        api_key_id: The key's id, or None if the key is not valid.
+        account_id: The account that owns the key, or None if the key is not valid.
+        error: The same message for unknown, revoked and expired keys, or None if the key is valid.
     """
 
     valid: StrictBool
@@ -129,7 +129,7 @@ class ValidApiKey(ApiKeyVerification, frozen=True):
     Attributes:
         valid: True.
         api_key_id: The key's id.
-        account_id: The account that it belongs to.
+        account_id: The account that owns the key.
         error: None.
     """
 
@@ -149,7 +149,7 @@ class InvalidApiKey(ApiKeyVerification, frozen=True):
         valid: False.
         api_key_id: None.
         account_id: None.
-        error: Why: the same for unknown, revoked and expired keys.
+        error: The same message for unknown, revoked and expired keys.
     """
 
     valid: Literal[False] = False
@@ -162,7 +162,7 @@ class InvalidApiKey(ApiKeyVerification, frozen=True):
 
 
 def _storable(longest: int) -> BeforeValidator:
-    # What a client says of itself may hold anything, and must not cost the record.
+    # HTTP clients control these texts, which must not make the log entry fail.
     return BeforeValidator(
         lambda value: storable(value[:longest]) if isinstance(value, str) else value
     )
@@ -172,18 +172,20 @@ _EMPTY_AS_NONE = BeforeValidator(lambda value: None if value == "" else value)
 
 
 class UsageEvent(Model, frozen=True, extra="forbid"):
-    """A request that came with an API key, for `log_usage_batch`.
+    """A request that was made with an API key, for `log_usage_batch`.
 
-    In its texts, NUL and lone surrogates are replaced by U+FFFD, for PostgreSQL cannot store them.
+    In all texts, characters that PostgreSQL cannot store (NUL and lone surrogates) are replaced by
+    U+FFFD.
 
     Attributes:
-        api_key_id: The id that `verify` gave.
-        endpoint: What was asked for, such as ``/v1/segments``; cut at 2,000 characters.
-        method: The HTTP method; cut at 255 characters.
-        status_code: The HTTP status that it was answered with.
-        ip_address: Where it came from; None for an empty text. Cut at 255 characters.
-        user_agent: What it said it was; None for an empty text. Cut at 1,000 characters.
-        timestamp: When it came, with a time zone; None for when it is written.
+        api_key_id: The id that `verify` returned.
+        endpoint: The requested path, such as ``/v1/segments``, truncated to 2,000 characters.
+        method: The HTTP method, truncated to 255 characters.
+        status_code: The HTTP status of the response, 100 to 999.
+        ip_address: The client's address, truncated to 255 characters. An empty text becomes None.
+        user_agent: The client's User-Agent header, truncated to 1,000 characters. An empty text
+            becomes None.
+        timestamp: The time of the request, an aware datetime. None means the time of the entry.
     """
 
     api_key_id: UUID
@@ -196,11 +198,11 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
 
 
 class UsageLog(Model, frozen=True):
-    """One line of the usage log.
+    """An entry of the usage log.
 
     Attributes:
-        log_id: The line's id.
-        timestamp: When it was written.
+        log_id: The entry's id.
+        timestamp: The time of the request, or of the entry if no time was passed.
     """
 
     log_id: UUID

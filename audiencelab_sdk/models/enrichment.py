@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import AwareDatetime
 
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import Moment, Texts, otherwise
+from audiencelab_sdk.models._stored import TextArray, Timestamp, or_convert
 
 
 class EnrichmentType(StrEnum):
@@ -21,7 +21,7 @@ class EnrichmentType(StrEnum):
 
 
 class EnrichmentStatus(StrEnum):
-    """How far a job is: pending, then processing, then completed or failed."""
+    """The status of a job: pending, then processing, then completed or failed."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -30,12 +30,13 @@ class EnrichmentStatus(StrEnum):
 
     @property
     def is_final(self) -> bool:
-        """Whether the job has ended: completed or failed."""
+        """Whether the job is completed or failed."""
         return self in {EnrichmentStatus.COMPLETED, EnrichmentStatus.FAILED}
 
 
 def _as_object(metadata: Any) -> dict[str, Any]:
-    # Applications write this column too; one that holds no object must not hide the other jobs.
+    # Other applications write this column too. A value that is not an object must not make the job
+    # unreadable.
     return {} if metadata is None else {"value": metadata}
 
 
@@ -44,20 +45,21 @@ class EnrichmentJob(Model, frozen=True):
 
     Attributes:
         id: The job's id.
-        account_id: The account that it belongs to.
+        account_id: The account that owns the job.
         audience_id: The audience whose records are enriched.
-        enrichment_type: What it adds.
-        status: How far it is.
-        total_records: The number of records to deal with; 0 when it is not known.
-        processed_records: The number dealt with so far, by all workers.
+        enrichment_type: What the job adds.
+        status: The status of the job.
+        total_records: The number of records. 0 means unknown.
+        processed_records: The number of records that all workers have processed, failures included.
         failed_records: How many of these failed.
-        enrichment_fields: The fields that it is to fill.
-        metadata: Whatever else its makers say of it.
-        started_at: When the first work on it began.
-        completed_at: When it was completed or failed.
-        created_by: The user who made it.
-        created_at: When it was made.
-        updated_at: When it last changed.
+        enrichment_fields: The fields to fill.
+        metadata: Further data about the job. A stored value that is not an object has the key
+            ``value`` here.
+        started_at: When the job was started.
+        completed_at: When the job was completed or failed.
+        created_by: The user who created the job.
+        created_at: When the job was created.
+        updated_at: When the job was last changed.
     """
 
     id: UUID
@@ -68,16 +70,16 @@ class EnrichmentJob(Model, frozen=True):
     total_records: int
     processed_records: int
     failed_records: int
-    enrichment_fields: Texts
-    metadata: Annotated[dict[str, Any], otherwise(_as_object)]
-    started_at: Moment | None
-    completed_at: Moment | None
+    enrichment_fields: TextArray
+    metadata: Annotated[dict[str, Any], or_convert(_as_object)]
+    started_at: Timestamp | None
+    completed_at: Timestamp | None
     created_by: UUID
     created_at: AwareDatetime
     updated_at: AwareDatetime
 
     @property
     def error(self) -> str | None:
-        """What `fail` was told; None for a job that it did not end."""
+        """The failure reason, which `fail` stores in the metadata. None if there is none."""
         error = self.metadata.get("error")
         return error if isinstance(error, str) else None

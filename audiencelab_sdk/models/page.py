@@ -1,4 +1,4 @@
-"""Lists that are fetched a page at a time."""
+"""Pages of lists."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +14,8 @@ class UnreadableRow:
 
     Attributes:
         id: The row's id.
-        raw: The row as the server sent it, as JSON text. Not part of the repr.
-        reason: Which fields do not fit, and why. It quotes no value.
+        raw: The JSON text of the row, as the server sent it. The repr omits it.
+        reason: Which fields do not fit, and why. It quotes no values.
     """
 
     id: UUID
@@ -24,9 +24,9 @@ class UnreadableRow:
 
 
 class Page(Generic[T]):
-    """Some items of a list; iterating walks all of them, over this page and those after it.
+    """A page of a list. Iterating over it yields its items and those of all following pages.
 
-    The pages after it are fetched when the walk gets there, so iterating raises what `next` does.
+    The following pages are fetched as needed, so iteration raises the same errors as `next`.
 
     Attributes:
         items: The items of this page, in the list's order.
@@ -52,8 +52,8 @@ class Page(Generic[T]):
         Raises:
             AudienceLabError: The request for it failed. Calling it again retries.
         """
-        # A page with fewer items than were asked for need not be the last: the server cuts every
-        # answer at its own limit and does not say so. Only a page without rows is the end.
+        # A page with fewer items than requested need not be the last, because the server truncates
+        # responses at its own limit without saying so. Only a page without rows ends the list.
         if self._fetch_next is None:
             return None
         page = self._fetch_next()
@@ -66,19 +66,19 @@ class Page(Generic[T]):
             yield from items
             if fetch_next is None:
                 return
-            items = ()  # gone before the next ones come
+            items = ()  # frees them before the next page arrives
             page = fetch_next()
             items, fetch_next = page.items, page._fetch_next
             del page
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return _repr(self)
 
 
 class AsyncPage(Generic[T]):
-    """Some items of a list; ``async for`` walks all of them, over this page and those after it.
+    """A page of a list. ``async for`` over it yields its items and those of all following pages.
 
-    The pages after it are fetched when the walk gets there, so iterating raises what `next` does.
+    The following pages are fetched as needed, so iteration raises the same errors as `next`.
 
     Attributes:
         items: The items of this page, in the list's order.
@@ -110,14 +110,14 @@ class AsyncPage(Generic[T]):
         return page if page._fetch_next else None
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return _AsyncWalk(self.items, self._fetch_next)
+        return _AsyncItems(self.items, self._fetch_next)
 
     def __repr__(self) -> str:
-        return _shown(self)
+        return _repr(self)
 
 
-class _AsyncWalk(Generic[T]):
-    """No generator: trio warns of one that is left before its end."""
+class _AsyncItems(Generic[T]):
+    """Not a generator, because trio warns about generators that are not exhausted."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _AsyncWalk(Generic[T]):
         self._items = iter(items)
         self._fetch_next = fetch_next
 
-    def __aiter__(self) -> "_AsyncWalk[T]":
+    def __aiter__(self) -> "_AsyncItems[T]":
         return self
 
     async def __anext__(self) -> T:
@@ -139,9 +139,9 @@ class _AsyncWalk(Generic[T]):
                 raise StopAsyncIteration
             page = await fetch_next()
             self._items = iter(page.items)
-            self._fetch_next = page._fetch_next  # pyright: ignore[reportPrivateUsage] # its own part
+            self._fetch_next = page._fetch_next  # pyright: ignore[reportPrivateUsage] # same module
 
 
-def _shown(page: Page[T] | AsyncPage[T]) -> str:
+def _repr(page: Page[T] | AsyncPage[T]) -> str:
     unreadable = f", unreadable={page.unreadable!r}" if page.unreadable else ""
     return f"{type(page).__name__}(items={page.items!r}{unreadable})"

@@ -1,4 +1,4 @@
-"""Audience segments, and the filters and columns that they are made of."""
+"""Audience segments, their filters and custom columns."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from audiencelab_sdk.models._base import Model
-from audiencelab_sdk.models._stored import Json, StoredObject, Texts, otherwise, plain
+from audiencelab_sdk.models._stored import Json, StoredObject, TextArray, or_convert, plain
 
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -29,15 +29,15 @@ class SourceType(StrEnum):
 
 
 class SegmentFilter(StoredObject, frozen=True):
-    """A condition on a field of the records of a segment.
+    """A condition on a field of a segment's records.
 
     ``SegmentFilter.where("country") == "US"`` is the same as
     ``SegmentFilter(field="country", operator="=", value="US")``.
 
     Attributes:
         field: The field's name.
-        operator: The comparison, as V3 writes it, such as ``=``.
-        value: What it is compared with: anything that JSON has.
+        operator: The comparison operator, such as ``=``. It is stored unchanged.
+        value: The value to compare with: any JSON.
     """
 
     field: _Text
@@ -46,9 +46,9 @@ class SegmentFilter(StoredObject, frozen=True):
 
     @staticmethod
     def where(field: str) -> "FilterField":
-        """Begin a filter: compare what this gives by ``==``, ``!=``, ``<``, ``<=``, ``>``, ``>=``.
+        """Return a field. Comparing it with a value returns a filter.
 
-        ::
+        The operators are ``==``, ``!=``, ``<``, ``<=``, ``>`` and ``>=``; `op` takes any other::
 
             SegmentFilter.where("country") == "US"
             SegmentFilter.where("employees") >= 50
@@ -58,12 +58,12 @@ class SegmentFilter(StoredObject, frozen=True):
             field: The field's name.
 
         Returns:
-            What makes a SegmentFilter of a comparison.
+            The field, to be compared with a value.
         """
         return FilterField(field)
 
     def __bool__(self) -> NoReturn:
-        # `where("age") >= 18 and where("age") < 65` would silently be its last part alone.
+        # `where("age") >= 18 and where("age") < 65` would silently evaluate to its last part.
         raise TypeError(
             "a filter is neither true nor false: to combine filters, pass a list of them, "
             "and no `and`, `or`, `not` or chained comparison"
@@ -71,17 +71,17 @@ class SegmentFilter(StoredObject, frozen=True):
 
 
 class FilterField:
-    """A field to compare with a value, from :meth:`SegmentFilter.where`: that makes a filter."""
+    """A field, from :meth:`SegmentFilter.where`. Comparing it with a value returns a filter."""
 
     __slots__ = ("_field",)
-    # Its == compares nothing, so no two of them are equal, and no hash can be right.
+    # Not hashable: == returns a filter, so equality is not defined.
     __hash__: ClassVar[None]  # type: ignore[assignment] # object's is a method
 
     def __init__(self, field: str) -> None:
         self._field = field
 
     def op(self, operator: str, value: Json) -> SegmentFilter:
-        """The filter with any operator; it is stored as it is written here."""
+        """Return a filter with any operator, which is stored unchanged."""
         return SegmentFilter(field=self._field, operator=operator, value=plain(value))
 
     def __eq__(self, value: Json) -> SegmentFilter:  # type: ignore[override] # pyright: ignore[reportIncompatibleMethodOverride] # a filter is not a bool
@@ -107,12 +107,12 @@ class FilterField:
 
 
 class CustomColumn(StoredObject, frozen=True, validate_by_name=True, validate_by_alias=True):
-    """A column that a segment's table shows beside the usual ones.
+    """A column that a segment's table shows in addition to the default ones.
 
     Attributes:
-        field: The field that it shows.
-        header_name: Its title; V3 stores it as ``headerName``.
-        type: The type of its values, such as ``number``.
+        field: The field to show.
+        header_name: The title, stored as ``headerName``.
+        type: The type of the values, such as ``number``.
     """
 
     field: _Text
@@ -127,8 +127,8 @@ AnyFilter: TypeAlias = Annotated[SegmentFilter | JsonValue, Field(union_mode="le
 AnyColumn: TypeAlias = Annotated[CustomColumn | JsonValue, Field(union_mode="left_to_right")]
 
 
-def _alone(column: Any) -> tuple[Any, ...]:
-    # Applications write these columns, too: what is no array is read as the only item of one.
+def _as_array(column: Any) -> tuple[Any, ...]:
+    # Other applications write these columns too. A value that is not an array is read as its item.
     return () if column is None else (column,)
 
 
@@ -137,20 +137,21 @@ class Segment(Model, frozen=True):
 
     Attributes:
         id: The segment's id.
-        account_id: The account that it belongs to.
-        name: Its name.
-        description: What it is for; None when nobody said.
+        account_id: The account that owns the segment.
+        name: A label for people.
+        description: A longer description, or None.
         source_type: Where its records come from.
         source_id: The id of that audience or upload.
-        filters: The conditions on its records. What an application wrote in another shape than
-            SegmentFilter's is here as the JSON that it is, and `update` writes it back unchanged.
-        enrichment_fields: The fields that were added to its records.
-        custom_columns: The columns that its table shows besides; other shapes as in `filters`.
-        tags: Its tags.
-        created_by: The user who made it.
-        created_at: When it was made.
-        updated_at: When it was last changed.
-        deleted: True once it is deleted: then only the service role sees it, in the database.
+        filters: The conditions that its records meet. Filters that another application stored in a
+            different format are plain JSON, which `update` writes back unchanged.
+        enrichment_fields: The fields to add to its records.
+        custom_columns: The columns to show in addition to the default ones. Other formats are plain
+            JSON, as in `filters`.
+        tags: The segment's tags.
+        created_by: The user who created the segment.
+        created_at: When the segment was created.
+        updated_at: When the segment was last changed.
+        deleted: Whether the segment is deleted. The SDK returns no deleted segments.
     """
 
     id: UUID
@@ -159,10 +160,10 @@ class Segment(Model, frozen=True):
     description: str | None
     source_type: SourceType
     source_id: str
-    filters: Annotated[tuple[AnyFilter, ...], otherwise(_alone)]
-    enrichment_fields: Texts
-    custom_columns: Annotated[tuple[AnyColumn, ...], otherwise(_alone)]
-    tags: Texts
+    filters: Annotated[tuple[AnyFilter, ...], or_convert(_as_array)]
+    enrichment_fields: TextArray
+    custom_columns: Annotated[tuple[AnyColumn, ...], or_convert(_as_array)]
+    tags: TextArray
     created_by: UUID
     created_at: AwareDatetime
     updated_at: AwareDatetime
@@ -170,17 +171,17 @@ class Segment(Model, frozen=True):
 
 
 class NewSegment(Model, frozen=True, extra="forbid"):
-    """A segment to be made, for `create_many`.
+    """A new segment, for `create_many`.
 
     Attributes:
-        name: Its name, not blank.
+        name: A label for people, 1 to 255 characters, not blank.
         source_type: Where its records come from.
         source_id: The id of that audience or upload.
-        description: What it is for.
-        filters: The conditions on its records.
-        enrichment_fields: The fields that are added to its records.
-        custom_columns: The columns that its table shows besides the usual ones.
-        tags: Its tags.
+        description: A longer description.
+        filters: The conditions that its records meet.
+        enrichment_fields: The fields to add to its records.
+        custom_columns: The columns to show in addition to the default ones.
+        tags: The segment's tags.
     """
 
     name: _Text

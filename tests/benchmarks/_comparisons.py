@@ -1,4 +1,4 @@
-"""Each thing that is measured, what it is measured against, and what the ratio has to be."""
+"""The comparisons of the database: what is measured, against what, and the limit of the ratio."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ if TYPE_CHECKING:
     from uuid import UUID
 
 ROWS = 1_000_000
-PATIENCE = "120s"
+TIMEOUT = "120s"
 CONNECTIONS = 16
 EVENTS = 500
 
-# As the SDK asks for them, a page by keyset beginning after the last row of the one before.
+# The pages as the SDK requests them, by keyset pagination.
 _FIRST_PAGE = f"""
     select * from public.segments where account_id = %s
     order by created_at desc, id desc limit {PAGE}
@@ -94,7 +94,7 @@ def count_against_slow_policy(world: World) -> Comparison:
                 rounds=3,
                 calls=(50, 1),
             )
-    # Asking once a row takes as long as there are rows; our time depends on the account's alone.
+    # The slow policy is evaluated for every row of the table, ours only for rows of the account.
     return times_as_fast(
         f"count {COUNTED:,} of {world.rows:,} segments, as a member",
         "policy has_role_on_account(account_id)",
@@ -240,9 +240,9 @@ def _first_pages(world: World, *, prepared: bool = True) -> tuple[float, float]:
 def _count_under_slow_policy(
     connection: psycopg.Connection[Any], count: str, member_claims: str
 ) -> None:
-    """Count as the member under the first script's policy, and put ours back.
+    """Count as the member under the first script's policy, then restore ours.
 
-    It is stopped when it takes too long: the ratio is then less than the real one.
+    After a timeout the measured ratio is a lower bound.
     """
     with connection.transaction(force_rollback=True):
         connection.execute("drop policy segments_select on public.segments")
@@ -252,13 +252,13 @@ def _count_under_slow_policy(
         )
         connection.execute("set local role authenticated")
         connection.execute("select set_config('request.jwt.claims', %s, true)", [member_claims])
-        connection.execute(f"set local statement_timeout = '{PATIENCE}'".encode())
+        connection.execute(f"set local statement_timeout = '{TIMEOUT}'".encode())
         with contextlib.suppress(psycopg.errors.QueryCanceled), connection.transaction():
             connection.execute(count.encode())
 
 
 def _calls_a_second(world: World, function: str, key_id: UUID) -> float:
-    """The calls a second of all connections together, by pgbench: Python has its lock."""
+    """Return the calls per second of all connections, by pgbench, which has no global lock."""
     arguments = f"'{key_id}', '/v1/segments', 'GET', 200, '203.0.113.7', 'benchmark'"
     url = urlsplit(world.authenticator_url)
     with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
@@ -282,5 +282,5 @@ def _calls_a_second(world: World, function: str, key_id: UUID) -> float:
         ).stdout
     found = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
     if not found:
-        raise ValueError(f"pgbench does not say how many calls a second there were:\n{output}")
+        raise ValueError(f"the output of pgbench has no tps:\n{output}")
     return float(found[1])

@@ -1,4 +1,4 @@
-"""The least that a Python REST server can do: a route, a connection of a pool, one `select 1`."""
+"""The minimal Python REST server: one route that runs `select 1` on a pooled connection."""
 
 import os
 from collections.abc import AsyncGenerator

@@ -1,4 +1,4 @@
-"""Comparing two ways of doing the same, fairly: alternately, on one machine, by medians."""
+"""Compare two implementations: alternately, on one machine, by medians."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How one thing did against another.
+    """A measurement of an implementation and of its baseline.
 
     Attributes:
         what: What was measured.
-        against: What it was measured against.
+        against: The baseline.
         figures: Both figures with their unit, for people.
-        ratio: One figure by the other, so that `limit` makes sense of it.
-        limit: What the ratio has to be.
-        at_least: Whether `limit` is the least that is good enough, and not the most.
+        ratio: The ratio of the figures that `limit` applies to.
+        limit: The limit of the ratio.
+        at_least: Whether `limit` is a minimum, and not a maximum.
     """
 
     what: str
@@ -33,14 +33,14 @@ class Comparison:
 
     @property
     def ok(self) -> bool:
-        """Whether the limit is kept."""
+        """Whether the ratio is within the limit."""
         return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
 
 
 def times_as_fast(
     what: str, against: str, seconds: tuple[float, float], *, at_least: float
 ) -> Comparison:
-    """The other way's time, as a multiple of ours."""
+    """Compare times by how many times as fast ours is."""
     ours, theirs = seconds
     figures = (_milliseconds(ours), _milliseconds(theirs))
     return Comparison(what, against, figures, theirs / ours, at_least, at_least=True)
@@ -49,7 +49,7 @@ def times_as_fast(
 def times_as_long(
     what: str, against: str, seconds: tuple[float, float], *, at_most: float
 ) -> Comparison:
-    """Our time, as a multiple of the other way's."""
+    """Compare times by how many times as long ours is."""
     ours, theirs = seconds
     figures = (_milliseconds(ours), _milliseconds(theirs))
     return Comparison(what, against, figures, ours / theirs, at_most, at_least=False)
@@ -58,7 +58,7 @@ def times_as_long(
 def times_as_many(
     what: str, against: str, rates: tuple[float, float], *, at_least: float
 ) -> Comparison:
-    """Our number of things a second, as a multiple of the other way's."""
+    """Compare rates per second by how many times as high ours is."""
     ours, theirs = rates
     figures = (f"{ours:,.0f}/s", f"{theirs:,.0f}/s")
     return Comparison(what, against, figures, ours / theirs, at_least, at_least=True)
@@ -71,7 +71,7 @@ def alternating_medians(
     rounds: int,
     calls: tuple[int, int] = (10, 10),
 ) -> tuple[float, float]:
-    """The median seconds of one call of each, taken in turns as `alternating` does."""
+    """Return the median seconds of a call of each, measured by `alternating`."""
     times = alternating(first, second, rounds=rounds, calls=calls)
     return median(times[0]), median(times[1])
 
@@ -83,35 +83,35 @@ def alternating(
     rounds: int,
     calls: tuple[int, int] = (10, 10),
 ) -> tuple[list[float], list[float]]:
-    """The seconds of each call of each, taken in turns.
+    """Return the seconds of each call of two functions, called in turns.
 
-    Whatever else the machine does, it does to both. Each is called a few times beforehand.
+    Other load on the machine therefore affects both. A few calls of each warm up first.
 
     Args:
-        first: One way.
-        second: The other way.
-        rounds: How often each has its turn.
-        calls: How many calls of each make a turn.
+        first: One function.
+        second: The other function.
+        rounds: The number of turns of each.
+        calls: The number of calls of each per turn.
     """
-    ways = ((first, calls[0], list[float]()), (second, calls[1], list[float]()))
-    for way, count, _ in ways:
+    measured = ((first, calls[0], list[float]()), (second, calls[1], list[float]()))
+    for function, count, _ in measured:
         for _ in range(min(count, 10)):
-            way()
+            function()
     for _ in range(rounds):
-        for way, count, times in ways:
-            times.extend(seconds(way) for _ in range(count))
-    return ways[0][2], ways[1][2]
+        for function, count, times in measured:
+            times.extend(seconds(function) for _ in range(count))
+    return measured[0][2], measured[1][2]
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """How long one call takes."""
+    """Return the duration of one call."""
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
 
 
 def table(comparisons: Iterable[Comparison]) -> str:
-    """The comparisons as lines of text."""
+    """Return the comparisons as a table of text."""
     rows = [("what", "against", "ours", "theirs", "ratio", "limit", "")]
     rows += [
         (

@@ -1,4 +1,4 @@
-"""The database that is measured: a server that really writes to disk, filled to size."""
+"""The database that is measured, with many rows on a server with fsync on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PAGES = 1_000
 KEYS = 100_000
 MEMBERSHIPS = 500
 SCOPES = 100
-# One page more than is asked for, so that the last one is like the others.
+# One page more than is measured, so that the last measured page is like the others.
 LARGE = PAGES * PAGE + PAGE
 FEWEST_ROWS = 100_000
 
@@ -36,7 +36,7 @@ values (%(id)s, %(account_id)s, left(%(key)s, 7),
         extensions.crypt(%(key)s, extensions.gen_salt('bf', 12)))
 """
 
-# In an order that is nobody's, as when all accounts write at the same time.
+# In random order, as if all accounts wrote at the same time.
 _SEGMENTS = """
 insert into public.segments
   (account_id, created_by, name, source_type, source_id, filters, created_at)
@@ -86,22 +86,22 @@ class World:
 
     @property
     def authenticator_url(self) -> str:
-        """The database as the role that a request comes in with."""
+        """The connection string for the role that PostgREST logs in as."""
         return migrate.as_role(self.db.admin_url, "authenticator")
 
     def version(self) -> str:
-        """The server's version."""
+        """Return the server's version."""
         with self.connect() as connection:
             return connection.info.parameter_status("server_version") or "of an unknown version"
 
     def fresh_key_id(self) -> UUID:
-        """A key that nothing was logged for: each update of a row makes it slower to find."""
+        """Create a key without log entries: each update of its row slows down the next look-up."""
         key_id = self.db.create_key(self.counted)["id"]
         assert isinstance(key_id, UUID)
         return key_id
 
     def connect(self, actor: Actor | None = None) -> psycopg.Connection[Any]:
-        """A connection as the actor, by default as the owner of the tables."""
+        """Connect as the actor, by default as the owner of the tables."""
         if actor is None:
             return psycopg.connect(migrate.as_role(self.db.admin_url, "postgres"), autocommit=True)
         connection = psycopg.connect(self.authenticator_url, autocommit=True)
@@ -111,7 +111,7 @@ class World:
 
 
 def claims(actor: Actor) -> str:
-    """What PostgREST would tell the database of the actor's token."""
+    """Return the claims of the actor's token, as PostgREST sets them."""
     return json.dumps({"role": actor.role, "sub": str(actor.subject)})
 
 
@@ -121,7 +121,7 @@ def call(
     *parameters: object,
     prepared: bool = True,
 ) -> Callable[[], list[Any]]:
-    """A statement, to be run and read to its end; prepared by the first run, or planned by each."""
+    """Return a function that runs a statement and reads its rows. `prepared` reuses its plan."""
     return partial(_run, connection, statement.encode(), parameters, prepared=prepared)
 
 
@@ -136,7 +136,7 @@ def _run(
 
 
 def fill(server: PostgresServer, rows: int) -> World:
-    """A migrated database with so many segments, and all that is measured in it."""
+    """Return a migrated database with this number of segments and everything to measure."""
     db = make_database(server, "benchmark")
     counted, large = db.add_tenant(), db.add_tenant()
     others = _add_accounts(db, counted.user_id)
@@ -147,9 +147,11 @@ def fill(server: PostgresServer, rows: int) -> World:
 
     scope = {"entity_type": "segment", "entity_id": "*", "action": "read"}
     key = db.create_key(counted, [scope])
-    # The last one is what is asked for, so that all of them are looked at.
-    vain = [{**scope, "entity_id": str(uuid4()), "action": "write"} for _ in range(SCOPES - 1)]
-    many_scopes = db.create_key(counted, [*vain, scope])
+    # Only the last scope matches, so that all of them are examined.
+    other_scopes = [
+        {**scope, "entity_id": str(uuid4()), "action": "write"} for _ in range(SCOPES - 1)
+    ]
+    many_scopes = db.create_key(counted, [*other_scopes, scope])
     with psycopg.connect(migrate.as_role(db.admin_url, "postgres"), autocommit=True) as owner:
         owner.execute(Path(__file__).with_name("other_ways.sql").read_bytes())
         owner.execute(
@@ -161,7 +163,7 @@ def fill(server: PostgresServer, rows: int) -> World:
 
 
 def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
-    """The accounts that the other segments belong to."""
+    """Add the accounts of the other segments, and return their ids."""
     rows = db.admin(
         "insert into public.accounts (name, primary_owner_user_id)"
         " select 'Another', %s from generate_series(1, %s) returning id",
@@ -172,7 +174,7 @@ def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
 
 
 def _add_rows(db: Database, rows: int, counted: Tenant, large: Tenant, others: list[UUID]) -> None:
-    # References are right by construction; checking them would take most of the time.
+    # The references are valid by construction, and checking them would take most of the time.
     unchecked = "-c session_replication_role=replica"
     with psycopg.connect(db.admin_url, autocommit=True, options=unchecked) as connection:
         connection.execute(

@@ -1,15 +1,14 @@
-"""Measures the database against other ways of doing the same, and says where a limit is missed.
+"""Compares the database functions with alternatives, and reports ratios outside their limits.
 
     python tests/benchmarks/database.py [--rows 1000000]
 
-Everything runs on one server that writes to disk as a real one does, of the PostgreSQL that comes
-with the extra `local` or that AUDIENCELAB_POSTGRES_BIN names. What is timed is a call as a client
-makes it: a prepared statement over one TCP connection, as the role in question, until the answer
-has been read. The two sides take turns, and medians are compared. Only ratios have limits: they
-mean the same on any machine.
+Both run on one PostgreSQL server with fsync on, from the extra `local` or from
+AUDIENCELAB_POSTGRES_BIN. A measurement is one call as a client makes it: a prepared statement over
+one TCP connection, as the role in question, until the result is read. The two alternate, and their
+medians are compared. Only ratios have limits, because they do not depend on the machine.
 """
 
-# ruff: noqa: T201 - a program that prints what it finds
+# ruff: noqa: T201 - a program that prints its results
 
 from __future__ import annotations
 
@@ -21,12 +20,12 @@ from tests.benchmarks._comparisons import COMPARISONS, ROWS
 from tests.benchmarks._timing import table
 from tests.benchmarks._world import FEWEST_ROWS, fill
 
-# PostgreSQL takes its disks for spinning ones unless it is told; nobody's are.
+# The default of 4 is for hard disks.
 SETTINGS = {"random_page_cost": "1.1"}
 
 
 def main() -> int:
-    """Measure everything; 1 when a limit is missed."""
+    """Run all comparisons. Returns 1 if a ratio is outside its limit."""
     rows = _arguments().rows
     with PostgresServer(durable=True, settings=SETTINGS) as server:
         print(f"Filling a database with {rows:,} segments", file=sys.stderr)
@@ -37,14 +36,14 @@ def main() -> int:
             comparisons.append(compare(world))
         version = world.version()
     print(f"PostgreSQL {version}, fsync on, {rows:,} segments.")
-    print("Medians of prepared statements over one connection, unless said, taken in turns:")
+    print("Medians of prepared statements over one connection, unless stated, measured in turns:")
     print()
     print(table(comparisons))
     if rows != ROWS:
         print()
         print(
-            f"With {rows:,} rows and not {ROWS:,} the policy that is asked once a row has that"
-            " much less to do, so its limit is lower in proportion. No other limit changes."
+            f"The policy that is evaluated for each row has {rows:,} instead of {ROWS:,} rows, so"
+            " its limit is lower in proportion. The other limits do not change."
         )
     return 0 if all(comparison.ok for comparison in comparisons) else 1
 
@@ -56,7 +55,7 @@ def _arguments() -> argparse.Namespace:
     )
     arguments = parser.parse_args()
     if arguments.rows < FEWEST_ROWS:
-        parser.error(f"--rows must be {FEWEST_ROWS:,} or more: one account alone has half as many")
+        parser.error(f"--rows must be {FEWEST_ROWS:,} or more: one account has half as many")
     return arguments
 
 

@@ -3,13 +3,13 @@
     python tests/benchmarks/migrations.py [--segments 1000000] [--logs 5000000] [--keys 100000]
                                           [--jobs 100000]
 
-Two copies of one database, in the shape that live databases have, are migrated on one server that
-writes to disk as a real one does: one copy by the migrations alone, the other by prepare.sql and
-then the migrations. Meanwhile an application reads and writes every table in short transactions.
-The longest of these transactions are compared; only their ratio has a limit.
+Two copies of one live database are migrated on one server with fsync on: one copy by the migrations
+alone, the other by prepare.sql and then the migrations. Meanwhile an application reads and writes
+every table in short transactions. The durations of the longest of these transactions are compared.
+Only their ratio has a limit.
 """
 
-# ruff: noqa: T201 - a program that prints what it finds
+# ruff: noqa: T201 - a program that prints its results
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-# How many times shorter the longest stall during the migrations has to be with prepare.sql: with
-# all the rows below, and with fewer.
+# The minimum ratio of the longest transaction without prepare.sql to the longest with it: for the
+# rows below, and for fewer.
 LIMIT, SMALL_LIMIT = 10, 2
 ROWS = {"segments": 1_000_000, "logs": 5_000_000, "keys": 100_000, "jobs": 100_000}
 ACCOUNTS = 1_000
 STATES = ("live_keys", "segments_migration", "first_script")
 STAND_IN, *MIGRATIONS = migrate.migration_files()
 PREPARE = ROOT / "supabase" / "prepare.sql"
-# An autovacuum that stands in the way of a migration costs it a second, at random.
+# An autovacuum that blocks a migration would add a second at random.
 SETTINGS = {"autovacuum": "off"}
 PAUSE = 0.003
 IDLE = 2.0
@@ -126,7 +126,7 @@ PROBES = {
 
 
 class Transaction(NamedTuple):
-    """When a transaction began and ended, and whether a deadlock ended it."""
+    """The begin and end of a transaction, and whether a deadlock aborted it."""
 
     begin: float
     end: float
@@ -138,8 +138,8 @@ class Measurement:
     """One migration of a database.
 
     Attributes:
-        phases: When each phase began and ended.
-        transactions: What each probe did throughout.
+        phases: The begin and end of each phase.
+        transactions: The transactions of each probe.
     """
 
     phases: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -147,22 +147,22 @@ class Measurement:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Record how long the block takes."""
+        """Record the begin and end of the block."""
         begin = time.perf_counter()
         yield
         self.phases[name] = begin, time.perf_counter()
 
     def seconds(self, phase: str) -> float:
-        """How long a phase took."""
+        """Return the duration of a phase."""
         begin, end = self.phases[phase]
         return end - begin
 
     def longest(self, phase: str, probe: str | None = None) -> float:
-        """The longest transaction during a phase, in seconds; of all probes by default."""
+        """Return the longest transaction during a phase, in seconds. By default of all probes."""
         return max((each.end - each.begin for each in self._during(phase, probe)), default=0)
 
     def failures(self, phase: str) -> int:
-        """How many transactions a deadlock ended during a phase."""
+        """Return how many transactions a deadlock aborted during a phase."""
         return sum(each.failed for each in self._during(phase))
 
     def _during(self, phase: str, probe: str | None = None) -> Iterator[Transaction]:
@@ -173,12 +173,12 @@ class Measurement:
 
 
 def fill(server: PostgresServer, rows: dict[str, int]) -> Database:
-    """A live database that was not migrated yet, with so many rows in each table."""
+    """Return a live database before the migrations, with this number of rows in each table."""
     db = make_database(server, "live", migrated=False)
     migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
     for state in STATES:
         apply_state(db, state)
-    # References are right by construction; checking them would take most of the time.
+    # The references are valid by construction, and checking them would take most of the time.
     unchecked = "-c session_replication_role=replica"
     with psycopg.connect(db.admin_url, autocommit=True, options=unchecked) as connection:
         for statement in _FILL.values():
@@ -188,7 +188,7 @@ def fill(server: PostgresServer, rows: dict[str, int]) -> Database:
 
 
 def copy(server: PostgresServer, db: Database) -> Database:
-    """The same database again."""
+    """Copy the database."""
     with psycopg.connect(server.admin_url, autocommit=True) as connection:
         connection.execute("create database prepared template live strategy file_copy")
         connection.execute("alter database prepared owner to postgres")
@@ -218,7 +218,7 @@ def measure(db: Database, phases: dict[str, Sequence[Path]]) -> Measurement:
 
 def _probe(url: str, statement: str, stop: Event) -> list[Transaction]:
     transactions: list[Transaction] = []
-    # A commit that waits for the disk would hide a short wait for a lock.
+    # Waiting for the disk on commit would hide a short wait for a lock.
     asynchronous = "-c synchronous_commit=off"
     with psycopg.connect(url, autocommit=True, options=asynchronous) as connection:
         while not stop.is_set():
@@ -243,11 +243,11 @@ def _run_file(url: str, file: Path) -> None:
         error = result.stderr.partition("ERROR:")[2].partition("\n")[0].strip()
         if error not in {"canceling statement due to lock timeout", "deadlock detected"}:
             raise RuntimeError(result.stderr)
-        print(f"{file.name} is repeated: {error}", file=sys.stderr)
+        print(f"Retrying {file.name}: {error}", file=sys.stderr)
 
 
 def table(alone: Measurement, prepared: Measurement) -> str:
-    """The seconds of each phase, and the longest transaction of each probe in milliseconds."""
+    """Return a table with the duration of each phase and the longest transaction of each probe."""
     rows: list[tuple[str, ...]] = [
         ("", "idle", "migrations alone", "prepare.sql", "migrations after it", "ratio")
     ]
@@ -289,7 +289,7 @@ def table(alone: Measurement, prepared: Measurement) -> str:
 
 
 def main() -> int:
-    """Measure both ways; 1 when the limit is missed, catalogs differ or transactions deadlock."""
+    """Run the comparison. Returns 1 for a missed limit, different catalogs or a deadlock."""
     rows = _arguments()
     with PostgresServer(durable=True, settings=SETTINGS) as server:
         amounts = ", ".join(f"{count:,} {what}" for what, count in rows.items())

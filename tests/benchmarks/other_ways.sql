@@ -1,4 +1,4 @@
--- The other ways of doing what our functions do, to measure ours against. Each does no more than is said of it.
+-- Alternatives to our functions, the baselines of the benchmarks. Each does only what its comment says.
 
 create schema benchmark;
 grant usage on schema benchmark to service_role;
@@ -13,7 +13,7 @@ create table benchmark.bcrypt_keys (
 );
 create index on benchmark.bcrypt_keys (key_prefix);
 
--- The first script's way: bcrypt, for each key with the same prefix.
+-- As in the first script: compares the bcrypt hash of each key with the same prefix.
 create function benchmark.verify_by_bcrypt(p_api_key text)
 returns public.verify_api_key_response
 language plpgsql
@@ -39,7 +39,7 @@ begin
 end;
 $$;
 
--- The least that a function of this kind can do: one look-up by primary key.
+-- The minimum for such a function: one look-up by primary key.
 create function benchmark.look_up(p_id uuid)
 returns public.verify_api_key_response
 language plpgsql
@@ -55,7 +55,7 @@ begin
 end;
 $$;
 
--- The log, and last_used_at every time.
+-- Writes the log entry, and updates last_used_at on every call.
 create function benchmark.log_and_update(
   p_api_key_id uuid,
   p_endpoint text,

@@ -1,11 +1,11 @@
-"""Requests a second of the REST server, beside those of an empty route with one `select 1`.
+"""Compares the request rate of the REST server with that of a route that runs `select 1`.
 
-`python tests/benchmarks/rest.py` prints the share that the REST server reaches and ends with
-status 1 where it is less than a third. Both servers run at the same time and are asked in turns,
-so that whatever else the machine does slows down both.
+`python tests/benchmarks/rest.py` prints the ratio, and exits with status 1 if it is less than a
+third. Both servers run at the same time and are measured in turns, so that other load on the
+machine affects both.
 """
 
-# ruff: noqa: T201 - a program that prints what it finds
+# ruff: noqa: T201 - a program that prints its results
 from __future__ import annotations
 
 import argparse
@@ -43,7 +43,7 @@ grant execute on function public.double(integer) to anon;
 analyze;
 """
 SELECT_ONE = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
-QUESTIONS = {
+REQUESTS = {
     "GET of one row by its key": b"GET /item?id=eq.4711 HTTP/1.1\r\nHost: x\r\n\r\n",
     "POST of a function call": b"POST /rpc/double HTTP/1.1\r\nHost: x\r\n"
     b'Content-Type: application/json\r\nContent-Length: 12\r\n\r\n{"p_n": 210}',
@@ -51,7 +51,7 @@ QUESTIONS = {
 
 
 async def ask(port: int, request: bytes, times: int) -> None:
-    """Send one request after the other over one connection."""
+    """Send requests one after the other over one connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(times):
         writer.write(request)
@@ -64,7 +64,7 @@ async def ask(port: int, request: bytes, times: int) -> None:
 
 
 async def rate(port: int, request: bytes, requests: int) -> float:
-    """Requests a second over several connections at once."""
+    """Return the requests per second over several connections at once."""
     begin = time.perf_counter()
     each = max(requests // CONNECTIONS, 1)
     await asyncio.gather(*(ask(port, request, each) for _ in range(CONNECTIONS)))
@@ -73,7 +73,7 @@ async def rate(port: int, request: bytes, requests: int) -> float:
 
 @contextmanager
 def server(command: list[str], port: int, request: bytes, **environment: str) -> Iterator[int]:
-    """A server in a process of its own, ready to be asked."""
+    """Run a server in a separate process until the end of the block. It accepts requests."""
     with subprocess.Popen(
         [sys.executable, "-m", *command, "--port", str(port)], env=os.environ | environment
     ) as process:
@@ -93,18 +93,18 @@ def server(command: list[str], port: int, request: bytes, **environment: str) ->
 
 
 def measure(ours: int, theirs: int, request: bytes, requests: int, rounds: int) -> float:
-    """The share of the empty route's rate that the REST server reaches, in the median round."""
+    """Return the median ratio of the REST server's rate to the rate of the `select 1` route."""
     shares: list[float] = []
     for _ in range(rounds):
         empty = asyncio.run(rate(theirs, SELECT_ONE, requests))
         rest = asyncio.run(rate(ours, request, requests))
-        print(f"  {rest:7.0f} /s, the empty route {empty:7.0f} /s")
+        print(f"  {rest:7.0f} /s, select 1: {empty:7.0f} /s")
         shares.append(rest / empty)
     return median(shares)
 
 
 def main() -> int:
-    """Measure, print and judge."""
+    """Run the comparison. Returns 1 if a ratio is below its limit."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=4000, help="in each measurement")
     parser.add_argument("--rounds", type=int, default=7)
@@ -117,13 +117,13 @@ def main() -> int:
         db_url = as_role(postgres.admin_url, "authenticator")
         rest = ["audiencelab_sdk.local.rest", "--db-url", db_url, "--jwt-secret", SECRET]
         empty = ["uvicorn", "--app-dir", str(HERE), "_select_one:app", "--log-level", "warning"]
-        ours = stack.enter_context(server(rest, free_port(), next(iter(QUESTIONS.values()))))
+        ours = stack.enter_context(server(rest, free_port(), next(iter(REQUESTS.values()))))
         theirs = stack.enter_context(server(empty, free_port(), SELECT_ONE, DB_URL=db_url))
         shares: list[float] = []
-        for name, request in QUESTIONS.items():
+        for name, request in REQUESTS.items():
             print(name)
             shares.append(measure(ours, theirs, request, arguments.requests, arguments.rounds))
-            print(f"  {shares[-1]:.2f} of the empty route; at least {LEAST_SHARE:.2f} is wanted")
+            print(f"  ratio {shares[-1]:.2f}, limit ≥ {LEAST_SHARE:.2f}")
     return 0 if min(shares) >= LEAST_SHARE else 1
 
 

@@ -1,13 +1,13 @@
-"""Measures the migrations against those of an earlier revision, and says where they cost more.
+"""Compares the speed of the migrated database with that of an earlier revision.
 
     python tests/benchmarks/revisions.py REVISION
 
-Two databases on one server that writes to disk, one with the migrations of this checkout and one
-with those that Git has for the revision. What is timed is a call as a client makes it: a prepared
-statement over one TCP connection, as the role in question. The two sides take turns.
+Two databases are on one server with fsync on, one with the migrations of this checkout and one with
+those of the Git revision. A measurement is one call as a client makes it: a prepared statement over
+one TCP connection, as the role in question. The two alternate.
 """
 
-# ruff: noqa: T201 - a program that prints what it finds
+# ruff: noqa: T201 - a program that prints its results
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class World:
     job: UUID
 
     def calls(self, actor: Actor, statement: str) -> Callable[..., object]:
-        """What runs a prepared statement as the actor."""
+        """Return a function that runs a prepared statement as the actor."""
         connection = psycopg.connect(self.db.admin_url, autocommit=True)
         connection.execute(f"set role {actor.role}".encode())
         connection.execute(
@@ -60,9 +60,9 @@ class World:
 
 
 def main() -> int:
-    """Measure everything; 1 when a limit is missed."""
+    """Run all comparisons. Returns 1 if a ratio is outside its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("revision", help="what Git knows the earlier migrations by")
+    parser.add_argument("revision", help="the Git revision of the earlier migrations")
     revision = parser.parse_args().revision
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -79,7 +79,7 @@ def main() -> int:
 
 
 def files_of(revision: str, folder: Path) -> list[Path]:
-    """The migrations of a revision, written to a folder."""
+    """Write the migrations of a revision to a folder, and return their paths."""
     archive = subprocess.run(
         ["git", "archive", revision, "supabase/migrations"], check=True, capture_output=True
     )
@@ -88,7 +88,7 @@ def files_of(revision: str, folder: Path) -> list[Path]:
 
 
 def fill(server: PostgresServer, name: str, files: list[Path]) -> World:
-    """A database with these migrations and some rows."""
+    """Return a database with these migrations and some rows."""
     url = migrate.create_database(server.admin_url, name)
     migrate.apply_platform(url)
     migrate.apply_migrations(migrate.as_role(url, "postgres"), files)

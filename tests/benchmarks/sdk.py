@@ -1,13 +1,12 @@
-"""How fast the SDK is, against the same calls without it.
+"""Compares the speed of the SDK with that of the same calls without it.
 
     python tests/benchmarks/sdk.py [--segments 100000]
 
-Everything runs against one LocalStack, over HTTP on this machine, and in another process than its
-server. The two sides take turns, and medians are compared. Only ratios have limits: they mean the
-same on any machine.
+All requests go over HTTP to one LocalStack, which runs in another process. The two alternate, and
+their medians are compared. Only ratios have limits, because they do not depend on the machine.
 """
 
-# ruff: noqa: T201 - a program that prints what it finds
+# ruff: noqa: T201 - a program that prints its results
 
 from __future__ import annotations
 
@@ -49,7 +48,7 @@ CALLS_OF_A_TASK = 2
 
 @dataclass(frozen=True)
 class World:
-    """A stack with one account that has a key and many segments, and the ways to ask for them."""
+    """A stack with one account that has a key and many segments, and the requests for them."""
 
     url: str
     key: str
@@ -60,7 +59,7 @@ class World:
 
     @classmethod
     def filled(cls, stack: LocalStack, segments: int) -> Self:
-        """The world of a stack, to which everything that is measured is added."""
+        """Add everything to measure to a stack."""
         owner = stack.create_user("owner@example.com")
         account_id = stack.create_account("Benchmark", owner=owner)
         with psycopg.connect(stack.db_url, autocommit=True) as connection:
@@ -84,7 +83,7 @@ class World:
         }
 
     def newest(self, limit: int) -> dict[str, str]:
-        """The parameters of the first page, as the SDK asks for it."""
+        """Return the parameters of the first page, as the SDK sends them."""
         return {
             "select": "*",
             "account_id": f"eq.{self.account_id}",
@@ -118,7 +117,7 @@ def _add_segments(
 
 
 def calls_against_postgrest(world: World) -> list[Comparison]:
-    """One call of each kind, its answer read into models, against postgrest-py's bare rows."""
+    """Compare single calls, which return models, with postgrest-py, which returns dicts."""
     with (
         AudienceLab(world.url, world.key) as client,
         SyncPostgrestClient(world.rest, headers=world.headers) as bare,
@@ -160,7 +159,7 @@ def calls_against_postgrest(world: World) -> list[Comparison]:
 
 
 def imports(_: World) -> list[Comparison]:
-    """A Python that only imports it, from its start to its end."""
+    """Compare the duration of a Python process that only imports the package."""
 
     def run(statement: str) -> None:
         subprocess.run([sys.executable, "-c", statement], check=True)
@@ -175,7 +174,7 @@ def imports(_: World) -> list[Comparison]:
 
 
 def walk(world: World) -> list[Comparison]:
-    """All segments, a page after the other, against the same pages as JSON by httpx."""
+    """Compare iterating over all segments with fetching the same pages with httpx."""
     with (
         AudienceLab(world.url, world.key, timeout=60) as client,
         httpx.Client(headers=world.headers, timeout=60) as bare,
@@ -199,7 +198,7 @@ def walk(world: World) -> list[Comparison]:
             what,
             "the same pages by httpx alone",
             (rates[0], rates[1]),
-            # Of each walk and the one after it: a walk takes long enough for the machine to change.
+            # The ratio of each pair, because the load of the machine may change between two walks.
             median(other / own for own, other in zip(*times, strict=True)),
             0.8,
             at_least=True,
@@ -228,7 +227,7 @@ def _walk_with_httpx(http: httpx.Client, world: World) -> int:
 
 
 def _peaks_of_memory(world: World) -> tuple[int, int]:
-    """The most bytes that Python held during a walk, and during its first tenth."""
+    """Return the peak of Python's memory in bytes during a walk, and during its first tenth."""
     first = 0
     with AudienceLab(world.url, world.key, timeout=60) as client:
         tracemalloc.start()
@@ -241,9 +240,9 @@ def _peaks_of_memory(world: World) -> tuple[int, int]:
 
 
 def tasks(world: World) -> list[Comparison]:
-    """Many tasks that share one asynchronous client, against as many that share one of httpx.
+    """Compare tasks that share one asynchronous client with tasks that share an httpx client.
 
-    Httpx is slow with the hundred connections that it opens if nobody tells it not to.
+    One baseline has httpx's default limits: with 100 connections, httpx is slow.
     """
     key = world.api_key
 
@@ -296,7 +295,7 @@ async def _in_tasks(call: Callable[[], Awaitable[object]]) -> None:
 
 
 def measure(world: World) -> list[Comparison]:
-    """All comparisons, one after the other."""
+    """Run all comparisons."""
     comparisons: list[Comparison] = []
     for compare in (imports, calls_against_postgrest, walk, tasks):
         print(f"Measuring: {compare.__name__.replace('_', ' ')}", file=sys.stderr)
@@ -305,7 +304,7 @@ def measure(world: World) -> list[Comparison]:
 
 
 def main() -> int:
-    """Measure everything; 1 when a limit is missed."""
+    """Run all comparisons. Returns 1 if a ratio is outside its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
         "--segments", type=int, default=SEGMENTS, help=f"{SEGMENTS} if not given, at least {PAGE}"
@@ -313,11 +312,11 @@ def main() -> int:
     segments: int = parser.parse_args().segments
     if segments < PAGE:
         parser.error(f"--segments must be {PAGE} or more")
-    # In a process of its own: this one serves the REST API.
+    # In a separate process, because this one serves the REST API.
     spawn = get_context("spawn")
     with LocalStack() as stack, ProcessPoolExecutor(1, mp_context=spawn) as executor:
         comparisons = executor.submit(measure, World.filled(stack, segments)).result()
-    print("Medians of calls over HTTP to one LocalStack, taken in turns; their ratio:")
+    print("Medians of calls over HTTP to one LocalStack, measured in turns:")
     print()
     print(table(comparisons))
     return 0 if all(comparison.ok for comparison in comparisons) else 1

@@ -17,10 +17,10 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICKSTART = EXAMPLES / "quickstart.py"
 STORIES = {
     "segments.py": [
-        "saved 'US engineers' with 2 filters",
-        "saved 120 more at once",
-        "walked 120 of them",
-        "changed: US engineers, Who builds things",
+        "created 'US engineers' with 2 filters",
+        "created 120 more at once",
+        "listed 120 of them",
+        "updated: US engineers, People who build things",
         "deleted; restored: US engineers",
     ],
     "enrichment_worker.py": [
@@ -71,13 +71,13 @@ def test_the_quickstart_prints_each_step(project: Project, named: bool) -> None:
     for part in (
         "1. Ada creates a key",
         "49 characters",
-        f"valid, of account {account_id}",
-        "the same with a typing error: Invalid API key",
+        f"valid, account {account_id}",
+        "with a typing error: Invalid API key",
         "read a segment: yes",
         "write a segment: no",
-        "log row",
-        "refused: the API key does not exist",
-        "verified: Invalid API key",
+        "log entry",
+        "rejected: the API key does not exist",
+        "verify: Invalid API key",
     ):
         assert part in result.stdout
     assert ("starting PostgreSQL" in result.stdout) is not named

@@ -1,4 +1,4 @@
-// What applications commonly do with supabase-js, on a stack that this test starts.
+// Common uses of supabase-js on the embedded stack, which this test starts.
 // Run by `node --test`; PYTHON names the interpreter that has the package.
 
 import assert from "node:assert/strict";
@@ -8,7 +8,7 @@ import { after, before, test } from "node:test";
 import { createInterface } from "node:readline";
 import { createClient } from "@supabase/supabase-js";
 
-const ADA = "11111111-1111-4111-8111-111111111111"; // as the seed makes them
+const ADA = "11111111-1111-4111-8111-111111111111"; // created by the seed
 const ACCOUNT = "aaaaaaaa-aaaa-4aaa-8aaa-aaaaaaaaaaaa";
 
 let stack, values, supabase;

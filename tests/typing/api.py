@@ -1,4 +1,4 @@
-"""The public types as users meet them: for mypy and pyright, never run."""
+"""The public types, for mypy and pyright. Never run."""
 
 from datetime import UTC, datetime, timedelta
 from typing import assert_type

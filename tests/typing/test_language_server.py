@@ -1,4 +1,4 @@
-"""What an editor shows about the methods, asked from pyright's language server."""
+"""What an editor shows about the methods, by pyright's language server."""
 
 import html
 import inspect
@@ -59,7 +59,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LanguageServer]
 
 @pytest.fixture(params=["hover", "signature help"])
 def editor(request: pytest.FixtureRequest, server: LanguageServer) -> Editor:
-    """What an editor shows at a method's name, or inside the parentheses of its call."""
+    """Return what an editor shows at a method's name, or inside the parentheses of its call."""
 
     def ask(feature: str, method: str, offset: int) -> Any:
         call = f"    {method}()"
@@ -80,7 +80,7 @@ def editor(request: pytest.FixtureRequest, server: LanguageServer) -> Editor:
 
 
 def words(text: str) -> list[str]:
-    """The words of a docstring, or of the Markdown made from it."""
+    """Return the words of a docstring, or of the Markdown rendered from it."""
     text = html.unescape(text)
     text = re.sub(r"::$", ":", text, flags=re.MULTILINE)
     text = re.sub(r":\w+:(?=`)|[`\\]", "", text)

@@ -8,11 +8,12 @@ import pytest
 from postgrest import SyncPostgrestClient
 
 from audiencelab_sdk._http._drivers import Driver
-from audiencelab_sdk._http._operation import Operation, Request
+from audiencelab_sdk._http._operation import Operation, Request, Response
+from audiencelab_sdk._http._reports import Reports
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
-from tests.unit._samples import URL, USER
+from tests.unit._samples import USER
 
 # It builds requests and never sends them.
 API = SyncPostgrestClient(
@@ -25,9 +26,9 @@ class Undriven(Driver):
     """Returns each operation instead of running it."""
 
     def __init__(self) -> None:
-        super().__init__(API, max_retries=0)
+        super().__init__(API, Reports(), max_retries=0)
 
-    def __call__(self, operation: Operation[Any]) -> Any:
+    def __call__(self, _: str, operation: Operation[Any]) -> Any:
         return operation
 
 
@@ -43,10 +44,14 @@ def listing_of(method: Any, *args: Any, **kwargs: Any) -> Any:
     return method.__wrapped__(method.__self__, *args, **kwargs)
 
 
-def ok_response(data: Any) -> httpx.Response:
-    """Return a response with status 200 and this JSON."""
-    request = httpx.Request("POST", f"{URL}/rest/v1/rows")
-    return httpx.Response(200, content=json.dumps(data), request=request)
+def json_response(data: Any) -> Response:
+    """Return a successful response with this JSON."""
+    return text_response(json.dumps(data))
+
+
+def text_response(body: str) -> Response:
+    """Return a successful response with this body."""
+    return Response("POST", "/rest/v1/rows", 200, body.encode(), "application/json")
 
 
 def sent(request: Request) -> tuple[str, dict[str, str], Any]:
@@ -59,7 +64,7 @@ def result_of(operation: Operation[Any], data: Any) -> Any:
     """Return the result of an operation whose only response has this JSON."""
     next(operation)
     with pytest.raises(StopIteration) as stop:
-        operation.send(ok_response(data))
+        operation.send(json_response(data))
     return stop.value.value
 
 
@@ -76,7 +81,7 @@ def drive(operation: Operation[Any], *outcomes: Any) -> tuple[list[Any], Any]:
             if isinstance(data, Exception):
                 requests.append(operation.throw(data))
             else:
-                requests.append(operation.send(ok_response(data)))
+                requests.append(operation.send(json_response(data)))
         except StopIteration as stop:
             return [sent(request) for request in requests], stop.value
     raise AssertionError("more requests than outcomes")

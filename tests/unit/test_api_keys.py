@@ -19,7 +19,7 @@ from audiencelab_sdk import (
     UnexpectedResponseError,
 )
 from audiencelab_sdk._http._operation import Operation
-from tests.unit._operations import api_keys, listing_of, ok_response, result_of, sent
+from tests.unit._operations import api_keys, json_response, listing_of, result_of, sent
 from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY_ID, LISTED, VALID
 
 TOMORROW = datetime.now(UTC) + timedelta(days=1)
@@ -108,7 +108,7 @@ def test_revoke_requires_the_response_true(response: Any) -> None:
     operation = api_keys.revoke(KEY_ID)
     next(operation)
     with pytest.raises(UnexpectedResponseError, match="revoke_api_key"):
-        operation.send(ok_response(response))
+        operation.send(json_response(response))
 
 
 @pytest.mark.parametrize("key", [API_KEY, SecretStr(API_KEY)])

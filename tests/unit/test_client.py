@@ -1,5 +1,8 @@
 """Identities, headers, options and closing."""
 
+import copy
+import pickle
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +20,7 @@ from audiencelab_sdk import (
     ServerError,
     __version__,
 )
+from audiencelab_sdk._secrets import header_secret
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID
 
@@ -202,3 +206,28 @@ async def test_the_url_may_have_a_path(client_class: Any) -> None:
 
 def test_repr_of_an_uninitialized_client() -> None:
     assert repr(object.__new__(AudienceLab)) == "AudienceLab"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_clients_cannot_be_copied_or_pickled(client: Any, duplicate: Any) -> None:
+    for thing in (client, client.as_user(TOKEN), client.api_keys._driver):
+        with pytest.raises(TypeError, match="create one in each process"):
+            duplicate(thing)
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_close_and_aclose_are_synonyms(client_class: Any, route: respx.Route) -> None:
+    client = client_class(URL, KEY)
+    await client.close()
+    await client.aclose()
+    with pytest.raises(ClientClosedError):
+        await client.api_keys.verify(API_KEY)
+
+
+async def test_an_empty_session_token_raises_a_configuration_error(client: Any) -> None:
+    def token() -> SecretStr:
+        return header_secret("access_token", "")
+
+    derived = client._from_settings(replace(client._settings, token=token), client._pool)
+    with pytest.raises(ConfigurationError, match="access_token is empty"):
+        await maybe_await(derived.api_keys.verify(API_KEY))

@@ -1,5 +1,6 @@
 """Retries, pauses, logging and cancellation."""
 
+import json
 import logging
 from typing import Any
 
@@ -169,9 +170,9 @@ async def test_a_request_is_sent_after_its_delay(
 
     def operation() -> Operation[Any]:
         response = yield Request(lambda api: api.rpc("f", {}), repeatable=True, delay=1.5)
-        return response.json()
+        return json.loads(response.content)
 
-    assert await maybe_await(client.api_keys._driver(operation())) == 1
+    assert await maybe_await(client.api_keys._driver("segments.get", operation())) == 1
     assert pauses == [1.5]
 
 
@@ -184,7 +185,7 @@ async def test_a_request_with_retried_false_is_not_retried(
         yield Request(lambda api: api.rpc("f", {}), repeatable=True, retried=False)
 
     with pytest.raises(RateLimitError):
-        await maybe_await(client.api_keys._driver(operation()))
+        await maybe_await(client.api_keys._driver("segments.get", operation()))
     assert route.call_count == 1
     assert pauses == []
 
@@ -197,9 +198,9 @@ async def test_an_operation_can_handle_an_error(client: Any, api: respx.MockRout
         with pytest.raises(APIStatusError, match="no"):
             yield Request(lambda api: api.rpc("first", {}), repeatable=True)
         response = yield Request(lambda api: api.rpc("second", {}), repeatable=True)
-        return response.json()
+        return json.loads(response.content)
 
-    assert await maybe_await(client.api_keys._driver(operation())) == 2
+    assert await maybe_await(client.api_keys._driver("segments.get", operation())) == 2
 
 
 @pytest.mark.parametrize("client_kind", ["sync"])
@@ -252,7 +253,7 @@ async def test_a_canceled_operation_cleans_up_at_once(client: Any, api: respx.Mo
 
     operation = wait()
     with anyio.move_on_after(0.05):
-        await client.api_keys._driver(operation)
+        await client.api_keys._driver("segments.get", operation)
     assert cleaned == [True]
 
 
@@ -270,7 +271,7 @@ async def test_each_attempt_is_logged_once(
     ours = [record for record in caplog.records if record.name == "audiencelab_sdk"]
     assert [record.levelno for record in ours] == [logging.DEBUG] * 3
     path = "POST /rest/v1/rpc/list_api_keys: "
-    starts = [path + outcome for outcome in ("ReadTimeout in ", "503 in ", "200 in ")]
+    starts = [path + outcome for outcome in ("APITimeoutError in ", "503 in ", "200 in ")]
     for attempt, (record, start) in enumerate(zip(ours, starts, strict=True), start=1):
         message = record.getMessage()
         assert message.startswith(start)

@@ -18,7 +18,7 @@ from audiencelab_sdk import (
     PermissionDeniedError,
 )
 from audiencelab_sdk._resources import enrichment as enrichment_module
-from tests.unit._operations import drive, enrichment, enrichment_of_nobody, ok_response, sent
+from tests.unit._operations import drive, enrichment, enrichment_of_nobody, json_response, sent
 from tests.unit._samples import ACCOUNT, JOB, KEY_ID
 
 
@@ -69,18 +69,18 @@ def test_invalid_arguments_raise_before_any_request(call: Callable[[], Any], mes
 def test_complete_succeeds_if_the_first_response_was_lost() -> None:
     operation = enrichment.complete(KEY_ID)
     body = sent(next(operation))[2]
-    operation.send(ok_response([]))
+    operation.send(json_response([]))
     with pytest.raises(StopIteration) as stop:
-        operation.send(ok_response(JOB | body))
+        operation.send(json_response(JOB | body))
     assert stop.value.value.status == "completed"
 
 
 def test_complete_conflicts_with_another_completion() -> None:
     operation = enrichment.complete(KEY_ID)
     body = sent(next(operation))[2] | {"completed_at": "2025-01-02T03:04:05+00:00"}
-    operation.send(ok_response([]))
+    operation.send(json_response([]))
     with pytest.raises(ConflictError, match="that is completed cannot become completed"):
-        operation.send(ok_response(JOB | body))
+        operation.send(json_response(JOB | body))
 
 
 def test_fail_updates_only_the_version_that_it_read() -> None:
@@ -119,10 +119,10 @@ def test_wait_polls_until_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     operation = enrichment.wait(KEY_ID, timeout=10, poll_interval=3)
     requests = [next(operation)]
-    requests += [operation.send(ok_response(JOB)) for _ in range(2)]
+    requests += [operation.send(json_response(JOB)) for _ in range(2)]
     assert [request.delay for request in requests] == [0, 3, 3]
     with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
-        operation.send(ok_response(JOB))
+        operation.send(json_response(JOB))
 
 
 def test_polls_after_the_first_are_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_polls_after_the_first_are_not_retried(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(enrichment_module, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     operation = enrichment.wait(KEY_ID, timeout=9, poll_interval=1)
     assert next(operation).retried
-    assert not operation.send(ok_response(JOB)).retried
+    assert not operation.send(json_response(JOB)).retried
 
 
 def test_wait_continues_after_transient_errors(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,15 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._http._listing import Place
 from tests.unit._both_clients import maybe_await
-from tests.unit._operations import api_keys, enrichment, listing_of, result_of, segments, sent
+from tests.unit._operations import (
+    api_keys,
+    enrichment,
+    listing_of,
+    result_of,
+    segments,
+    sent,
+    text_response,
+)
 from tests.unit._samples import ACCOUNT, JOB, KEY_ID, LISTED, ODD_JSON, SEGMENT
 
 # Times that Python cannot read, and their place in PostgreSQL's order.
@@ -87,9 +95,8 @@ def test_paging_ends_and_returns_each_row_once(
     for _ in range(len(table) + 1):
         operation = listing.page(after)
         body = page_for(sent(next(operation))[1], table, cut)
-        request = httpx.Request("GET", "https://a.test/rest/v1/enrichment_tracking")
         with pytest.raises(StopIteration) as stop:
-            operation.send(httpx.Response(200, content=body, request=request))
+            operation.send(text_response(body))
         fetched = stop.value.value
         met += [row.id for row in (*fetched.items, *fetched.unreadable)]
         after = fetched.last
@@ -151,7 +158,7 @@ async def test_unrequested_rows_are_rejected(
     client: Any, api: respx.MockRouter, rows: list[Any], problem: str
 ) -> None:
     api.get("/enrichment_tracking").respond(json=rows)
-    with pytest.raises(UnexpectedResponseError, match=f"{problem}.* a proxy that drops the query"):
+    with pytest.raises(UnexpectedResponseError, match=f"{problem}.* proxy on the way drop"):
         await maybe_await(client.enrichment.list(account_id=ACCOUNT))
 
 

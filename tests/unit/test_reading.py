@@ -14,8 +14,8 @@ from audiencelab_sdk import (
 from audiencelab_sdk._http._operation import Operation
 from tests.unit._both_clients import maybe_await
 from tests.unit._http_server import Server, error_from
-from tests.unit._operations import api_keys, enrichment, listing_of, ok_response
-from tests.unit._samples import ACCOUNT, API_KEY, CREATED, JOB, KEY_ID, LISTED, URL, VALID
+from tests.unit._operations import api_keys, enrichment, json_response, listing_of, text_response
+from tests.unit._samples import ACCOUNT, API_KEY, CREATED, JOB, KEY_ID, LISTED, VALID
 
 
 def first_page() -> Any:
@@ -55,8 +55,10 @@ def test_errors_name_the_fields_and_quote_no_values(
 ) -> None:
     operation = call()
     next(operation)
-    with pytest.raises(UnexpectedResponseError, match="another shape") as caught:
-        operation.send(ok_response(data))
+    with pytest.raises(
+        UnexpectedResponseError, match="does not fit this version of the SDK"
+    ) as caught:
+        operation.send(json_response(data))
     assert API_KEY not in str(caught.value)
     assert caught.value.__cause__ is None
     assert caught.value.__context__ is None
@@ -66,7 +68,7 @@ def test_errors_name_at_most_five_fields() -> None:
     operation = listing_of(api_keys.list, ACCOUNT, page_size=1000).page()
     next(operation)
     with pytest.raises(UnexpectedResponseError) as caught:
-        operation.send(ok_response([{"id": KEY_ID}] * 1000))
+        operation.send(json_response([{"id": KEY_ID}] * 1000))
     first = ", ".join(f"0.{column}" for column in [*LISTED][1:6])
     assert f"(see: {first} and {len(LISTED) - 6} more)" in str(caught.value)
 
@@ -76,8 +78,8 @@ def test_json_beyond_the_limits_of_the_parser_raises(value: str) -> None:
     body = json.dumps(JOB | {"metadata": "?"}).replace('"?"', value)
     operation = enrichment.get(KEY_ID)
     next(operation)
-    with pytest.raises(UnexpectedResponseError, match="goes too deep, or has too long a number"):
-        operation.send(httpx.Response(200, content=body, request=httpx.Request("GET", URL)))
+    with pytest.raises(UnexpectedResponseError, match="nested too deep, or has too long a number"):
+        operation.send(text_response(body))
 
 
 @pytest.mark.parametrize(
@@ -138,9 +140,9 @@ async def test_other_responses_of_a_void_function_raise(
     [
         (b"<html><title>Sign in</title></html>", "text/html", "does the URL lead to the project's"),
         (b"OK", "text/plain", "does the URL lead to the project's"),
-        (b'{"valid": tr', "application/json", "may cut answers off"),
-        (b'[{"valid": true}, {"valid": true}', "application/json", "may cut answers off"),
-        (b'"' + b"x" * 50, "application/json; charset=utf-8", "may cut answers off"),
+        (b'{"valid": tr', "application/json", "cut responses off"),
+        (b'[{"valid": true}, {"valid": true}', "application/json", "cut responses off"),
+        (b'"' + b"x" * 50, "application/json; charset=utf-8", "cut responses off"),
     ],
 )
 async def test_responses_without_json_give_advice(
@@ -149,7 +151,7 @@ async def test_responses_without_json_give_advice(
     server.respond = lambda handler: handler.send(body, Content_Type=kind)
     error = await error_from(client_class, url)
     assert type(error) is UnexpectedResponseError
-    assert str(error).startswith("POST /rest/v1/rpc/verify_api_key answered 200 with ")
+    assert str(error).startswith("POST /rest/v1/rpc/verify_api_key returned 200 with ")
     assert str(error).endswith(f"({kind}, {len(body)} bytes)")
     assert advice in str(error)
 

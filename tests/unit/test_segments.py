@@ -27,8 +27,8 @@ from audiencelab_sdk import (
 )
 from tests.unit._operations import (
     drive,
+    json_response,
     listing_of,
-    ok_response,
     result_of,
     segments,
     segments_of_nobody,
@@ -85,7 +85,7 @@ def test_update_sends_only_the_given_fields() -> None:
 def test_create_names_a_segment_that_it_cannot_read_back() -> None:
     operation = segments.create(ACCOUNT, name="n", source_type="audience", source_id="a")
     next(operation)
-    operation.send(ok_response(KEY_ID))
+    operation.send(json_response(KEY_ID))
     with pytest.raises(APIConnectionError) as caught:
         operation.throw(APIConnectionError("reset"))
     assert caught.value.__notes__ == [f"The segment was created nevertheless: its id is {KEY_ID}."]

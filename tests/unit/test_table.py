@@ -35,5 +35,5 @@ def job_row(number: int, **columns: Any) -> dict[str, Any]:
 
 async def test_get_rejects_another_row(client: Any, api: respx.MockRouter) -> None:
     api.get("/enrichment_tracking").respond(json=job_row(1))
-    with pytest.raises(UnexpectedResponseError, match="another row than the one"):
+    with pytest.raises(UnexpectedResponseError, match="another row than the requested one"):
         await maybe_await(client.enrichment.get(UUID(int=2)))

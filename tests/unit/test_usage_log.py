@@ -21,7 +21,7 @@ from audiencelab_sdk import (
     UsageLogError,
 )
 from audiencelab_sdk._http._operation import Operation, Request
-from tests.unit._operations import api_keys, ok_response, result_of, sent
+from tests.unit._operations import api_keys, json_response, result_of, sent
 from tests.unit._samples import KEY_ID
 
 EVENT = UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200)
@@ -50,7 +50,7 @@ def run(
             if isinstance(response, Exception):
                 requests.append(operation.throw(response))
             else:
-                requests.append(operation.send(ok_response(response)))
+                requests.append(operation.send(json_response(response)))
         except StopIteration as stop:
             return requests, stop.value
     raise AssertionError("more requests than responses")
@@ -170,7 +170,7 @@ def test_log_usage_raises_the_error_of_the_database() -> None:
     next(operation)
     response = {"success": False, "error": "no such key", "error_code": "23503"}
     with pytest.raises(UsageLogError, match="no such key") as caught:
-        operation.send(ok_response(response))
+        operation.send(json_response(response))
     assert caught.value.code == "23503"
 
 
@@ -178,7 +178,7 @@ def test_log_usage_requires_the_id_of_the_row() -> None:
     operation = log_usage()
     next(operation)
     with pytest.raises(UnexpectedResponseError, match="log_id"):
-        operation.send(ok_response({**LOGGED, "log_id": None}))
+        operation.send(json_response({**LOGGED, "log_id": None}))
 
 
 @pytest.mark.parametrize(

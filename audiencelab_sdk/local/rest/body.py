@@ -39,7 +39,7 @@ def parse_body(body: bytes, content_type: str, *, if_empty: str = "") -> JsonBod
         text = body.decode()
         if not text.strip():
             text = if_empty
-        # Converting a very long number takes long, and PostgreSQL parses the text anyway.
+        # Converting a very long number is slow, and PostgreSQL parses the text itself.
         document: Any = json.loads(
             text, parse_int=str, parse_float=str, parse_constant=_refuse_constant
         )

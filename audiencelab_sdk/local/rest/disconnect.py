@@ -13,7 +13,7 @@ _CLIENT_CLOSED_REQUEST = 499  # as in nginx; no client receives it
 async def respond_unless_disconnected(
     request: Request, work: Coroutine[Any, Any, Response]
 ) -> Response:
-    """Return the response of `work`, which is cancelled if the client disconnects.
+    """Return the response of `work`, which is canceled if the client disconnects.
 
     psycopg then cancels the running statement in PostgreSQL, too.
 

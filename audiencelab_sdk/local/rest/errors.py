@@ -55,7 +55,7 @@ class NotInCatalogError(ApiError):
     """The schema cache lacks a table, column or function, which may have been created since."""
 
 
-# The first key that is a prefix of the SQLSTATE counts, so longer keys come first.
+# The first key that is a prefix of the SQLSTATE applies, so longer keys come first.
 _STATUS_BY_SQLSTATE = {
     "P0001": 400,
     "57P01": 503,

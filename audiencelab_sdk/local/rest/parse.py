@@ -1,4 +1,4 @@
-"""Parse the query of a URL with PostgREST's grammar. Knows no SQL."""
+"""Parse the query of a URL with PostgREST's grammar. Independent of SQL."""
 
 import re
 from collections.abc import Callable, Iterable

@@ -1,4 +1,4 @@
-"""Render statements that read tables or call functions. Knows no HTTP.
+"""Render statements that read tables or call functions. Independent of HTTP.
 
 Every value becomes a parameter. Tables, functions, types and defaults are spelled as in the schema
 cache; every other name is quoted.
@@ -38,7 +38,7 @@ class Statement:
 
 @dataclass(frozen=True)
 class Output:
-    """The format of the response body, and whether to count the rows outside the window, too."""
+    """The format of the response body, and whether to count rows outside the window as well."""
 
     shape: Shape = Shape.ARRAY
     strip_nulls: bool = False

@@ -61,7 +61,7 @@ class BackgroundServer:
         return port
 
     def stop(self) -> None:
-        """Finish running requests and stop. Without effect if the server is not running."""
+        """Finish running requests and stop. Does nothing if the server is not running."""
         self._server.should_exit = True
         if self._thread.is_alive():
             self._thread.join()

@@ -1,4 +1,4 @@
-"""Render statements that insert, update or delete. Knows no HTTP."""
+"""Render statements that insert, update or delete. Independent of HTTP."""
 
 import typing
 from collections.abc import Iterable, Sequence
