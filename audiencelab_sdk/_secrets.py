@@ -39,8 +39,8 @@ def header_secret(name: str, value: object) -> SecretStr:
         raise ConfigurationError(f"{name} is empty")
     if not _fits_in_a_header(value.get_secret_value()):
         raise ConfigurationError(
-            f"{name} contains a blank, a line break or a character that no {name} has: "
-            "was it copied whole, and nothing else with it?"
+            f"{name} contains whitespace or characters that are not printable ASCII: "
+            "copy it again, without other text"
         )
     return value
 

@@ -66,7 +66,7 @@ _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
 # The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
-_API_KEY_HINT = "Only an API key may ask this: call it on client.as_api_key(...)."
+_API_KEY_HINT = "Only an API key may call this: use client.as_api_key(...)."
 
 
 class ApiKeys(Resource[D]):

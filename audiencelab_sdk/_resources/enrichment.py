@@ -25,7 +25,7 @@ from audiencelab_sdk._http._resource import D, Resource, listing, made_by, opera
 from audiencelab_sdk._http._table import created, creator, equal
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
-from audiencelab_sdk._resources._bar import Observer, shown
+from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
 from audiencelab_sdk.errors import (
     AudienceLabError,
@@ -313,7 +313,7 @@ class Enrichment(Resource[D]):
             NotFoundError: The job does not exist, or is not visible to the caller.
             ConfigurationError: `show` is true, and rich is not installed.
         """
-        with shown(on_progress, show=show) as observe:
+        with observer(on_progress, show=show) as observe:
             checked_id = checked_uuid("job_id", job_id)
             interval = checked_seconds("poll_interval", poll_interval)
             deadline = time.monotonic() + checked_seconds("timeout", timeout)

@@ -43,7 +43,7 @@ from audiencelab_sdk.models._stored import Json
 
 _TABLE = Table(
     Rows("segments", TypeAdapter(Segment), TypeAdapter(list[Segment], config=Model.model_config)),
-    absent="there is no such segment: it never was, it is deleted, or it is not yours to see",
+    absent="the segment does not exist, is deleted, or is not visible to this client",
     visible=[("deleted", "is", "false")],
 )
 _ID = TypeAdapter(UUID)
@@ -141,7 +141,7 @@ class Segments(Resource[D]):
         try:
             return (yield from _TABLE.get(segment_id))
         except AudienceLabError as error:
-            error.add_note(f"The segment was created nevertheless: its id is {segment_id}.")
+            error.add_note(f"The segment was created. Its id is {segment_id}.")
             raise
 
     @operation
@@ -300,7 +300,7 @@ class Segments(Resource[D]):
         }
         changes = {column: value for column, value in given.items() if value is not UNSET}
         if not changes:
-            raise InvalidArgumentError("there is nothing to update: pass what is to change")
+            raise InvalidArgumentError("there is nothing to update: pass an argument to change")
         return (yield from _TABLE.update(checked_uuid("segment_id", segment_id), columns(changes)))
 
     @operation

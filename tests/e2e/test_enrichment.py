@@ -272,7 +272,7 @@ def test_a_worker_stops_when_the_job_was_ended(member: Client, job: EnrichmentJo
         pytest.raises(ConflictError, match="already failed") as caught,
     ):
         member.track(job, work)
-    assert "could not be failed" in caught.value.__notes__[0]
+    assert "could not be marked as failed" in caught.value.__notes__[0]
     assert member.call("enrichment.get", job.id).error == "stopped"
 
 

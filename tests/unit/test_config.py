@@ -80,8 +80,8 @@ def test_unusable_url_is_refused_with_advice_and_without_quoting_it(url: Any, ad
         ("", "key is empty"),
         (" \n", "key is empty"),
         (SecretStr(""), "key is empty"),
-        ("two\nlines", "line break"),
-        ("two words", "blank"),
+        ("two\nlines", "whitespace"),
+        ("two words", "whitespace"),
         ("clé-secrète", "character"),
     ],
 )

@@ -99,7 +99,7 @@ def test_a_segment_that_cannot_be_read_after_it_was_made_is_named() -> None:
     steps.send(success(KEY_ID))
     with pytest.raises(APIConnectionError) as caught:
         steps.throw(APIConnectionError("reset"))
-    assert caught.value.__notes__ == [f"The segment was created nevertheless: its id is {KEY_ID}."]
+    assert caught.value.__notes__ == [f"The segment was created. Its id is {KEY_ID}."]
 
 
 def test_what_a_lost_request_inserted_is_read() -> None:
@@ -247,7 +247,7 @@ def test_a_filter_takes_no_bytes() -> None:
 
 
 def test_a_filter_is_neither_true_nor_false() -> None:
-    with pytest.raises(TypeError, match="pass a list of them"):
+    with pytest.raises(TypeError, match="pass a list of filters"):
         _ = SegmentFilter.where("age") >= 18 and SegmentFilter.where("age") < 65
     with pytest.raises(TypeError, match="chained comparison"):
         _ = 18 <= SegmentFilter.where("age") < 65

@@ -161,13 +161,15 @@ async def test_refuses_unusable_options(
 
 async def test_refuses_a_client_of_the_other_kind(colour: str, client_class: Any) -> None:
     other, ours = ("asyncio", "AsyncAudienceLab") if colour == "sync" else ("sync", "AudienceLab")
-    with pytest.raises(ConfigurationError, match=rf"give it to {ours}\.from_supabase"):
+    with pytest.raises(ConfigurationError, match=rf"pass it to {ours}\.from_supabase"):
         client_class.from_supabase(await make_supabase(other))
 
 
 @pytest.mark.parametrize("value", [None, URL, {"key": KEY}, AudienceLab, AsyncAudienceLab])
 async def test_refuses_what_is_no_client(colour: str, client_class: Any, value: Any) -> None:
     maker = r"supabase\.create_client" if colour == "sync" else r"supabase\.create_async_client"
-    with pytest.raises(ConfigurationError, match=f"{maker}.* not {type(value).__name__}") as caught:
+    with pytest.raises(
+        ConfigurationError, match=f" not {type(value).__name__}: .*{maker}"
+    ) as caught:
         client_class.from_supabase(value)
     assert KEY not in str(caught.value)

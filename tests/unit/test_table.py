@@ -18,7 +18,7 @@ from tests.unit._samples import JOB, KEY_ID
 def test_a_row_that_is_not_there_is_named() -> None:
     steps = segments.get(KEY_ID)
     next(steps)
-    with pytest.raises(NotFoundError, match="no such segment"):
+    with pytest.raises(NotFoundError, match="the segment does not exist"):
         steps.throw(NotFoundError(406, "PGRST116", "Cannot coerce the result"))
 
 

@@ -120,7 +120,7 @@ async def test_a_lost_report_costs_no_count(
     with caplog.at_level(logging.WARNING, "audiencelab_sdk"):
         await track(client, work)
     assert server.reports == [(0, 0), (10, 0), (10, 0)]
-    assert "makes up for it" in caplog.text
+    assert "the next one includes its totals" in caplog.text
 
 
 async def test_a_refusal_ends_the_work(client: Any, server: Server, clock: SimpleNamespace) -> None:
@@ -230,7 +230,7 @@ async def test_what_cannot_be_counted_is_refused(client: Any, server: Server) ->
 async def test_each_worker_has_a_name_of_its_own(client: Any, server: Server) -> None:
     names = {client.enrichment.track(KEY_ID).worker for _ in range(20)}
     assert len(names) == 20
-    with pytest.raises(InvalidArgumentError, match="once the with block is entered"):
+    with pytest.raises(InvalidArgumentError, match="enter the with block first"):
         _ = client.enrichment.track(KEY_ID).job
 
 
