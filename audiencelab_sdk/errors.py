@@ -65,7 +65,7 @@ class InvalidArgumentError(AudienceLabError, ValueError):
 
 
 class ClientClosedError(AudienceLabError):
-    """The client is closed, or the client that it was derived from."""
+    """The client is closed, or was derived from a client that is closed."""
 
 
 class APIConnectionError(AudienceLabError):

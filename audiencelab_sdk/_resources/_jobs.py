@@ -64,7 +64,7 @@ def start(job_id: UUID | str) -> Operation[EnrichmentJob]:
 def complete(
     job_id: UUID | str, *, moment: datetime | None = None, delay: float = 0.0
 ) -> Operation[EnrichmentJob]:
-    """Move a processing job to completed. A repetition with the same moment is no conflict."""
+    """Move a processing job to completed. A retry with the same `moment` is no conflict."""
     moment = moment or datetime.now(UTC)
     return _move(job_id, PROCESSING, COMPLETED, "completed_at", moment, delay=delay)
 

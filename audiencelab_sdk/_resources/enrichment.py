@@ -47,7 +47,7 @@ class Enrichment(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -262,8 +262,8 @@ class Enrichment(Resource[D]):
         """Move a pending or processing job to failed.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``. The other keys are kept, including concurrent changes. Decimal numbers of more
-        than 15 digits lose precision.
+        ``error``. The other keys are kept, including concurrent changes. Decimal numbers in them
+        that have more than 15 digits lose precision.
 
         Args:
             job_id: The job's id.

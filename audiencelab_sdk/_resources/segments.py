@@ -60,7 +60,7 @@ class Segments(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -85,7 +85,8 @@ class Segments(Resource[D]):
 
         Calls the database function ``create_studio_segment``, then reads the segment from the table
         ``segments``. A transient error is retried only if the server did not carry out the request,
-        because a retry could create a second segment. `create_many` retries all of them::
+        because a retry could create a second segment. `create_many` retries all of them. If reading
+        the new segment fails, the error has a note with its id::
 
             client.segments.create(
                 account_id,
@@ -262,9 +263,9 @@ class Segments(Resource[D]):
         custom_columns: Sequence[CustomColumn | Json] | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
     ) -> Operation[Segment]:
-        """Update a segment, as a member of its account. Omitted arguments are left unchanged.
+        """Update a segment. Omitted arguments are left unchanged.
 
-        Updates the table ``segments``::
+        Updates the table ``segments``, as a member of the account or as the service role::
 
             client.segments.update(segment_id, name="EU engineers", description=None)
 
