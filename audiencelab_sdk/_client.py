@@ -1,16 +1,17 @@
 """The clients."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 from uuid import UUID
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings, environment
-from audiencelab_sdk._http._drivers import AsyncDriver, Driver
+from audiencelab_sdk._http._drivers import AsyncDriver, Driver, NotCopied
 from audiencelab_sdk._http._resource import D
+from audiencelab_sdk._http._settings import OnResponse, Settings, environment
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
@@ -18,19 +19,24 @@ from audiencelab_sdk._secrets import header_secret, hidden
 from audiencelab_sdk._supabase import supabase_settings
 from audiencelab_sdk._tokens import api_key_token, user_of
 
-# httpx and postgrest-py take longer to import than the SDK itself, so the first client imports
+# httpx, postgrest-py and ssl take longer to import than the SDK itself, so the first client imports
 # them.
 if TYPE_CHECKING:
+    import ssl
+
     import supabase
 
     from audiencelab_sdk._http._pools import AsyncPool, Pool
 
+SupabaseClient = TypeVar("SupabaseClient", "supabase.Client", "supabase.AsyncClient")
+
 _FIVE_MINUTES = timedelta(minutes=5)
 
 
-class _Client(ABC, Generic[D]):
+class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
     """What performs no I/O: settings and identities."""
 
+    _is_async: ClassVar[bool]
     api_keys: ApiKeys[D]
     segments: Segments[D]
     enrichment: Enrichment[D]
@@ -45,11 +51,25 @@ class _Client(ABC, Generic[D]):
         timeout: float = 10.0,
         max_retries: int = 2,
         allow_http: bool = False,
+        proxy: str | SecretStr | None = None,
+        verify: "ssl.SSLContext | None" = None,
+        headers: Mapping[str, str] | None = None,
+        on_response: OnResponse | None = None,
     ) -> None:
         key, access_token = hidden(key), access_token and hidden(access_token)
-        self._connect(
-            Settings.checked(url, key, access_token, timeout, max_retries, allow_http=allow_http)
+        settings = Settings.checked(
+            url,
+            key,
+            access_token,
+            timeout=timeout,
+            max_retries=max_retries,
+            allow_http=allow_http,
+            proxy=proxy,
+            verify=verify,
+            headers=headers,
+            on_response=on_response,
         )
+        self._connect(settings)
 
     @classmethod
     def from_env(
@@ -59,6 +79,10 @@ class _Client(ABC, Generic[D]):
         timeout: float = 10.0,
         max_retries: int = 2,
         allow_http: bool = False,
+        proxy: str | SecretStr | None = None,
+        verify: "ssl.SSLContext | None" = None,
+        headers: Mapping[str, str] | None = None,
+        on_response: OnResponse | None = None,
     ) -> Self:
         """Create a client of the project that the environment names.
 
@@ -77,7 +101,64 @@ class _Client(ABC, Generic[D]):
             timeout=timeout,
             max_retries=max_retries,
             allow_http=allow_http,
+            proxy=proxy,
+            verify=verify,
+            headers=headers,
+            on_response=on_response,
         )
+
+    @classmethod
+    def from_supabase(
+        cls,
+        supabase_client: SupabaseClient,
+        *,
+        timeout: float = 10.0,
+        max_retries: int = 2,
+        allow_http: bool = False,
+        proxy: str | SecretStr | None = None,
+        verify: "ssl.SSLContext | None" = None,
+        headers: Mapping[str, str] | None = None,
+        on_response: OnResponse | None = None,
+    ) -> Self:
+        """Create a client of a supabase-py client's project that acts as its user.
+
+        Each request carries the session's current access token, or the key if nobody is signed in.
+        (A token that was only set by `supabase_client.postgrest.auth` is not seen: use `as_user`
+        for it.) ::
+
+            client = AudienceLab.from_supabase(supabase_client)
+            supabase_client.auth.sign_in_with_password({"email": email, "password": password})
+            created = client.api_keys.create(account_id, "CI")  # as that user
+
+        Args:
+            supabase_client: A synchronous client of supabase-py for AudienceLab, an asynchronous
+                one, which runs on asyncio only, for AsyncAudienceLab. It is left unchanged.
+            timeout: As for the constructor.
+            max_retries: As for the constructor.
+            allow_http: As for the constructor.
+            proxy: As for the constructor.
+            verify: As for the constructor.
+            headers: As for the constructor.
+            on_response: As for the constructor.
+
+        Returns:
+            A client with connections of its own. Close it.
+
+        Raises:
+            ConfigurationError: `supabase_client` is another object, or a setting is invalid.
+        """
+        settings = supabase_settings(
+            supabase_client,
+            asynchronous=cls._is_async,
+            timeout=timeout,
+            max_retries=max_retries,
+            allow_http=allow_http,
+            proxy=proxy,
+            verify=verify,
+            headers=headers,
+            on_response=on_response,
+        )
+        return cls._from_settings(settings)
 
     @property
     def url(self) -> str:
@@ -178,7 +259,7 @@ class _Client(ABC, Generic[D]):
         return self._from_settings(settings, self._pool)
 
 
-class AudienceLab(_Client[Driver]):
+class AudienceLab(_Client[Driver, "supabase.Client"]):
     """A client of one AudienceLab V3 project, acting as one identity.
 
     It may be shared between threads, and used before and after a fork: each process has connections
@@ -198,6 +279,14 @@ class AudienceLab(_Client[Driver]):
         max_retries: How often to retry a transient error, where that is safe.
         allow_http: Whether to send the key and tokens over ``http://`` to another machine without
             an InsecureURLWarning.
+        proxy: The URL of an HTTP or SOCKS proxy, such as ``http://proxy.example.com:3128``. None
+            means the one that ``HTTPS_PROXY``, ``HTTP_PROXY`` or ``ALL_PROXY`` names, if any.
+        verify: How TLS certificates are verified, such as
+            ``ssl.create_default_context(cafile="ca.pem")`` for a private certificate authority.
+        headers: Further headers of every request, such as those that a gateway asks for.
+        on_response: A function to call with a RequestAttempt after each attempt of a request, for
+            metrics. What it raises is logged and does not fail the call. AsyncAudienceLab
+            awaits it where it is a coroutine function.
 
     Attributes:
         api_keys: The API keys of accounts.
@@ -208,45 +297,7 @@ class AudienceLab(_Client[Driver]):
         ConfigurationError: An argument is missing or invalid.
     """
 
-    @classmethod
-    def from_supabase(
-        cls,
-        supabase_client: "supabase.Client",
-        *,
-        timeout: float = 10.0,
-        max_retries: int = 2,
-        allow_http: bool = False,
-    ) -> Self:
-        """Create a client of a supabase-py client's project that acts as its user.
-
-        Each request carries the session's current access token, or the key if nobody is signed in.
-        (A token that was only set by `supabase_client.postgrest.auth` is not seen: use `as_user`
-        for it.) ::
-
-            client = AudienceLab.from_supabase(supabase_client)
-            supabase_client.auth.sign_in_with_password({"email": email, "password": password})
-            created = client.api_keys.create(account_id, "CI")  # as that user
-
-        Args:
-            supabase_client: A synchronous client of supabase-py. It is left unchanged.
-            timeout: As for the constructor.
-            max_retries: As for the constructor.
-            allow_http: As for the constructor.
-
-        Returns:
-            A client with connections of its own. Close it.
-
-        Raises:
-            ConfigurationError: `supabase_client` is another object, or a setting is invalid.
-        """
-        settings = supabase_settings(
-            supabase_client,
-            asynchronous=False,
-            timeout=timeout,
-            max_retries=max_retries,
-            allow_http=allow_http,
-        )
-        return cls._from_settings(settings)
+    _is_async = False
 
     def close(self) -> None:
         """Close the connections. Later calls on this client and those derived from it raise.
@@ -269,14 +320,15 @@ class AudienceLab(_Client[Driver]):
         self.close()
 
     def _connect(self, settings: Settings, pool: "Pool | None" = None) -> None:
-        from audiencelab_sdk._http._pools import Pool, postgrest  # noqa: PLC0415 - see above
+        from audiencelab_sdk._http._pools import Pool  # noqa: PLC0415 - see above
+        from audiencelab_sdk._http._sessions import driver  # noqa: PLC0415
 
         self._owns_pool = pool is None
-        self._pool = Pool() if pool is None else pool
-        self._use(Driver(postgrest(settings, self._pool), settings.max_retries), settings)
+        self._pool = Pool(settings) if pool is None else pool
+        self._use(driver(settings, self._pool), settings)
 
 
-class AsyncAudienceLab(_Client[AsyncDriver]):
+class AsyncAudienceLab(_Client[AsyncDriver, "supabase.AsyncClient"]):
     """The asynchronous :class:`AudienceLab`, for asyncio and trio. The arguments are the same.
 
     It may be shared between tasks, threads and processes: each event loop of each process has
@@ -287,40 +339,7 @@ class AsyncAudienceLab(_Client[AsyncDriver]):
             verification = await client.api_keys.verify(text)
     """
 
-    @classmethod
-    def from_supabase(
-        cls,
-        supabase_client: "supabase.AsyncClient",
-        *,
-        timeout: float = 10.0,
-        max_retries: int = 2,
-        allow_http: bool = False,
-    ) -> Self:
-        """Create a client of a supabase-py client's project that acts as its user.
-
-        Each request carries the session's current access token, or the key if nobody is signed in.
-        supabase-py itself runs on asyncio only.
-
-        Args:
-            supabase_client: An asynchronous client of supabase-py. It is left unchanged.
-            timeout: As for the constructor.
-            max_retries: As for the constructor.
-            allow_http: As for the constructor.
-
-        Returns:
-            A client with connections of its own. Close it.
-
-        Raises:
-            ConfigurationError: `supabase_client` is another object, or a setting is invalid.
-        """
-        settings = supabase_settings(
-            supabase_client,
-            asynchronous=True,
-            timeout=timeout,
-            max_retries=max_retries,
-            allow_http=allow_http,
-        )
-        return cls._from_settings(settings)
+    _is_async = True
 
     async def aclose(self) -> None:
         """Close the connections. Later calls on this client and those derived from it raise.
@@ -330,6 +349,10 @@ class AsyncAudienceLab(_Client[AsyncDriver]):
         """
         if self._owns_pool:
             await self._pool.aclose()
+
+    async def close(self) -> None:
+        """Close the connections, as `aclose` does."""
+        await self.aclose()
 
     async def __aenter__(self) -> Self:
         return self
@@ -343,9 +366,9 @@ class AsyncAudienceLab(_Client[AsyncDriver]):
         await self.aclose()
 
     def _connect(self, settings: Settings, pool: "AsyncPool | None" = None) -> None:
-        from audiencelab_sdk._http._pools import AsyncPool, async_postgrest  # noqa: PLC0415
+        from audiencelab_sdk._http._pools import AsyncPool  # noqa: PLC0415 - see above
+        from audiencelab_sdk._http._sessions import async_driver  # noqa: PLC0415
 
         self._owns_pool = pool is None
-        self._pool = AsyncPool() if pool is None else pool
-        driver = AsyncDriver(async_postgrest(settings, self._pool), settings.max_retries)
-        self._use(driver, settings)
+        self._pool = AsyncPool(settings) if pool is None else pool
+        self._use(async_driver(settings, self._pool), settings)

@@ -37,7 +37,7 @@ def header_secret(name: str, value: object) -> SecretStr:
     value = SecretStr(hidden(value).get_secret_value().strip())
     if not value:
         raise ConfigurationError(f"{name} is empty")
-    if not _fits_in_a_header(value.get_secret_value()):
+    if not fits_in_a_header(value.get_secret_value()):
         raise ConfigurationError(
             f"{name} contains whitespace or characters that are not printable ASCII: "
             "copy it again, without other text"
@@ -45,5 +45,6 @@ def header_secret(name: str, value: object) -> SecretStr:
     return value
 
 
-def _fits_in_a_header(text: str) -> bool:
-    return text.isascii() and text.isprintable() and " " not in text
+def fits_in_a_header(text: str, *, blanks: bool = False) -> bool:
+    """Whether an HTTP header may have this value."""
+    return text.isascii() and text.isprintable() and (blanks or " " not in text)

@@ -1,10 +1,11 @@
 """Build settings from a supabase-py client."""
 
 from dataclasses import replace
+from typing import Unpack
 
 from pydantic import SecretStr
 
-from audiencelab_sdk._config import Settings
+from audiencelab_sdk._http._settings import Options, Settings
 from audiencelab_sdk._secrets import header_secret
 from audiencelab_sdk.errors import ConfigurationError
 
@@ -13,9 +14,7 @@ def supabase_settings(
     supabase_client: object,
     *,
     asynchronous: bool,
-    timeout: float,
-    max_retries: int,
-    allow_http: bool,
+    **options: Unpack[Options],
 ) -> Settings:
     """Return settings with the URL and key of a supabase-py client, and its session's token.
 
@@ -43,15 +42,13 @@ def supabase_settings(
     def token() -> SecretStr:
         # The header of supabase-py's own requests: the session's current access token, or the key
         # if nobody is signed in.
-        authorization = supabase_client.options.headers["Authorization"]
+        authorization = supabase_client.options.headers.get("Authorization", "")
         return header_secret("access_token", authorization.removeprefix("Bearer "))
 
     settings = Settings.checked(
         str(supabase_client.supabase_url),
         supabase_client.supabase_key,
         None,
-        timeout,
-        max_retries,
-        allow_http=allow_http,
+        **options,
     )
     return replace(settings, token=token)

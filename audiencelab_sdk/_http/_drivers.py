@@ -4,11 +4,12 @@ import random
 import time
 from contextlib import closing
 from functools import partial
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, NoReturn, SupportsIndex, TypeVar, cast
 
 import anyio
 
-from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request
+from audiencelab_sdk._http._operation import Operation, Request, Response
+from audiencelab_sdk._http._reports import Reports
 from audiencelab_sdk.errors import (
     APIConnectionError,
     APIStatusError,
@@ -28,17 +29,28 @@ _LONGEST_RETRY_AFTER = 30.0
 _TRANSIENT_STATUSES = (502, 503, 504)
 
 
-class Driver:
+class NotCopied:
+    """An object that cannot be copied or pickled."""
+
+    def __reduce_ex__(self, protocol: SupportsIndex) -> NoReturn:
+        raise TypeError(
+            "a client cannot be copied or pickled, because it holds connections and keys: create "
+            "one in each process, or derive one with client.with_options() or client.as_user()"
+        )
+
+
+class Driver(NotCopied):
     """Runs operations over a postgrest-py client."""
 
-    def __init__(self, api: "SyncPostgrestClient", max_retries: int) -> None:
+    def __init__(self, api: "SyncPostgrestClient", reports: Reports, max_retries: int) -> None:
         self._api = api
+        self._reports = reports
         self._max_retries = max_retries
 
-    def __call__(self, operation: Operation[T]) -> T:
-        """Run an operation and return its result."""
+    def __call__(self, name: str, operation: Operation[T]) -> T:
+        """Run the operation of the method `name` and return its result."""
         # Closing it runs its cleanup at once where the I/O is cancelled or interrupted.
-        with closing(operation):
+        with self._reports.call(name), closing(operation):
             resume = partial(next, operation)
             while True:
                 try:
@@ -46,38 +58,45 @@ class Driver:
                 except StopIteration as stop:
                     return cast("T", stop.value)
                 try:
-                    response = self._send(request)
+                    response = self._send(name, request)
                 except AudienceLabError as error:
                     resume = partial(operation.throw, _without_frames(error))
                 else:
                     resume = partial(operation.send, response)
 
-    def _send(self, request: Request) -> "httpx.Response":
+    def _send(self, name: str, request: Request) -> Response:
         if request.delay:
             time.sleep(request.delay)
-        attempt = 0
+        number = 1
         while True:
+            built = request.build(self._api).request
+            attempt = self._reports.begin(name, built, number)
             try:
-                return cast("httpx.Response", _response(request, self._api, attempt))
+                response: Response = built.send(_headers(number))
             except AudienceLabError as error:
-                pause = _pause_before_retry(request, error, attempt, self._max_retries)
+                attempt.end(error)
+                pause = _pause_before_retry(request, error, number, self._max_retries)
                 if pause is None:
                     raise
+            else:
+                attempt.end(response)
+                return response
             time.sleep(pause)
-            attempt += 1
+            number += 1
 
 
-class AsyncDriver:
+class AsyncDriver(NotCopied):
     """The asynchronous :class:`Driver`, for asyncio and trio."""
 
-    def __init__(self, api: "AsyncPostgrestClient", max_retries: int) -> None:
+    def __init__(self, api: "AsyncPostgrestClient", reports: Reports, max_retries: int) -> None:
         self._api = api
+        self._reports = reports
         self._max_retries = max_retries
 
-    async def __call__(self, operation: Operation[T]) -> T:
-        """Run an operation and return its result."""
+    async def __call__(self, name: str, operation: Operation[T]) -> T:
+        """Run the operation of the method `name` and return its result."""
         # Closing it runs its cleanup at once where the I/O is cancelled or interrupted.
-        with closing(operation):
+        with self._reports.call(name), closing(operation):
             resume = partial(next, operation)
             while True:
                 try:
@@ -85,36 +104,38 @@ class AsyncDriver:
                 except StopIteration as stop:
                     return cast("T", stop.value)
                 try:
-                    response = await self._send(request)
+                    response = await self._send(name, request)
                 except AudienceLabError as error:
                     resume = partial(operation.throw, _without_frames(error))
                 else:
                     resume = partial(operation.send, response)
 
-    async def _send(self, request: Request) -> "httpx.Response":
+    async def _send(self, name: str, request: Request) -> Response:
         if request.delay:
             await anyio.sleep(request.delay)
-        attempt = 0
+        number = 1
         while True:
+            built = request.build(self._api).request
+            attempt = self._reports.begin(name, built, number)
             try:
-                return cast("httpx.Response", await _response(request, self._api, attempt))
+                response: Response = await built.send(_headers(number))
             except AudienceLabError as error:
-                pause = _pause_before_retry(request, error, attempt, self._max_retries)
+                await attempt.aend(error)
+                pause = _pause_before_retry(request, error, number, self._max_retries)
                 if pause is None:
                     raise
+            else:
+                await attempt.aend(response)
+                return response
             await anyio.sleep(pause)
-            attempt += 1
+            number += 1
 
 
-def _response(request: Request, api: PostgrestClient, attempt: int) -> Any:
-    """Send the request; returns the HTTP response, or an awaitable of it.
-
-    postgrest-py's `execute` is not used: it has retries and error classes of its own.
-    """
+def _headers(number: int) -> "httpx.Headers":
+    """Return the headers of an attempt with this number."""
     from httpx import Headers  # noqa: PLC0415 - see _client
 
-    headers = Headers({"X-Retry-Count": str(attempt)} if attempt else None)
-    return request.build(api).request.send(headers)
+    return Headers({"X-Retry-Count": str(number - 1)} if number > 1 else None)
 
 
 def _without_frames(error: AudienceLabError) -> AudienceLabError:
@@ -123,14 +144,14 @@ def _without_frames(error: AudienceLabError) -> AudienceLabError:
 
 
 def _pause_before_retry(
-    request: Request, error: AudienceLabError, attempt: int, max_retries: int
+    request: Request, error: AudienceLabError, number: int, max_retries: int
 ) -> float | None:
     """Return the seconds to wait before a retry, or None if the request must not be retried."""
-    if not request.retried or attempt >= max_retries or not _may_retry(request, error):
+    if not request.retried or number > max_retries or not _may_retry(request, error):
         return None
     if isinstance(error, APIStatusError) and error.retry_after is not None:
         return error.retry_after if error.retry_after <= _LONGEST_RETRY_AFTER else None
-    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**attempt)
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** (number - 1))
     return random.uniform(0, longest)  # noqa: S311 - jitter keeps callers apart, no secret
 
 

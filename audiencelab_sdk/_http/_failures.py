@@ -13,28 +13,37 @@ from audiencelab_sdk.errors import (
     UnexpectedResponseError,
 )
 
-_NEVER_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.LocalProtocolError,
+    httpx.UnsupportedProtocol,
+)
 # The first that fits counts.
 _ADVICE: tuple[tuple[type[Exception], str], ...] = (
     (httpx.PoolTimeout, "all connections were busy, so make fewer calls at a time"),
     (httpx.ConnectTimeout, "is the URL right, and does a firewall let this machine reach it?"),
     (
         httpx.TimeoutException,
-        "it may have been carried out; client.with_options(timeout=...) waits longer",
+        "it may have been executed; client.with_options(timeout=...) waits longer",
     ),
     (httpx.ProxyError, "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names the proxy"),
     (
         socket.gaierror,
         "the host name is not known here: is the URL right, and the project not paused?",
     ),
-    (ssl.SSLCertVerificationError, "SSL_CERT_FILE names the certificates that are trusted"),
-    (ssl.SSLError, "it does not speak TLS: should the URL begin with http://?"),
-    (httpx.ConnectError, "is the URL right, and does the server run?"),
-    (Exception, "the connection broke, and the request may have been carried out"),
+    (
+        ssl.SSLCertVerificationError,
+        "for a private certificate authority pass verify=ssl.create_default_context(cafile=...)",
+    ),
+    (ssl.SSLError, "the server does not speak TLS: should the URL begin with http://?"),
+    (httpx.ConnectError, "is the URL right, and is the server running?"),
+    (Exception, "the connection broke, and the request may have been executed"),
 )
 
 
-def connection_error(request: httpx.Request, error: httpx.RequestError) -> AudienceLabError:
+def connection_error(request: httpx.Request, error: Exception) -> AudienceLabError:
     """Return the error that says what `error` means for `request`, and what to do."""
     url = request.url
     reason = ": ".join(text for text in (type(error).__name__, shown(str(error))) if text)
@@ -42,19 +51,19 @@ def connection_error(request: httpx.Request, error: httpx.RequestError) -> Audie
     where = f"{url.scheme}://{url.netloc.decode('ascii')}"
     if isinstance(error, httpx.DecodingError):
         return UnexpectedResponseError(
-            f"{what}: {where} answered in a broken encoding ({reason}): "
-            "a proxy on the way may damage answers"
+            f"{what}: the response from {where} cannot be decompressed ({reason}): "
+            "does a proxy on the way damage responses?"
         )
-    late = isinstance(error, httpx.TimeoutException)
-    message = f"{what}: no answer from {where}{' in time' if late else ''} ({reason})"
-    return (APITimeoutError if late else APIConnectionError)(
+    is_late = isinstance(error, httpx.TimeoutException)
+    message = f"{what}: no response from {where}{' in time' if is_late else ''} ({reason})"
+    return (APITimeoutError if is_late else APIConnectionError)(
         f"{message}: {_advice(error)}", request_sent=not isinstance(error, _NEVER_SENT)
     )
 
 
-def _advice(error: httpx.RequestError) -> str:
+def _advice(error: Exception) -> str:
     if isinstance(error, httpx.RemoteProtocolError) and "illegal" in str(error):
-        return "it does not speak HTTP: should the URL begin with https://?"
+        return "the server does not speak HTTP: should the URL begin with https://?"
     # Only where no connection came about do the causes tell more: a broken one may end in TLS.
     causes = _causes(error) if isinstance(error, httpx.ConnectError) else [error]
     return next(

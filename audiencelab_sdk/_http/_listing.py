@@ -12,7 +12,7 @@ from uuid import UUID
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._http._json_text import member
 from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request, RequestBuilder
-from audiencelab_sdk._http._reading import Rows, another_shape
+from audiencelab_sdk._http._reading import Rows, unexpected_shape
 from audiencelab_sdk.errors import UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
 
@@ -126,8 +126,7 @@ class Listing(Generic[R]):
 
     def _proxy(self, what: str) -> UnexpectedResponseError:
         return UnexpectedResponseError(
-            f"{self.rows.name} answered with {what}: is there a proxy that drops the query of a "
-            "URL?"
+            f"{self.rows.name} returned {what}: does a proxy on the way drop the query of a URL?"
         )
 
 
@@ -139,7 +138,7 @@ def _place(name: str, row: Row | UnreadableRow) -> Place:
     except ValueError:
         created_at = None
     if not isinstance(created_at, str):
-        raise another_shape(name, ["created_at"])
+        raise unexpected_shape(name, ["created_at"])
     return Place(created_at, row.id)
 
 

@@ -1,12 +1,12 @@
 """Operations: generators that yield requests, get responses and return a result.
 
-An operation performs no I/O. For each :class:`Request` that it yields it is sent a successful HTTP
-response, with the whole body, or thrown the error. A driver in ``_drivers`` performs the I/O,
-synchronously or asynchronously.
+An operation performs no I/O. For each :class:`Request` that it yields it is sent a successful
+:class:`Response`, or thrown the error. A driver in ``_drivers`` performs the I/O, synchronously or
+asynchronously.
 """
 
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from pydantic import SecretStr
@@ -23,8 +23,17 @@ PostgrestClient: TypeAlias = "SyncPostgrestClient | AsyncPostgrestClient"
 class BuiltRequest(Protocol):
     """A request of postgrest-py's synchronous or asynchronous client."""
 
+    @property
+    def http_method(self) -> str:
+        """Return the HTTP method."""
+        ...
+
+    @property
+    def path(self) -> Any:
+        """Return the URL without the query."""
+
     def send(self, additional_headers: "httpx.Headers") -> Any:
-        """Return the HTTP response, or an awaitable of it."""
+        """Return the :class:`Response`, or an awaitable of it."""
 
 
 class RequestBuilder(Protocol):
@@ -54,7 +63,28 @@ class Request:
     retried: bool = True
 
 
-Operation: TypeAlias = Generator[Request, "httpx.Response", T]
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A successful HTTP response.
+
+    Attributes:
+        method: The HTTP method of the request.
+        path: The path of the request.
+        status: The HTTP status.
+        content: The whole body, decompressed.
+        content_type: The Content-Type header. Empty if there is none.
+        request_id: The request's id in the logs of Supabase or of a proxy.
+    """
+
+    method: str
+    path: str
+    status: int
+    content: bytes = field(repr=False)
+    content_type: str = ""
+    request_id: str | None = None
+
+
+Operation: TypeAlias = Generator[Request, Response, T]
 
 
 def rpc(

@@ -9,6 +9,7 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from audiencelab_sdk._http._json_text import member, parts
+from audiencelab_sdk._http._operation import Response
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
@@ -16,7 +17,6 @@ from audiencelab_sdk.models import UnreadableRow
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import httpx
     from pydantic_core import ErrorDetails
 
 logger = logging.getLogger("audiencelab_sdk")
@@ -27,7 +27,7 @@ _NULL = TypeAdapter(None)
 _FIELDS_NAMED = 5
 
 
-def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
+def read(name: str, kind: TypeAdapter[T], response: Response) -> T:
     """Read the response of the database function or table `name`.
 
     pydantic parses the bytes of the body, which takes half the time of Python's lists and dicts.
@@ -44,13 +44,13 @@ def read(name: str, kind: TypeAdapter[T], response: "httpx.Response") -> T:
     raise _unreadable(name, response, problems)
 
 
-def read_nothing(name: str, response: "httpx.Response") -> None:
+def read_nothing(name: str, response: Response) -> None:
     """Check the response of the database function `name`, which returns nothing.
 
     Raises:
         UnexpectedResponseError: The response is not the function's.
     """
-    if response.status_code != 204:
+    if response.status != 204:
         read(name, _NULL, response)
 
 
@@ -68,11 +68,11 @@ class Rows(Generic[T]):
     one: TypeAdapter[T]
     many: TypeAdapter[list[T]]
 
-    def read(self, response: "httpx.Response") -> list[T]:
+    def read(self, response: Response) -> list[T]:
         """All rows; raises what the function `read` does."""
         return read(self.name, self.many, response)
 
-    def read_each(self, response: "httpx.Response") -> "Sequence[T | UnreadableRow]":
+    def read_each(self, response: Response) -> "Sequence[T | UnreadableRow]":
         """All rows, with an UnreadableRow, which is logged, in place of each that cannot be read.
 
         Raises:
@@ -83,12 +83,13 @@ class Rows(Generic[T]):
             return self.many.validate_json(response.content, by_alias=True, by_name=False)
         except ValidationError as error:
             problems = _problems(error)
-        rows = parts(response.text) if response.text.lstrip().startswith("[") else None
+        text = response.content.decode(errors="replace")
+        rows = parts(text) if text.lstrip().startswith("[") else None
         if rows is None:
             raise _unreadable(self.name, response, problems)
         return [self._read_alone(response, index, raw) for index, raw in enumerate(rows)]
 
-    def _read_alone(self, response: "httpx.Response", index: int, raw: str) -> T | UnreadableRow:
+    def _read_alone(self, response: Response, index: int, raw: str) -> T | UnreadableRow:
         try:
             return self.one.validate_json(raw, by_alias=True, by_name=False)
         except ValidationError as error:
@@ -106,16 +107,16 @@ class Rows(Generic[T]):
         return row
 
 
-def another_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:
+def unexpected_shape(name: str, fields: "Iterable[str]") -> UnexpectedResponseError:
     """Return the error that names the fields of a response that do not fit."""
     # Without duplicates, as they came: a page may have a thousand rows with the same fault.
-    different = list(dict.fromkeys(field or "the whole" for field in fields))
+    different = list(dict.fromkeys(field or "the whole body" for field in fields))
     where = shown(", ".join(different[:_FIELDS_NAMED]))
     if len(different) > _FIELDS_NAMED:
         where += f" and {len(different) - _FIELDS_NAMED} more"
     return UnexpectedResponseError(
-        f"{name} answered in another shape than this version of the SDK knows (see: {where}): "
-        "does the URL lead to an AudienceLab database, and was its migration applied?"
+        f"{name} returned a response that does not fit this version of the SDK (see: {where}): "
+        "does the URL lead to an AudienceLab database, and were its migrations applied?"
     )
 
 
@@ -139,28 +140,31 @@ def _reason(problems: "list[ErrorDetails]") -> str:
 
 
 def _unreadable(
-    name: str, response: "httpx.Response", problems: "list[ErrorDetails]", row: str = ""
+    name: str, response: Response, problems: "list[ErrorDetails]", row: str = ""
 ) -> UnexpectedResponseError:
     if problems[0]["type"] == "json_invalid":
         return _without_json(response, problems[0]["msg"])
-    return another_shape(name, (row + ".".join(map(str, problem["loc"])) for problem in problems))
+    return unexpected_shape(
+        name, (row + ".".join(map(str, problem["loc"])) for problem in problems)
+    )
 
 
 def _is_out_of_range(reason: str) -> bool:
     return "recursion limit" in reason or "out of range" in reason
 
 
-def _without_json(response: "httpx.Response", reason: str) -> UnexpectedResponseError:
-    request = response.request
-    kind = shown(response.headers.get("Content-Type", "no content type"))
+def _without_json(response: Response, reason: str) -> UnexpectedResponseError:
+    kind = shown(response.content_type or "no content type")
     if _is_out_of_range(reason):
-        what = "JSON that goes too deep, or has too long a number, to be read"
+        what = "JSON that is nested too deep, or has too long a number, to be read"
     elif "json" in kind and response.content:
-        what = "broken JSON: a proxy on the way may cut answers off"
+        what = "broken JSON: does a proxy on the way cut responses off?"
     else:
-        what = "something other than JSON: does the URL lead to the project's API, and no proxy or "
-        what += "login page in its place?"
+        what = (
+            "something other than JSON: does the URL lead to the project's API, and not to a proxy "
+            "or a login page?"
+        )
     return UnexpectedResponseError(
-        f"{request.method} {request.url.path} answered {response.status_code} with {what} "
+        f"{response.method} {response.path} returned {response.status} with {what} "
         f"({kind}, {len(response.content)} bytes)"
     )

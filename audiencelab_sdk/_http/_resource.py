@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, overload
+from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, overload
 from uuid import UUID
 
 from audiencelab_sdk._http._drivers import AsyncDriver, Driver
@@ -32,7 +32,13 @@ UserId = Callable[[], UUID | None]
 
 
 class Resource(Generic[D]):
-    """The methods of a client about one subject."""
+    """The methods of a client about one subject.
+
+    Attributes:
+        _subject: The attribute of the client that holds the resource.
+    """
+
+    _subject: ClassVar[str]
 
     def __init__(self, driver: D, user_id: UserId) -> None:
         self._driver: D = driver
@@ -85,7 +91,7 @@ def listing(
 
 
 def made_by(
-    synchronous: Callable[[Driver, T], S], asynchronous: Callable[[AsyncDriver, T], A]
+    synchronous: Callable[[Driver, str, T], S], asynchronous: Callable[[AsyncDriver, str, T], A]
 ) -> Callable[[Callable[Concatenate[Any, P], T]], Method[P, S, A]]:
     """Make a method that passes the function's result on to one of two classes."""
 
@@ -99,9 +105,10 @@ def made_by(
 
 
 def _plain(
-    function: Callable[..., Any], finish: Callable[[Any, Any], Any], result: Any
+    function: Callable[..., Any], finish: Callable[[Any, str, Any], Any], result: Any
 ) -> Callable[..., Any]:
-    """Return a method that passes what `function` returns to `finish`, with the driver."""
+    """Return a method that calls `finish` with the driver, its name and what `function` returns."""
+    name = function.__name__
 
     @wraps(function)
     def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -111,15 +118,16 @@ def _plain(
             # Error reporters may show the local variables of each frame, and an argument may be
             # an API key.
             del args, kwargs
-        return finish(self._driver, made)
+        return finish(self._driver, f"{self._subject}.{name}", made)
 
     return _with_result(method, result)
 
 
 def _coroutine(
-    function: Callable[..., Any], finish: Callable[[Any, Any], Any], result: Any
+    function: Callable[..., Any], finish: Callable[[Any, str, Any], Any], result: Any
 ) -> Callable[..., Any]:
-    """Return a coroutine method that passes what `function` returns to `finish`."""
+    """Return a coroutine method that calls `finish` as the method of :func:`_plain` does."""
+    name = function.__name__
 
     @wraps(function)
     async def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -127,7 +135,7 @@ def _coroutine(
             made = function(self, *args, **kwargs)
         finally:
             del args, kwargs  # as above
-        return await finish(self._driver, made)
+        return await finish(self._driver, f"{self._subject}.{name}", made)
 
     return _with_result(method, result)
 
@@ -140,19 +148,19 @@ def _with_result(method: Callable[..., Any], result: Any) -> Callable[..., Any]:
     return method
 
 
-def _run(driver: Callable[[Operation[T]], A], made: Operation[T]) -> A:
-    return driver(made)
+def _run(driver: Callable[[str, Operation[T]], A], name: str, made: Operation[T]) -> A:
+    return driver(name, made)
 
 
-def _page(driver: Driver, listed: Listing[R], after: Place | None = None) -> Page[R]:
-    fetched = driver(listed.page(after))
-    fetch_next = partial(_page, driver, listed, fetched.last) if fetched.last else None
+def _page(driver: Driver, name: str, listed: Listing[R], after: Place | None = None) -> Page[R]:
+    fetched = driver(name, listed.page(after))
+    fetch_next = partial(_page, driver, name, listed, fetched.last) if fetched.last else None
     return Page(fetched.items, fetched.unreadable, fetch_next)
 
 
 async def _async_page(
-    driver: AsyncDriver, listed: Listing[R], after: Place | None = None
+    driver: AsyncDriver, name: str, listed: Listing[R], after: Place | None = None
 ) -> AsyncPage[R]:
-    fetched = await driver(listed.page(after))
-    fetch_next = partial(_async_page, driver, listed, fetched.last) if fetched.last else None
+    fetched = await driver(name, listed.page(after))
+    fetch_next = partial(_async_page, driver, name, listed, fetched.last) if fetched.last else None
     return AsyncPage(fetched.items, fetched.unreadable, fetch_next)

@@ -54,13 +54,14 @@ def status_error(response: httpx.Response) -> APIStatusError:
         _message(response, body, text),
         _text(body, "details"),
         _text(body, "hint") or (None if code else _ADVICE_WITHOUT_CODE.get(status)),
-        _request_id(response.headers),
+        request_id(response.headers),
     )
     error.retry_after = _seconds(response.headers.get("Retry-After", ""))
     return error
 
 
-def _request_id(headers: httpx.Headers) -> str | None:
+def request_id(headers: httpx.Headers) -> str | None:
+    """Return the id that Supabase, or a proxy, has given to the request."""
     return next((shown(headers[name]) for name in _REQUEST_IDS if name in headers), None)
 
 

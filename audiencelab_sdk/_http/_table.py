@@ -8,12 +8,17 @@ from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_moment, checked_uuid
 from audiencelab_sdk._http._listing import Listing, Row, checked_page_size
-from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request, RequestBuilder
+from audiencelab_sdk._http._operation import (
+    Operation,
+    PostgrestClient,
+    Request,
+    RequestBuilder,
+    Response,
+)
 from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk.errors import InvalidArgumentError, NotFoundError, UnexpectedResponseError
 
 if TYPE_CHECKING:
-    import httpx
     from postgrest.base_request_builder import BaseSelectRequestBuilder
 
 R = TypeVar("R", bound=Row)
@@ -120,9 +125,7 @@ class Table(Generic[R]):
             )
             written |= self._by_id(response)
         if any(row["id"] not in written for row in rows):
-            raise UnexpectedResponseError(
-                f"{self.rows.name} did not answer with the rows written to it"
-            )
+            raise UnexpectedResponseError(f"{self.rows.name} did not return the rows written to it")
         return [written[row["id"]] for row in rows]
 
     def _one(self, row_id: UUID, request: Request) -> Operation[R]:
@@ -137,12 +140,12 @@ class Table(Generic[R]):
     def _checked(self, row_id: UUID, row: R) -> R:
         if row.id != row_id:
             raise UnexpectedResponseError(
-                f"{self.rows.name} answered with another row than the one that was asked for: "
-                "is there a proxy that drops the query of a URL?"
+                f"{self.rows.name} returned another row than the requested one: does a proxy on "
+                "the way drop the query of a URL?"
             )
         return row
 
-    def _by_id(self, response: "httpx.Response") -> dict[str, R]:
+    def _by_id(self, response: Response) -> dict[str, R]:
         return {str(row.id): row for row in self.rows.read(response)}
 
 

@@ -48,8 +48,9 @@ class Tracking:
 class _Worker(Generic[D]):
     """The totals of a worker, and when the next report is due."""
 
-    def __init__(self, driver: D, tracking: Tracking) -> None:
+    def __init__(self, driver: D, name: str, tracking: Tracking) -> None:
         self._run: D = driver
+        self._name = name
         self._job_id = tracking.job_id
         self._worker = tracking.worker
         self._complete = tracking.complete
@@ -168,7 +169,7 @@ class Progress(_Worker[Driver]):
     def __enter__(self) -> Self:
         self._open_display()
         try:
-            self._update(self._run(self._report()))
+            self._update(self._run(self._name, self._report()))
         except BaseException:
             self._display.close()
             raise
@@ -184,17 +185,17 @@ class Progress(_Worker[Driver]):
             if exc_value is not None:
                 self._fail(exc_value)
                 return
-            self._update(self._run(self._report_and_end()))
+            self._update(self._run(self._name, self._report_and_end()))
 
     def _try_report(self) -> None:
         try:
-            self._update(self._run(self._report()))
+            self._update(self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
             self._log_lost_report(error)
 
     def _fail(self, reason: BaseException) -> None:
         try:
-            self._update(self._run(self._report_and_fail(reason)))
+            self._update(self._run(self._name, self._report_and_fail(reason)))
         except AudienceLabError as error:
             reason.add_note(self._not_failed(error))
 
@@ -220,7 +221,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
     async def __aenter__(self) -> Self:
         self._open_display()
         try:
-            self._update(await self._run(self._report()))
+            self._update(await self._run(self._name, self._report()))
         except BaseException:
             self._display.close()
             raise
@@ -236,11 +237,11 @@ class AsyncProgress(_Worker[AsyncDriver]):
             if exc_value is not None:
                 await self._fail(exc_value)
                 return
-            self._update(await self._run(self._report_and_end()))
+            self._update(await self._run(self._name, self._report_and_end()))
 
     async def _try_report(self) -> None:
         try:
-            self._update(await self._run(self._report()))
+            self._update(await self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
             self._log_lost_report(error)
 
@@ -248,7 +249,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
         # Shielded, so that a canceled worker fails its job too.
         with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
             try:
-                self._update(await self._run(self._report_and_fail(reason)))
+                self._update(await self._run(self._name, self._report_and_fail(reason)))
             except AudienceLabError as error:
                 reason.add_note(self._not_failed(error))
         if scope.cancelled_caught:

@@ -1,19 +1,16 @@
 """Read the responses of the database functions that write the usage log."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from pydantic import AwareDatetime, StrictBool, StrictInt, TypeAdapter
 
-from audiencelab_sdk._http._reading import another_shape, read
+from audiencelab_sdk._http._operation import Response
+from audiencelab_sdk._http._reading import read, unexpected_shape
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import AudienceLabError, UnexpectedResponseError, UsageLogError
 from audiencelab_sdk.models import Outcome, UsageLog
 from audiencelab_sdk.models._base import Model
-
-if TYPE_CHECKING:
-    import httpx
 
 _ONE = "log_api_key_usage"
 _BATCH = "log_api_key_usage_batch"
@@ -32,7 +29,7 @@ class _Entry(Model, frozen=True):
             reason = shown(self.error or "the database returned no error message")
             raise UsageLogError(reason, self.error_code and shown(self.error_code))
         if self.log_id is None or self.timestamp is None:
-            raise another_shape(function, ["log_id", "timestamp"])
+            raise unexpected_shape(function, ["log_id", "timestamp"])
         return UsageLog(log_id=self.log_id, timestamp=self.timestamp)
 
 
@@ -44,7 +41,7 @@ _ENTRY = TypeAdapter(_Entry)
 _ENTRIES = TypeAdapter(list[_BatchEntry], config=Model.model_config)
 
 
-def read_log(response: "httpx.Response") -> UsageLog:
+def read_log(response: Response) -> UsageLog:
     """Read the response of ``log_api_key_usage``.
 
     Raises:
@@ -54,7 +51,7 @@ def read_log(response: "httpx.Response") -> UsageLog:
     return read(_ONE, _ENTRY, response).log(_ONE)
 
 
-def read_batch(response: "httpx.Response", first: int, count: int) -> list[Outcome[UsageLog]]:
+def read_batch(response: Response, first: int, count: int) -> list[Outcome[UsageLog]]:
     """Read the response of ``log_api_key_usage_batch`` to `count` events.
 
     The index of the first event is `first`.

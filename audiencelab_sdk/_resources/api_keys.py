@@ -1,9 +1,10 @@
 """API keys: `client.api_keys`."""
 
 import builtins
+import logging
 from collections.abc import Iterable, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field, SecretStr, StrictBool, StrictInt, TypeAdapter
@@ -17,7 +18,7 @@ from audiencelab_sdk._arguments import (
     made_storable,
 )
 from audiencelab_sdk._http._listing import Listing, checked_page_size
-from audiencelab_sdk._http._operation import Operation, rpc
+from audiencelab_sdk._http._operation import Operation, Response, rpc
 from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk._http._resource import D, Resource, listing, operation
 from audiencelab_sdk._key_format import may_be_api_key
@@ -49,8 +50,7 @@ from audiencelab_sdk.models import (
 )
 from audiencelab_sdk.models._base import Model
 
-if TYPE_CHECKING:
-    import httpx
+logger = logging.getLogger("audiencelab_sdk")
 
 _CREATED = TypeAdapter(CreatedApiKey)
 _KEYS = Rows(
@@ -84,6 +84,8 @@ class ApiKeys(Resource[D]):
     - ClientClosedError if the client is closed.
     - The APIStatusError for any other error response.
     """
+
+    _subject = "api_keys"
 
     @operation
     def create(
@@ -231,6 +233,7 @@ class ApiKeys(Resource[D]):
         api_key = hidden(api_key)
         key = checked_secret("api_key", api_key)
         if not may_be_api_key(key.get_secret_value()):
+            logger.debug("%s.verify: no request for a malformed API key", self._subject)
             return InvalidApiKey(error="Invalid API key")
         response = yield rpc("verify_api_key", {"p_api_key": key}, repeatable=True)
         return read("verify_api_key", _VERIFICATION, response)
@@ -371,7 +374,7 @@ class ApiKeys(Resource[D]):
         return read("get_api_key_account_id", _ID_OR_NONE, response)
 
 
-def _call_as_api_key(function: str, arguments: dict[str, Any]) -> "Operation[httpx.Response]":
+def _call_as_api_key(function: str, arguments: dict[str, Any]) -> Operation[Response]:
     try:
         return (yield rpc(function, arguments, repeatable=True))
     except (AuthenticationError, PermissionDeniedError) as error:

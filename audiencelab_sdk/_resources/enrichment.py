@@ -54,6 +54,8 @@ class Enrichment(Resource[D]):
     - The APIStatusError for any other error response.
     """
 
+    _subject = "enrichment"
+
     @operation
     def create(
         self,

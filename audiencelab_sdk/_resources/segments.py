@@ -67,6 +67,8 @@ class Segments(Resource[D]):
     - The APIStatusError for any other error response.
     """
 
+    _subject = "segments"
+
     @operation
     def create(
         self,

@@ -14,6 +14,7 @@ from audiencelab_sdk.models.api_keys import (
 from audiencelab_sdk.models.enrichment import EnrichmentJob, EnrichmentStatus, EnrichmentType
 from audiencelab_sdk.models.outcome import Outcome
 from audiencelab_sdk.models.page import AsyncPage, Page, UnreadableRow
+from audiencelab_sdk.models.request_attempt import RequestAttempt
 from audiencelab_sdk.models.segments import (
     CustomColumn,
     NewSegment,
@@ -36,6 +37,7 @@ __all__ = [
     "NewSegment",
     "Outcome",
     "Page",
+    "RequestAttempt",
     "Scope",
     "Segment",
     "SegmentFilter",

@@ -22,6 +22,7 @@ import asyncio
 import gc
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -30,12 +31,14 @@ import warnings
 from concurrent.futures import ProcessPoolExecutor
 from typing import TYPE_CHECKING
 
+import httpx
 import trio
 
 from audiencelab_sdk import ClientClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.e2e._project import Project
 
@@ -283,6 +286,58 @@ def test_a_loop_that_ends_without_asyncio_run(project: Project, keys: Keys) -> N
             loop.close()
     gc.collect()
     assert len(client._pool._by_loop) == 0
+
+
+APPLICATION = """
+import os
+from audiencelab_sdk import AudienceLab
+
+client = AudienceLab.from_env(max_retries=0)
+assert client.api_keys.verify(os.environ["EXAMPLE_KEY"])  # opens a connection before the fork
+
+def application(environ, start_response):
+    verification = client.api_keys.verify(environ["HTTP_X_API_KEY"])
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [f"{os.getpid()} {verification.account_id}".encode()]
+"""
+
+
+def test_a_preloaded_gunicorn_application(project: Project, keys: Keys, tmp_path: Path) -> None:
+    (tmp_path / "application.py").write_text(APPLICATION)
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(64)
+        server = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "gunicorn", "--preload", "--workers=4", "--threads=4"),
+                *(f"--bind=fd://{listener.fileno()}", "--log-level=warning", "application"),
+            ],
+            cwd=tmp_path,
+            pass_fds=[listener.fileno()],
+            env={
+                **os.environ,
+                "SUPABASE_URL": project.url,
+                "SUPABASE_KEY": project.service_role_key,
+                "EXAMPLE_KEY": keys[0][0],
+            },
+        )
+        try:
+            address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+            def ask(number: int) -> tuple[str, bool]:
+                key, account_id = keys[number % len(keys)]
+                # Each on a connection of its own, so that all workers get some.
+                response = httpx.get(address, headers={"X-API-Key": key}, timeout=30)
+                pid, found = response.raise_for_status().text.split()
+                return pid, found == str(account_id)
+
+            with ThreadPoolExecutor(8) as threads:
+                answers = list(threads.map(ask, range(400)))
+        finally:
+            server.terminate()
+            server.wait(timeout=30)
+    assert all(is_right for _, is_right in answers)
+    assert len({pid for pid, _ in answers}) > 1
 
 
 def test_a_child_does_not_stop_the_stack_of_its_parent() -> None:

@@ -8,11 +8,12 @@ import pytest
 from postgrest import SyncPostgrestClient
 
 from audiencelab_sdk._http._drivers import Driver
-from audiencelab_sdk._http._operation import Operation, Request
+from audiencelab_sdk._http._operation import Operation, Request, Response
+from audiencelab_sdk._http._reports import Reports
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
-from tests.unit._samples import URL, USER
+from tests.unit._samples import USER
 
 # It builds requests and never sends them.
 API = SyncPostgrestClient(
@@ -25,9 +26,9 @@ class Undriven(Driver):
     """Returns the operation itself, for a test to drive by hand."""
 
     def __init__(self) -> None:
-        super().__init__(API, max_retries=0)
+        super().__init__(API, Reports(), max_retries=0)
 
-    def __call__(self, operation: Operation[Any]) -> Any:
+    def __call__(self, _: str, operation: Operation[Any]) -> Any:
         return operation
 
 
@@ -43,10 +44,14 @@ def unfetched(method: Any, *args: Any, **kwargs: Any) -> Any:
     return method.__wrapped__(method.__self__, *args, **kwargs)
 
 
-def success(data: Any) -> httpx.Response:
-    """What the server would answer with, for an operation that is driven by hand."""
-    request = httpx.Request("POST", f"{URL}/rest/v1/rows")
-    return httpx.Response(200, content=json.dumps(data), request=request)
+def success(data: Any) -> Response:
+    """Return a successful response with this JSON."""
+    return response(json.dumps(data))
+
+
+def response(body: str) -> Response:
+    """Return a successful response with this body."""
+    return Response("POST", "/rest/v1/rows", 200, body.encode(), "application/json")
 
 
 def sent(call: Request) -> tuple[str, dict[str, str], Any]:

@@ -46,7 +46,7 @@ def pairs() -> list[tuple[str, FunctionType, FunctionType]]:
 def test_same_names(sync: type, twin: type) -> None:
     names = {name for name in vars(sync) if not name.startswith("_")}
     twin_names = {name for name in vars(twin) if not name.startswith("_")}
-    assert {RENAMED.get(name, name) for name in names} == twin_names
+    assert {RENAMED.get(name, name) for name in names} == twin_names - RENAMED.keys()
 
 
 @pytest.mark.parametrize(("name", "function", "twin"), pairs())

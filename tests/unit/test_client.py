@@ -1,5 +1,8 @@
 """Identities, headers, options and closing."""
 
+import copy
+import pickle
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,6 +20,7 @@ from audiencelab_sdk import (
     ServerError,
     __version__,
 )
+from audiencelab_sdk._secrets import header_secret
 from tests.unit._both_clients import close, settle
 from tests.unit._samples import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID
 
@@ -200,3 +204,28 @@ async def test_url_with_a_path(client_class: Any) -> None:
 
 def test_a_client_that_was_not_made_has_a_repr() -> None:
     assert repr(object.__new__(AudienceLab)) == "AudienceLab"
+
+
+@pytest.mark.parametrize("duplicate", [copy.copy, copy.deepcopy, pickle.dumps])
+async def test_a_client_is_neither_copied_nor_pickled(client: Any, duplicate: Any) -> None:
+    for thing in (client, client.as_user(TOKEN), client.api_keys._driver):
+        with pytest.raises(TypeError, match="create one in each process"):
+            duplicate(thing)
+
+
+@pytest.mark.parametrize("colour", ["asyncio", "trio"])
+async def test_close_and_aclose_are_the_same(client_class: Any, route: respx.Route) -> None:
+    client = client_class(URL, KEY)
+    await client.close()
+    await client.aclose()
+    with pytest.raises(ClientClosedError):
+        await client.api_keys.verify(API_KEY)
+
+
+async def test_a_session_without_a_token_is_a_typed_error(client: Any) -> None:
+    def token() -> SecretStr:
+        return header_secret("access_token", "")
+
+    derived = client._from_settings(replace(client._settings, token=token), client._pool)
+    with pytest.raises(ConfigurationError, match="access_token is empty"):
+        await settle(derived.api_keys.verify(API_KEY))

@@ -1,5 +1,6 @@
 """Retries, pauses, logging and cancellation."""
 
+import json
 import logging
 from typing import Any
 
@@ -167,9 +168,9 @@ async def test_a_call_may_ask_for_a_delay(
 
     def steps() -> Operation[Any]:
         answer = yield Request(lambda api: api.rpc("f", {}), repeatable=True, delay=1.5)
-        return answer.json()
+        return json.loads(answer.content)
 
-    assert await settle(client.api_keys._driver(steps())) == 1
+    assert await settle(client.api_keys._driver("segments.get", steps())) == 1
     assert pauses == [1.5]
 
 
@@ -182,7 +183,7 @@ async def test_a_call_that_its_operation_repeats_is_not_retried_besides(
         yield Request(lambda api: api.rpc("f", {}), repeatable=True, retried=False)
 
     with pytest.raises(RateLimitError):
-        await settle(client.api_keys._driver(steps()))
+        await settle(client.api_keys._driver("segments.get", steps()))
     assert route.call_count == 1
     assert pauses == []
 
@@ -195,9 +196,9 @@ async def test_steps_may_handle_an_error_and_go_on(client: Any, api: respx.MockR
         with pytest.raises(APIStatusError, match="no"):
             yield Request(lambda api: api.rpc("first", {}), repeatable=True)
         answer = yield Request(lambda api: api.rpc("second", {}), repeatable=True)
-        return answer.json()
+        return json.loads(answer.content)
 
-    assert await settle(client.api_keys._driver(steps())) == 2
+    assert await settle(client.api_keys._driver("segments.get", steps())) == 2
 
 
 @pytest.mark.parametrize("colour", ["sync"])
@@ -250,7 +251,7 @@ async def test_a_cancelled_operation_cleans_up_at_once(client: Any, api: respx.M
 
     operation = wait()
     with anyio.move_on_after(0.05):
-        await client.api_keys._driver(operation)
+        await client.api_keys._driver("segments.get", operation)
     assert cleaned == [True]
 
 
@@ -268,7 +269,7 @@ async def test_one_line_a_request(
     ours = [record for record in caplog.records if record.name == "audiencelab_sdk"]
     assert [record.levelno for record in ours] == [logging.DEBUG] * 3
     path = "POST /rest/v1/rpc/list_api_keys: "
-    starts = [path + outcome for outcome in ("ReadTimeout in ", "503 in ", "200 in ")]
+    starts = [path + outcome for outcome in ("APITimeoutError in ", "503 in ", "200 in ")]
     for attempt, (record, start) in enumerate(zip(ours, starts, strict=True), start=1):
         message = record.getMessage()
         assert message.startswith(start)

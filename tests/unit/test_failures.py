@@ -26,7 +26,7 @@ def test_untrusted_certificate() -> None:
     error.__cause__ = OSError()
     error.__cause__.__context__ = ssl.SSLCertVerificationError()
     failure = connection_error(httpx.Request("GET", URL), error)
-    assert "SSL_CERT_FILE names the certificates" in str(failure)
+    assert "authority pass verify=" in str(failure)
 
 
 def test_chain_that_ends_in_a_ring() -> None:
@@ -34,7 +34,7 @@ def test_chain_that_ends_in_a_ring() -> None:
     error.__cause__ = OSError()
     error.__cause__.__context__ = error
     failure = connection_error(httpx.Request("GET", URL), error)
-    assert "does the server run?" in str(failure)
+    assert "is the server running?" in str(failure)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_chain_that_ends_in_a_ring() -> None:
         (httpx.PoolTimeout(""), APITimeoutError, "make fewer calls at a time"),
         (httpx.WriteTimeout(""), APITimeoutError, "client.with_options(timeout=...) waits longer"),
         (httpx.ProxyError("403 Forbidden"), APIConnectionError, "ALL_PROXY names the proxy"),
-        (httpx.ReadError(""), APIConnectionError, "may have been carried out"),
+        (httpx.ReadError(""), APIConnectionError, "may have been executed"),
     ],
     ids=repr,
 )
@@ -61,7 +61,7 @@ async def test_without_an_answer(
         await settle(client.api_keys.verify(API_KEY))
     await close(client)
     assert type(caught.value) is expected
-    assert f"no answer from {URL} " in str(caught.value)
+    assert f"no response from {URL} " in str(caught.value)
     assert advice in str(caught.value)
 
 
@@ -130,8 +130,8 @@ async def test_nobody_listens(client_class: Any) -> None:
         error = await error_from(client_class, url)
     assert type(error) is APIConnectionError
     assert not error.request_sent
-    assert f"no answer from {url} (ConnectError: " in str(error)
-    assert "is the URL right, and does the server run?" in str(error)
+    assert f"no response from {url} (ConnectError: " in str(error)
+    assert "is the URL right, and is the server running?" in str(error)
 
 
 async def test_unknown_host(client_class: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +183,7 @@ async def test_connection_closed_amid_the_answer(
     error = await error_from(client_class, url)
     assert type(error) is APIConnectionError
     assert error.request_sent
-    assert "may have been carried out" in str(error)
+    assert "may have been executed" in str(error)
 
 
 async def test_connection_reset_amid_the_answer(

@@ -18,7 +18,15 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._http._listing import Place
 from tests.unit._both_clients import settle
-from tests.unit._operations import answered, api_keys, enrichment, segments, sent, unfetched
+from tests.unit._operations import (
+    answered,
+    api_keys,
+    enrichment,
+    response,
+    segments,
+    sent,
+    unfetched,
+)
 from tests.unit._samples import ACCOUNT, JOB, KEY_ID, LISTED, ODD_JSON, SEGMENT
 
 # What PostgreSQL orders these by, and Python cannot read.
@@ -90,9 +98,8 @@ def test_a_walk_ends_and_meets_each_row_once(
     for _ in range(len(table) + 1):
         steps = listing.page(after)
         body = answer_to(sent(next(steps))[1], table, cut)
-        request = httpx.Request("GET", "https://a.test/rest/v1/enrichment_tracking")
         with pytest.raises(StopIteration) as stop:
-            steps.send(httpx.Response(200, content=body, request=request))
+            steps.send(response(body))
         fetched = stop.value.value
         met += [row.id for row in (*fetched.items, *fetched.unreadable)]
         after = fetched.last
@@ -154,7 +161,7 @@ async def test_rows_that_were_not_asked_for_are_refused(
     client: Any, api: respx.MockRouter, rows: list[Any], problem: str
 ) -> None:
     api.get("/enrichment_tracking").respond(json=rows)
-    with pytest.raises(UnexpectedResponseError, match=f"{problem}.* a proxy that drops the query"):
+    with pytest.raises(UnexpectedResponseError, match=f"{problem}.* proxy on the way drop"):
         await settle(client.enrichment.list(account_id=ACCOUNT))
 
 

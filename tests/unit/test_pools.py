@@ -19,7 +19,7 @@ from audiencelab_sdk import (
     ClientClosedError,
     ConfigurationError,
 )
-from audiencelab_sdk._http import _pools
+from audiencelab_sdk._http import _connections
 from tests.unit._both_clients import close, settle
 from tests.unit._http_server import Held, Server, slow
 from tests.unit._samples import API_KEY, KEY, URL
@@ -170,7 +170,7 @@ async def test_two_hundred_tasks_share_a_client(colour: str, server: Server, url
 async def test_an_environment_that_httpx_cannot_use(
     client_class: Any, monkeypatch: pytest.MonkeyPatch, variable: str, value: str
 ) -> None:
-    _pools._ssl_context.cache_clear()
+    _connections._ssl_context.cache_clear()
     monkeypatch.setenv(variable, value)
     with pytest.raises(ConfigurationError, match=variable) as caught:
         client_class(URL, KEY)

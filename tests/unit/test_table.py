@@ -37,5 +37,5 @@ async def test_another_row_than_the_one_asked_for_is_refused(
     client: Any, api: respx.MockRouter
 ) -> None:
     api.get("/enrichment_tracking").respond(json=broken(1))
-    with pytest.raises(UnexpectedResponseError, match="another row than the one"):
+    with pytest.raises(UnexpectedResponseError, match="another row than the requested one"):
         await settle(client.enrichment.get(UUID(int=2)))

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning, _config
+from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning
+from audiencelab_sdk._http import _urls
 from tests.unit._samples import KEY, URL
 
 VARIABLES = (
@@ -129,7 +130,7 @@ def test_every_missing_variable_is_named_at_once(monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture
 def no_host_was_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_config, "_warned_hosts", set())
+    monkeypatch.setattr(_urls, "_warned_hosts", set())
 
 
 @pytest.mark.usefixtures("no_host_was_warned_of")
@@ -168,3 +169,53 @@ def test_what_does_not_leave_the_machine_needs_no_warning(url: str) -> None:
 @pytest.mark.usefixtures("no_host_was_warned_of")
 def test_clear_text_may_be_allowed() -> None:
     AudienceLab("http://kong:8000", KEY, allow_http=True).close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "problem"),
+    [
+        ("proxy", 1, "proxy must be a str or SecretStr, such as http://proxy"),
+        ("proxy", "proxy.example.com:3128", "proxy must be the URL of an HTTP or SOCKS proxy"),
+        ("proxy", "ftp://me:hunter2@proxy", "proxy must be the URL of an HTTP or SOCKS proxy"),
+        ("proxy", "http://", "proxy must be the URL of an HTTP or SOCKS proxy"),
+        ("proxy", "socks5://me:hunter2@127.0.0.1:1", "proxy cannot be used"),
+        ("verify", False, "verify must be an ssl.SSLContext, not bool: to trust a private"),
+        ("verify", "ca.pem", r"pass ssl\.create_default_context\(cafile=\.\.\.\)"),
+        ("headers", [("X-A", "hunter2")], "headers must be a mapping, such as a dict, not list"),
+        ("headers", {1: "hunter2"}, "headers has a name that no HTTP header may have"),
+        ("headers", {"X A": "hunter2"}, "headers has a name that no HTTP header may have"),
+        ("headers", {"X-A": b"hunter2"}, "headers\\['X-A'\\] must be a str of printable ASCII"),
+        ("headers", {"X-A": "hunter2\r\nX-B: 1"}, "must be a str of printable ASCII"),
+        ("headers", {"X-A": "hünter2"}, "must be a str of printable ASCII"),
+        ("headers", {"ApiKey": "hunter2"}, "must not contain ApiKey, which the SDK sets itself"),
+        ("headers", {"authorization": "hunter2"}, "must not contain authorization"),
+        ("on_response", "print", "on_response must be callable, not str"),
+    ],
+)
+def test_an_unusable_option_is_refused_and_not_quoted(
+    option: str, value: Any, problem: str
+) -> None:
+    options: dict[str, Any] = {option: value}
+    with pytest.raises(ConfigurationError, match=problem) as caught:
+        AudienceLab(URL, KEY, **options)
+    assert "hunter2" not in str(caught.value)
+    assert "hünter2" not in str(caught.value)
+
+
+def test_settings_show_neither_headers_nor_the_password_of_a_proxy() -> None:
+    headers = {"X-Gateway": "hunter2"}
+    client = AudienceLab(URL, KEY, headers=headers, proxy="http://me:hunter2@127.0.0.1:1")
+    assert "hunter2" not in repr(client._settings)
+    client.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://supabase.com/dashboard/project/abcdefgh",
+        "https://app.supabase.com/project/abcdefgh",
+    ],
+)
+def test_the_address_of_the_dashboard_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="address of the dashboard; pass the project's"):
+        AudienceLab(url, KEY)

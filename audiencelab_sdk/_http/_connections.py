@@ -1,0 +1,178 @@
+"""The connections of one process, or of one event loop, over httpx."""
+
+import ssl
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+from functools import cache
+from typing import Any, cast
+
+import anyio
+import httpx
+
+from audiencelab_sdk._http._failures import connection_error
+from audiencelab_sdk._http._operation import Response
+from audiencelab_sdk._http._settings import Settings
+from audiencelab_sdk._http._statuses import request_id, status_error
+from audiencelab_sdk.errors import ClientClosedError, ConfigurationError
+
+# For each request httpx looks at every connection and at all that wait for one, several times:
+# twenty serve hundreds of tasks twice as fast as a hundred do, and PostgREST's own pool is smaller
+# still.
+_MOST_AT_ONCE = 20
+# Idle connections are closed before common servers close them (after 5 seconds), so that a request
+# that must not be repeated does not meet a connection that is just being closed.
+_LIMITS = httpx.Limits(
+    max_connections=_MOST_AT_ONCE, max_keepalive_connections=_MOST_AT_ONCE, keepalive_expiry=4.0
+)
+
+
+class Connections(httpx.Client):
+    """The connections of one process."""
+
+    def __init__(self, settings: Settings) -> None:
+        with _checked_environment(settings):
+            super().__init__(**_options(settings))
+        self._cookies = _NoCookies()
+        # Not httpx's own queue: closing the pool does not reach those who wait there.
+        self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
+
+    def exchange(self, request: httpx.Request) -> Response:
+        """Send a request and return the response.
+
+        Raises:
+            APIStatusError: The response is not a success.
+            APIConnectionError: No response arrived.
+            UnexpectedResponseError: The response cannot be decompressed.
+            ClientClosedError: The connections are closed.
+        """
+        with self._turn(request):
+            if self.is_closed:
+                raise closed()
+            try:
+                response = self.send(request)
+            except Exception as error:  # noqa: BLE001 - httpx does not wrap all that it may raise
+                failure = connection_error(request, error)
+            else:
+                return _result(request, response)
+        # Outside of the handler: httpx's error holds the request, and so the key.
+        raise failure
+
+    @contextmanager
+    def _turn(self, request: httpx.Request) -> Generator[None]:
+        if not self._turns.acquire(timeout=_patience(request)):
+            raise connection_error(request, httpx.PoolTimeout(""))
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+
+class AsyncConnections(httpx.AsyncClient):
+    """The connections of one event loop."""
+
+    def __init__(self, settings: Settings) -> None:
+        with _checked_environment(settings):
+            super().__init__(**_options(settings))
+        self._cookies = _NoCookies()
+        self._turns = anyio.Semaphore(_MOST_AT_ONCE)
+
+    async def exchange(self, request: httpx.Request) -> Response:
+        """Send a request and return the response; raises what :class:`Connections` does."""
+        async with self._turn(request):
+            if self.is_closed:
+                raise closed()
+            try:
+                response = await self.send(request)
+            except Exception as error:  # noqa: BLE001 - httpx does not wrap all that it may raise
+                failure = connection_error(request, error)
+            else:
+                return _result(request, response)
+        # Outside of the handler: httpx's error holds the request, and so the key.
+        raise failure
+
+    @asynccontextmanager
+    async def _turn(self, request: httpx.Request) -> AsyncGenerator[None]:
+        with anyio.move_on_after(_patience(request)) as waiting:
+            await self._turns.acquire()
+        if waiting.cancelled_caught:
+            raise connection_error(request, httpx.PoolTimeout(""))
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+
+def closed() -> ClientClosedError:
+    """Return the error for a call of a client that is closed."""
+    return ClientClosedError(
+        "the client is closed, or the one that it was derived from: "
+        "make the calls before close(), or inside the with block"
+    )
+
+
+def _patience(request: httpx.Request) -> float:
+    """Return the seconds that a request may wait for its turn."""
+    return cast("float", request.extensions["timeout"]["pool"])
+
+
+def _result(request: httpx.Request, response: httpx.Response) -> Response:
+    # It and its stream hold each other: bodies would stay until the garbage collector comes.
+    response.stream = httpx.ByteStream(b"")
+    if not response.is_success:
+        raise status_error(response)
+    return Response(
+        request.method,
+        request.url.path,
+        response.status_code,
+        response.content,
+        response.headers.get("Content-Type", ""),
+        request_id(response.headers),
+    )
+
+
+@cache
+def _ssl_context() -> ssl.SSLContext:
+    # Loading the certificates takes longer than everything else a new client does.
+    return httpx.create_ssl_context()
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "limits": _LIMITS,
+        "verify": settings.verify or _ssl_context(),
+        "proxy": settings.proxy and settings.proxy.get_secret_value(),
+        "follow_redirects": False,
+        # Over HTTP/2, threads that share a client lose connections.
+        "http2": False,
+    }
+
+
+class _NoCookies(httpx.Cookies):
+    """A pool serves many identities: what a gateway sets for one is not for the next.
+
+    A policy of the standard library's jar that allows none takes longer than all checks of a page.
+    """
+
+    def extract_cookies(self, response: httpx.Response) -> None:
+        """Keep nothing."""
+
+
+@contextmanager
+def _checked_environment(settings: Settings) -> Generator[None]:
+    """Raise ConfigurationError for a proxy or for variables that httpx cannot use."""
+    try:
+        yield
+    except (ImportError, OSError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    except (ValueError, httpx.InvalidURL) as error:  # it may quote a password
+        problem = type(error).__name__
+    else:
+        return
+    source = (
+        "proxy"
+        if settings.proxy
+        else "one of the environment variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
+        "SSL_CERT_FILE and SSL_CERT_DIR"
+    )
+    raise ConfigurationError(f"{source} cannot be used ({problem})")

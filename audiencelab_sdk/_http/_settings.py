@@ -1,0 +1,204 @@
+"""The settings of a client, checked."""
+
+import os
+import re
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
+
+from pydantic import SecretStr
+
+from audiencelab_sdk._arguments import checked_int, checked_seconds
+from audiencelab_sdk._http._urls import checked_proxy, checked_url, warn_of_clear_text
+from audiencelab_sdk._secrets import fits_in_a_header, header_secret
+from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
+from audiencelab_sdk.models import RequestAttempt
+
+if TYPE_CHECKING:
+    import ssl
+
+OnResponse: TypeAlias = Callable[[RequestAttempt], object]
+"""A function, for asynchronous clients also a coroutine function, called after each attempt."""
+
+_KEY_VARIABLES = ("SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+_MOST_RETRIES = 100
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# The SDK, postgrest-py or HTTP itself sets these.
+_RESERVED_HEADERS = {
+    "accept",
+    "accept-encoding",
+    "accept-profile",
+    "apikey",
+    "authorization",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-profile",
+    "content-type",
+    "host",
+    "prefer",
+    "range",
+    "transfer-encoding",
+    "x-retry-count",
+}
+
+
+class Options(TypedDict):
+    """The optional arguments of a client's constructors; see :class:`Settings`."""
+
+    timeout: float
+    max_retries: int
+    allow_http: bool
+    proxy: str | SecretStr | None
+    verify: "ssl.SSLContext | None"
+    headers: Mapping[str, str] | None
+    on_response: OnResponse | None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings of a client.
+
+    Attributes:
+        url: The project's URL, without ``/rest/v1``.
+        key: The project's key, which every request carries.
+        token: Returns the current access token. Called before every request.
+        timeout: Seconds to wait for a connection, for a write, and for each read.
+        max_retries: How often to retry a transient error.
+        proxy: The URL of the proxy. None means the one that the environment names, if any.
+        verify: How TLS certificates are verified. None means httpx's default.
+        headers: Further headers of every request.
+        on_response: Called after each attempt of a request.
+    """
+
+    url: str
+    key: SecretStr
+    token: Callable[[], SecretStr]
+    timeout: float
+    max_retries: int
+    proxy: SecretStr | None
+    verify: "ssl.SSLContext | None"
+    headers: Mapping[str, str] = field(repr=False)
+    on_response: OnResponse | None
+
+    @classmethod
+    def checked(
+        cls,
+        url: str,
+        key: str | SecretStr,
+        access_token: str | SecretStr | None,
+        **options: Unpack[Options],
+    ) -> "Settings":
+        """Return the settings made of a caller's arguments.
+
+        Raises:
+            ConfigurationError: An argument is invalid.
+        """
+        checked_key = header_secret("key", key)
+        token = checked_key if access_token is None else header_secret("access_token", access_token)
+        checked = cls(
+            url=checked_url(url),
+            key=checked_key,
+            token=lambda: token,
+            timeout=_checked_timeout(options["timeout"]),
+            max_retries=_checked_max_retries(options["max_retries"]),
+            proxy=None if options["proxy"] is None else checked_proxy(options["proxy"]),
+            verify=_checked_verify(options["verify"]),
+            headers=_checked_headers(options["headers"]),
+            on_response=_checked_hook(options["on_response"]),
+        )
+        if not options["allow_http"]:
+            warn_of_clear_text(checked.url)
+        return checked
+
+    def with_access_token(self, access_token: SecretStr) -> "Settings":
+        """Return the same settings with another identity."""
+        return replace(self, token=lambda: access_token)
+
+    def with_options(self, timeout: float | None, max_retries: int | None) -> "Settings":
+        """Return the same settings with those of the options that are not None."""
+        return replace(
+            self,
+            timeout=self.timeout if timeout is None else _checked_timeout(timeout),
+            max_retries=self.max_retries
+            if max_retries is None
+            else _checked_max_retries(max_retries),
+        )
+
+
+def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, SecretStr]:
+    """Return the URL and the key that the environment names.
+
+    Raises:
+        ConfigurationError: A variable is missing. The message names all that are.
+    """
+    url = variables.get("SUPABASE_URL", "")
+    key = SecretStr(next(filter(None, map(variables.get, _KEY_VARIABLES)), ""))
+    missing: list[str] = []
+    if not url:
+        missing.append("SUPABASE_URL")
+    if not key:
+        missing.append(f"{_KEY_VARIABLES[0]} (or {' or '.join(_KEY_VARIABLES[1:])})")
+    if missing:
+        raise ConfigurationError(f"set the environment variable {' and '.join(missing)}")
+    return url, key
+
+
+@contextmanager
+def _as_setting() -> Generator[None]:
+    """Raise ConfigurationError in place of InvalidArgumentError."""
+    try:
+        yield
+    except InvalidArgumentError as error:
+        message = str(error)
+    else:
+        return
+    raise ConfigurationError(message)
+
+
+def _checked_timeout(timeout: Any) -> float:
+    with _as_setting():
+        return checked_seconds("timeout", timeout)
+
+
+def _checked_max_retries(max_retries: Any) -> int:
+    with _as_setting():
+        return checked_int("max_retries", max_retries, 0, _MOST_RETRIES)
+
+
+def _checked_verify(verify: Any) -> "ssl.SSLContext | None":
+    import ssl  # noqa: PLC0415 - see _client
+
+    if verify is not None and not isinstance(verify, ssl.SSLContext):
+        raise ConfigurationError(
+            f"verify must be an ssl.SSLContext, not {type(verify).__name__}: to trust a private "
+            "certificate authority, pass ssl.create_default_context(cafile=...)"
+        )
+    return verify
+
+
+def _checked_headers(headers: Any) -> dict[str, str]:
+    # No message quotes a value, which may be a secret.
+    if headers is None:
+        return {}
+    if not isinstance(headers, Mapping):
+        raise ConfigurationError(
+            f"headers must be a mapping, such as a dict, not {type(headers).__name__}"
+        )
+    checked: dict[str, str] = {}
+    for name, value in cast("Mapping[object, object]", headers).items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            raise ConfigurationError("headers has a name that no HTTP header may have")
+        if name.lower() in _RESERVED_HEADERS:
+            raise ConfigurationError(f"headers must not contain {name}, which the SDK sets itself")
+        if not isinstance(value, str) or not fits_in_a_header(value, blanks=True):
+            raise ConfigurationError(f"headers[{name!r}] must be a str of printable ASCII")
+        checked[name] = value
+    return checked
+
+
+def _checked_hook(hook: Any) -> OnResponse | None:
+    if hook is not None and not callable(hook):
+        raise ConfigurationError(f"on_response must be callable, not {type(hook).__name__}")
+    return cast("OnResponse | None", hook)
