@@ -46,5 +46,5 @@ def header_secret(name: str, value: object) -> SecretStr:
 
 
 def fits_in_a_header(text: str, *, blanks: bool = False) -> bool:
-    """Whether an HTTP header may have this value."""
+    """Return whether an HTTP header may have this value."""
     return text.isascii() and text.isprintable() and (blanks or " " not in text)
