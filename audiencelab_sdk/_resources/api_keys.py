@@ -66,7 +66,7 @@ _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
 # The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
-_API_KEY_HINT = "Only an API key may ask this: call it on client.as_api_key(...)."
+_API_KEY_HINT = "Only an API key may call this: use client.as_api_key(...)."
 
 
 class ApiKeys(Resource[D]):
@@ -78,7 +78,7 @@ class ApiKeys(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -190,8 +190,8 @@ class ApiKeys(Resource[D]):
 
         Args:
             user_id: The user who created the keys.
-            account_id: The account whose keys are revoked. None means all accounts, which only the
-                service role may ask for.
+            account_id: The account whose keys are revoked. None means all accounts and needs the
+                service role.
 
         Returns:
             The number of keys revoked by this call.
@@ -210,8 +210,8 @@ class ApiKeys(Resource[D]):
     def verify(self, api_key: str | SecretStr) -> Operation[ValidApiKey | InvalidApiKey]:
         """Check whether a text is a valid API key, and whose.
 
-        Calls the database function ``verify_api_key``, as the service role. Malformed keys, such
-        as mistyped ones, are rejected without a request::
+        Calls the database function ``verify_api_key``, as the service role or as an API key.
+        Malformed keys, such as mistyped ones, are rejected without a request::
 
             verification = client.api_keys.verify(request.headers["x-api-key"])
             if not verification:

@@ -25,7 +25,7 @@ from audiencelab_sdk._http._resource import D, Resource, listing, made_by, opera
 from audiencelab_sdk._http._table import created, creator, equal
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
-from audiencelab_sdk._resources._bar import Observer, shown
+from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
 from audiencelab_sdk.errors import (
     AudienceLabError,
@@ -47,7 +47,7 @@ class Enrichment(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -264,8 +264,8 @@ class Enrichment(Resource[D]):
         """Move a pending or processing job to failed.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``. The other keys are kept, including concurrent changes. Decimal numbers of more
-        than 15 digits lose precision.
+        ``error``. The other keys are kept, including concurrent changes. Decimal numbers in them
+        that have more than 15 digits lose precision.
 
         Args:
             job_id: The job's id.
@@ -315,7 +315,7 @@ class Enrichment(Resource[D]):
             NotFoundError: The job does not exist, or is not visible to the caller.
             ConfigurationError: `show` is true, and rich is not installed.
         """
-        with shown(on_progress, show=show) as observe:
+        with observer(on_progress, show=show) as observe:
             checked_id = checked_uuid("job_id", job_id)
             interval = checked_seconds("poll_interval", poll_interval)
             deadline = time.monotonic() + checked_seconds("timeout", timeout)

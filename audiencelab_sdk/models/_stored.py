@@ -50,7 +50,7 @@ def or_convert(convert: Callable[[Any], Any]) -> GetPydanticSchema:
             mode="left_to_right",
             # One error instead of one for each choice.
             custom_error_type="stored_shape",
-            custom_error_message="Input is neither of the type that it should be nor like it",
+            custom_error_message="Input is not valid for this field",
         )
 
     def documented(schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ _INFINITE = {
 def _infinite(value: Any) -> datetime:
     if isinstance(value, str) and value in _INFINITE:
         return _INFINITE[value]
-    raise ValueError("not a time with its zone")
+    raise ValueError("not a timestamp")
 
 
 TextArray: TypeAlias = Annotated[tuple[str, ...], or_convert(_flattened)]

@@ -111,7 +111,8 @@ class ApiKeyVerification(Model, frozen=True):
         valid: Whether the key exists, is active and has not expired.
         api_key_id: The key's id, or None if the key is not valid.
         account_id: The account that owns the key, or None if the key is not valid.
-        error: The same message for unknown, revoked and expired keys, or None if the key is valid.
+        error: The error message, the same for unknown, revoked and expired keys. None if the key is
+            valid.
     """
 
     valid: StrictBool
@@ -149,7 +150,7 @@ class InvalidApiKey(ApiKeyVerification, frozen=True):
         valid: False.
         api_key_id: None.
         account_id: None.
-        error: The same message for unknown, revoked and expired keys.
+        error: The error message, the same for unknown, revoked and expired keys.
     """
 
     valid: Literal[False] = False

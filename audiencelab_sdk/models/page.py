@@ -30,8 +30,8 @@ class Page(Generic[T]):
 
     Attributes:
         items: The items of this page, in the list's order.
-        unreadable: The rows of this page that do not fit their model. A walk skips them, with a
-            warning in the log.
+        unreadable: The rows of this page that do not fit their model. Iteration skips them. The log
+            has a warning for each.
     """
 
     __slots__ = ("_fetch_next", "items", "unreadable")
@@ -82,8 +82,8 @@ class AsyncPage(Generic[T]):
 
     Attributes:
         items: The items of this page, in the list's order.
-        unreadable: The rows of this page that do not fit their model. A walk skips them, with a
-            warning in the log.
+        unreadable: The rows of this page that do not fit their model. Iteration skips them. The log
+            has a warning for each.
     """
 
     __slots__ = ("_fetch_next", "items", "unreadable")

@@ -65,8 +65,8 @@ class SegmentFilter(StoredObject, frozen=True):
     def __bool__(self) -> NoReturn:
         # `where("age") >= 18 and where("age") < 65` would silently evaluate to its last part.
         raise TypeError(
-            "a filter is neither true nor false: to combine filters, pass a list of them, "
-            "and no `and`, `or`, `not` or chained comparison"
+            "a filter has no truth value: pass a list of filters, "
+            "without `and`, `or`, `not` and chained comparisons"
         )
 
 

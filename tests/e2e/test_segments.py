@@ -125,9 +125,9 @@ def test_delete_and_restore(member: Client, backend: Client, tenant: Tenant) -> 
     member.call("segments.delete", segment.id)
     for client in (member, backend):
         assert names(client, tenant) == []
-        with pytest.raises(NotFoundError, match="no such segment"):
+        with pytest.raises(NotFoundError, match="the segment does not exist"):
             client.call("segments.get", segment.id)
-        with pytest.raises(NotFoundError, match="no such segment"):
+        with pytest.raises(NotFoundError, match="the segment does not exist"):
             client.call("segments.update", segment.id, name="x")
     for _ in range(2):
         restored = member.call("segments.restore", segment.id)

@@ -79,7 +79,7 @@ def test_complete_conflicts_with_another_completion() -> None:
     operation = enrichment.complete(KEY_ID)
     body = sent(next(operation))[2] | {"completed_at": "2025-01-02T03:04:05+00:00"}
     operation.send(json_response([]))
-    with pytest.raises(ConflictError, match="that is completed cannot become completed"):
+    with pytest.raises(ConflictError, match="is already completed"):
         operation.send(json_response(JOB | body))
 
 
@@ -121,7 +121,7 @@ def test_wait_polls_until_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [next(operation)]
     requests += [operation.send(json_response(JOB)) for _ in range(2)]
     assert [request.delay for request in requests] == [0, 3, 3]
-    with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
+    with pytest.raises(EnrichmentTimeoutError, match="pending after 10 s, with 3 of 10"):
         operation.send(json_response(JOB))
 
 

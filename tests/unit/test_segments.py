@@ -88,7 +88,7 @@ def test_create_names_a_segment_that_it_cannot_read_back() -> None:
     operation.send(json_response(KEY_ID))
     with pytest.raises(APIConnectionError) as caught:
         operation.throw(APIConnectionError("reset"))
-    assert caught.value.__notes__ == [f"The segment was created nevertheless: its id is {KEY_ID}."]
+    assert caught.value.__notes__ == [f"The segment was created. Its id is {KEY_ID}."]
 
 
 def test_create_many_reads_rows_that_a_lost_request_inserted() -> None:
@@ -234,7 +234,7 @@ def test_filter_values_reject_bytes() -> None:
 
 
 def test_filters_have_no_truth_value() -> None:
-    with pytest.raises(TypeError, match="pass a list of them"):
+    with pytest.raises(TypeError, match="pass a list of filters"):
         _ = SegmentFilter.where("age") >= 18 and SegmentFilter.where("age") < 65
     with pytest.raises(TypeError, match="chained comparison"):
         _ = 18 <= SegmentFilter.where("age") < 65

@@ -120,7 +120,7 @@ async def test_the_next_report_includes_the_counts_of_a_failed_one(
     with caplog.at_level(logging.WARNING, "audiencelab_sdk"):
         await track(client, work)
     assert database.reports == [(0, 0), (10, 0), (10, 0)]
-    assert "makes up for it" in caplog.text
+    assert "the next one includes its totals" in caplog.text
 
 
 async def test_a_permanent_error_of_a_report_fails_the_job(
@@ -234,7 +234,7 @@ async def test_advance_rejects_invalid_counts(client: Any, database: Database) -
 async def test_worker_names_are_unique(client: Any, database: Database) -> None:
     names = {client.enrichment.track(KEY_ID).worker for _ in range(20)}
     assert len(names) == 20
-    with pytest.raises(InvalidArgumentError, match="once the with block is entered"):
+    with pytest.raises(InvalidArgumentError, match="enter the with block first"):
         _ = client.enrichment.track(KEY_ID).job
 
 
