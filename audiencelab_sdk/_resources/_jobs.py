@@ -80,7 +80,7 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
     for _ in range(_MOST_TRIES):
         if job.status is FAILED and job.completed_at == moment:
             return job
-        if job.status.is_final:
+        if job.is_final:
             raise _impossible(job, FAILED)
         changes: dict[str, Any] = {
             "status": FAILED,

@@ -11,7 +11,6 @@ from pydantic import JsonValue
 from audiencelab_sdk._arguments import (
     checked_int,
     checked_json,
-    checked_member,
     checked_seconds,
     checked_size,
     checked_text,
@@ -96,7 +95,7 @@ class Enrichment(Resource[D]):
             "id": str(uuid4()),
             "account_id": str(checked_uuid("account_id", account_id)),
             "audience_id": str(checked_uuid("audience_id", audience_id)),
-            "enrichment_type": checked_member("enrichment_type", enrichment_type, EnrichmentType),
+            "enrichment_type": checked_text("enrichment_type", enrichment_type),
             "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
             "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
             "metadata": _checked_object("metadata", {} if metadata is None else metadata),
@@ -133,6 +132,7 @@ class Enrichment(Resource[D]):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
+        cursor: str | None = None,
     ) -> Listing[EnrichmentJob]:
         """List the jobs that are visible to the caller, newest first.
 
@@ -141,7 +141,7 @@ class Enrichment(Resource[D]):
             for job in client.enrichment.list(status="pending"):
                 print(job.id, job.enrichment_type)
 
-            async for job in await async_client.enrichment.list(status="pending"):
+            async for job in async_client.enrichment.list(status="pending"):
                 print(job.id, job.enrichment_type)
 
         Args:
@@ -152,6 +152,7 @@ class Enrichment(Resource[D]):
             created_after: Only jobs created after this time, an aware datetime.
             created_before: Only jobs created before this time, an aware datetime.
             page_size: How many jobs to fetch per request, 1 to 1000.
+            cursor: The `cursor` of a page of the same list, to continue after that page.
 
         Returns:
             The first page. Iterating over it fetches the following pages as needed, and yields each
@@ -163,11 +164,11 @@ class Enrichment(Resource[D]):
         if audience_id is not None:
             conditions.append(equal("audience_id", checked_uuid("audience_id", audience_id)))
         if status is not None:
-            conditions.append(equal("status", checked_member("status", status, EnrichmentStatus)))
+            conditions.append(equal("status", checked_text("status", status)))
         if enrichment_type is not None:
-            member = checked_member("enrichment_type", enrichment_type, EnrichmentType)
-            conditions.append(equal("enrichment_type", member))
-        return jobs.TABLE.listing(conditions, page_size)
+            checked_type = checked_text("enrichment_type", enrichment_type)
+            conditions.append(equal("enrichment_type", checked_type))
+        return jobs.TABLE.listing(conditions, page_size, cursor)
 
     @operation
     def start(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
@@ -323,7 +324,7 @@ class Enrichment(Resource[D]):
             if observe:
                 observe(job)
             last_error: AudienceLabError | None = None
-            while not job.status.is_final:
+            while not job.is_final:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise EnrichmentTimeoutError(job, timeout) from last_error

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_items,
-    checked_member,
     checked_text,
     checked_texts,
     checked_uuid,
@@ -214,6 +213,7 @@ class Segments(Resource[D]):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
+        cursor: str | None = None,
     ) -> Listing[Segment]:
         """List the segments that are visible to the caller, newest first.
 
@@ -222,7 +222,7 @@ class Segments(Resource[D]):
             for segment in client.segments.list(account_id=account_id, tags=["vip"]):
                 print(segment.name)
 
-            async for segment in await async_client.segments.list(account_id=account_id):
+            async for segment in async_client.segments.list(account_id=account_id):
                 print(segment.name)
 
         Args:
@@ -234,6 +234,7 @@ class Segments(Resource[D]):
             created_after: Only segments created after this time, an aware datetime.
             created_before: Only segments created before this time, an aware datetime.
             page_size: How many segments to fetch per request, 1 to 1000.
+            cursor: The `cursor` of a page of the same list, to continue after that page.
 
         Returns:
             The first page. Iterating over it fetches the following pages as needed, and yields each
@@ -243,13 +244,12 @@ class Segments(Resource[D]):
         if account_id is not None:
             conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
         if source_type is not None:
-            member = checked_member("source_type", source_type, SourceType)
-            conditions.append(equal("source_type", member))
+            conditions.append(equal("source_type", checked_text("source_type", source_type)))
         if wanted := checked_texts("tags", tags):
             conditions.append(has_tags(wanted))
         if name_contains is not None:
             conditions.append(contains(checked_text("name_contains", name_contains)))
-        return _TABLE.listing(conditions, page_size)
+        return _TABLE.listing(conditions, page_size, cursor)
 
     @operation
     def update(

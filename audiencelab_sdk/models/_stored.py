@@ -26,7 +26,11 @@ class StoredObject(Model, frozen=True):
     """An object in a jsonb column. `model_dump` returns it as stored, unknown keys included."""
 
     @model_serializer
-    def _stored(self) -> dict[str, Any]:
+    def _serialized(self) -> Any:
+        # pydantic calls this serializer for subclasses too, so it must not be overridden.
+        return self._stored()
+
+    def _stored(self) -> Any:
         fields = type(self).model_fields
         keys = ((name, fields[name].serialization_alias or name) for name in fields)
         known = {key: getattr(self, name) for name, key in keys if name in self.model_fields_set}
