@@ -9,7 +9,30 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $verification$
-  with our_schemas as (
+  -- What the migrations create in schema public. Written by `make sql`.
+  with public_names (kind, name) as (
+    values
+      ('table', 'enrichment_tracking'),
+      ('table', 'segments'),
+      ('type', 'create_api_key_response'),
+      ('type', 'verify_api_key_response'),
+      ('type', 'api_key_usage_log_response'),
+      ('function', 'create_api_key'),
+      ('function', 'list_api_keys'),
+      ('function', 'revoke_api_key'),
+      ('function', 'revoke_api_keys_of'),
+      ('function', 'verify_api_key'),
+      ('function', 'log_api_key_usage'),
+      ('function', 'log_api_key_usage_batch'),
+      ('function', 'has_scope'),
+      ('function', 'get_api_key_account_id'),
+      ('function', 'create_studio_segment'),
+      ('function', 'delete_studio_segment'),
+      ('function', 'restore_studio_segment'),
+      ('function', 'report_enrichment_progress'),
+      ('function', 'reset_enrichment_progress')
+  ),
+  our_schemas as (
     select oid, nspname, nspowner, nspacl
     from pg_namespace
     where nspname in ('audiencelab_private', 'api_keys_private', 'enrichment_private')
@@ -21,18 +44,16 @@ as $verification$
     join pg_namespace as namespace on namespace.oid = class.relnamespace
     where class.relkind in ('r', 'p', 'v', 'm', 'f')
       and (class.relnamespace in (select oid from our_schemas)
-           or (namespace.nspname = 'public' and class.relname in ('enrichment_tracking', 'segments')))
+           or (namespace.nspname = 'public' and class.relname in (select name from public_names where kind = 'table')))
   ),
   our_functions as (
     select function.*, function.oid::regprocedure::text as name
     from pg_proc as function
     where function.pronamespace in (select oid from our_schemas)
-       or (function.pronamespace = 'public'::regnamespace and function.proname in (
-            'create_api_key', 'list_api_keys', 'revoke_api_key', 'revoke_api_keys_of', 'verify_api_key',
-            'log_api_key_usage', 'log_api_key_usage_batch', 'has_scope', 'get_api_key_account_id',
-            'create_studio_segment', 'delete_studio_segment', 'restore_studio_segment',
-            'report_enrichment_progress', 'reset_enrichment_progress'
-          ))
+       or (
+         function.pronamespace = 'public'::regnamespace
+         and function.proname in (select name from public_names where kind = 'function')
+       )
   ),
   fact (kind, object, fact) as (
     select 'role', role.rolname::text, fact
@@ -168,7 +189,7 @@ as $verification$
     join pg_attribute as attribute
       on attribute.attrelid = type.typrelid and attribute.attnum > 0 and not attribute.attisdropped
     where type.typnamespace = 'public'::regnamespace
-      and type.typname in ('create_api_key_response', 'verify_api_key_response', 'api_key_usage_log_response')
+      and type.typname in (select name from public_names where kind = 'type')
 
     union all
     select 'function', our_functions.name, fact
@@ -233,7 +254,7 @@ as $verification$
     where fact.fact is not null
     group by fact.kind, fact.object
   ),
-  -- Written by `python -m tests.database.update_verify` from a database that the migrations have just made.
+  -- Written by `make sql` from a database to which the migrations were applied.
   expected (kind, object, facts) as (
     values
       ('columns', 'api_keys_private.api_key_logs', array[

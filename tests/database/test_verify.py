@@ -174,8 +174,7 @@ def test_a_healthy_database_is_ok(healthy: Database) -> None:
 
 
 def test_it_says_what_the_migrations_make(healthy: Database) -> None:
-    # When this fails: python -m tests.database.update_verify
-    assert update_verify.updated(update_verify.expectations(healthy.admin_url)) == VERIFY
+    assert update_verify.verify_sql(healthy.admin_url) == VERIFY, "run: make sql"
 
 
 def test_it_covers_every_public_function_of_the_migrations(fresh: Database) -> None:
