@@ -1,15 +1,15 @@
--- Who may do what, table by table and function by function: all that is granted, and no more.
+-- Privileges on schemas, tables and functions: exactly those that the roles need.
 
 begin;
 
 select plan(36);
 
-select has_role('api_key', 'requests with an API key have a role');
-select is_member_of('api_key', 'authenticator', 'that the REST API can take');
+select has_role('api_key', 'role api_key exists');
+select is_member_of('api_key', 'authenticator', 'authenticator can switch to api_key');
 select results_eq(
   $$ select rolcanlogin, rolbypassrls, rolsuper, rolcreaterole from pg_roles where rolname = 'api_key' $$,
   $$ values (false, false, false, false) $$,
-  'and that can do nothing by itself'
+  'api_key has no attributes that grant privileges'
 );
 
 -- Schemas.
@@ -32,7 +32,7 @@ from (
     ('service_role', '{USAGE}')
 ) as role (name, privileges);
 
--- Tables: every one of ours is under row security, and these are its privileges.
+-- Tables: row level security and privileges.
 select is(
   (select bool_and(relrowsecurity) from pg_class where oid in (
     'public.segments'::regclass,
@@ -44,7 +44,7 @@ select is(
     'enrichment_private.worker_progress'::regclass
   )),
   true,
-  'row security is on for every table'
+  'row level security is enabled on every table'
 );
 select table_privs_are(
   'public',
@@ -74,7 +74,7 @@ select is(
     'completed_at', 'enrichment_fields', 'failed_records', 'metadata', 'processed_records', 'started_at', 'status',
     'total_records'
   ],
-  'api_key updates how far a job is, and not whose it is'
+  'api_key may update the progress of a job, but not the columns that identify it'
 );
 select is_empty(
   $$
@@ -84,7 +84,7 @@ select is_empty(
     where relnamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
       and grantee not in (relowner, 'service_role'::regrole)
   $$,
-  'nobody but service_role has anything to do with the private tables'
+  'only service_role has privileges on the private tables'
 );
 
 -- Policies.
