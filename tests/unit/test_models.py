@@ -62,3 +62,16 @@ def test_models_keep_unknown_columns() -> None:
     assert read.metadata == {"value": [1]}
     assert read.model_extra == {"progress_note": "new column"}
     assert Segment.model_validate(SEGMENT).model_dump(mode="json") == SEGMENT
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("enrichment_fields", "email"),
+        ("enrichment_fields", [1]),
+        ("started_at", "yesterday"),
+    ],
+)
+def test_invalid_columns_are_rejected(column: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match="neither of the type"):
+        EnrichmentJob.model_validate(JOB | {column: value})

@@ -160,3 +160,15 @@ async def test_repr(client: Any, api: respx.MockRouter) -> None:
 def test_repr_of_an_unreadable_row_hides_its_data() -> None:
     row = UnreadableRow(UUID(int=1), '{"name": "secret"}', "created_at: too late")
     assert "secret" not in repr(row)
+
+
+async def test_an_iterator_of_a_page_is_its_own_iterator(
+    client: Any, api: respx.MockRouter
+) -> None:
+    respond(api, ROWS, [])
+    page = await maybe_await(client.api_keys.list(ACCOUNT))
+    if hasattr(page, "__aiter__"):
+        items = aiter(page)
+        assert aiter(items) is items
+    else:
+        assert [*iter(iter(page))] == page.items
