@@ -44,9 +44,10 @@ lock: .venv/bin/python ## upgrade the pinned versions of all development tools
 wheel: $(DEV_READY) ## build the wheel into dist/
 	@$(BIN)/python -m build --wheel
 
-sql: $(DEV_READY) ## build the SQL files that are generated from the migrations
+sql: $(DEV_READY) ## write the SQL that is generated from the migrations and the inventory
 	@$(BIN)/python -m tests.database.update_staging
 	@$(BIN)/python -m tests.database.update_verify
+	@$(BIN)/python -m tests.database.update_pgtap
 
 clean: ## delete everything that the other targets create
 	rm -rf .venv dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -8,7 +8,6 @@ import math
 import operator
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
-from enum import StrEnum
 from typing import Any, SupportsIndex, TypeVar, cast
 from uuid import UUID
 
@@ -26,7 +25,6 @@ from audiencelab_sdk.errors import InvalidArgumentError
 from audiencelab_sdk.models._stored import plain
 
 T = TypeVar("T")
-E = TypeVar("E", bound=StrEnum)
 
 
 def checked_uuid(name: str, value: Any) -> UUID:
@@ -87,15 +85,6 @@ def checked_seconds(name: str, value: Any) -> float:
     if not (math.isfinite(value) and value > 0):
         raise InvalidArgumentError(f"{name} must be more than 0 seconds and finite, not {value}")
     return float(value)
-
-
-def checked_member(name: str, value: Any, kind: type[E]) -> E:
-    """`value`, a member of an enumeration or the text of one, as the member."""
-    try:
-        return kind(value)
-    except ValueError:
-        members = ", ".join(kind)
-    raise InvalidArgumentError(f"{name} must be one of {members}")
 
 
 def checked_texts(name: str, value: Any) -> list[str]:

@@ -39,12 +39,12 @@ def header_secret(name: str, value: object) -> SecretStr:
         raise ConfigurationError(f"{name} is empty")
     if not fits_in_a_header(value.get_secret_value()):
         raise ConfigurationError(
-            f"{name} contains a blank, a line break or a character that no {name} has: "
-            "was it copied whole, and nothing else with it?"
+            f"{name} contains whitespace or characters that are not printable ASCII: "
+            "copy it again, without other text"
         )
     return value
 
 
 def fits_in_a_header(text: str, *, blanks: bool = False) -> bool:
-    """Whether an HTTP header may have this value."""
+    """Return whether an HTTP header may have this value."""
     return text.isascii() and text.isprintable() and (blanks or " " not in text)

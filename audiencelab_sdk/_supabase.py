@@ -27,15 +27,16 @@ def supabase_settings(
 
     expected, other = (AsyncClient, Client) if asynchronous else (Client, AsyncClient)
     if isinstance(supabase_client, other):
-        ours = "AudienceLab" if asynchronous else "AsyncAudienceLab"
+        client_class = "AudienceLab" if asynchronous else "AsyncAudienceLab"
         raise ConfigurationError(
-            f"supabase_client is a supabase.{other.__name__}: give it to {ours}.from_supabase"
+            f"supabase_client is a supabase.{other.__name__}: "
+            f"pass it to {client_class}.from_supabase"
         )
     if not isinstance(supabase_client, expected):
-        made = "await supabase.create_async_client" if asynchronous else "supabase.create_client"
+        create = "await supabase.create_async_client" if asynchronous else "supabase.create_client"
         raise ConfigurationError(
-            f"supabase_client must be a supabase.{expected.__name__}, as {made}(...) gives it, "
-            f"not {type(supabase_client).__name__}"
+            f"supabase_client must be a supabase.{expected.__name__}, "
+            f"not {type(supabase_client).__name__}: create one with {create}(...)"
         )
 
     def token() -> SecretStr:

@@ -67,6 +67,6 @@ def _checked_jwt_secret(value: Any) -> SecretStr:
     if len(secret.get_secret_value().encode()) < _SHORTEST_SECRET:
         raise InvalidArgumentError(
             f"jwt_secret must have at least {_SHORTEST_SECRET} bytes: "
-            "give the project's JWT secret (in the dashboard: Project Settings, JWT Keys)"
+            "pass the project's JWT secret (in the dashboard: Project Settings, JWT Keys)"
         )
     return secret

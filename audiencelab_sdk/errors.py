@@ -32,18 +32,19 @@ from audiencelab_sdk._text import shown
 if TYPE_CHECKING:
     from audiencelab_sdk.models.enrichment import EnrichmentJob
 
-_EXPIRY_ADVICE = "The access token has expired, is damaged, or was signed for another project."
+_JWT_ADVICE = (
+    "The access token has expired, is malformed, or was signed for another project: get a new one."
+)
 _SCHEMA_ADVICE = (
-    "The API does not know this table, column or function: apply the AudienceLab migrations to "
-    "the database (supabase db push) or, where they are, let the API reload its schema "
-    "(notify pgrst, 'reload schema')."
+    "The API's schema cache lacks this table, column or function: apply the AudienceLab migrations "
+    "(supabase db push), or reload the cache if they are applied (notify pgrst, 'reload schema')."
 )
 _ADVICE = {
     "PGRST202": _SCHEMA_ADVICE,
     "PGRST204": _SCHEMA_ADVICE,
     "PGRST205": _SCHEMA_ADVICE,
-    "PGRST301": _EXPIRY_ADVICE,
-    "PGRST303": _EXPIRY_ADVICE,
+    "PGRST301": _JWT_ADVICE,
+    "PGRST303": _JWT_ADVICE,
 }
 
 
@@ -64,7 +65,7 @@ class InvalidArgumentError(AudienceLabError, ValueError):
 
 
 class ClientClosedError(AudienceLabError):
-    """The client is closed, or the client that it was derived from."""
+    """The client is closed, or was derived from a client that is closed."""
 
 
 class APIConnectionError(AudienceLabError):
@@ -116,7 +117,7 @@ class EnrichmentFailedError(AudienceLabError):
         self.job = job
 
     def __str__(self) -> str:
-        reason = shown(self.job.error or "no reason was given")
+        reason = shown(self.job.error or "no reason is stored")
         return f"enrichment job {self.job.id} failed: {reason}"
 
 
@@ -134,9 +135,15 @@ class EnrichmentTimeoutError(AudienceLabError):
         self.timeout = timeout
 
     def __str__(self) -> str:
+        job = self.job
+        progress = (
+            f", with {job.processed_records} of {job.total_records} records processed"
+            if job.total_records
+            else ""
+        )
         return (
-            f"enrichment job {self.job.id} is still {self.job.status} after {self.timeout:g} s: "
-            f"{self.job.processed_records} of {self.job.total_records} records are processed"
+            f"enrichment job {job.id} is still {job.status} after {self.timeout:g} s{progress}: "
+            "wait again, or pass a longer timeout"
         )
 
 

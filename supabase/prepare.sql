@@ -1,16 +1,15 @@
 -- Builds the indexes and foreign keys of the migrations while the application keeps reading and writing.
 --
--- Optional. On a large live database, run it as role postgres before the migrations:
+-- Optional. Run it as role postgres before the migrations of a large live database:
 --
 --     psql "$DATABASE_URL" -f supabase/prepare.sql
 --
--- The migrations use what it has built, under whatever name. Without it they build the same themselves, and readers and
--- writers wait for that: about five seconds for a million segments and five million log rows.
+-- The migrations reuse these indexes and foreign keys, whatever their names. Without this file, they build them themselves
+-- and block reads and writes meanwhile: about five seconds for a million segments and five million log rows.
 --
--- It builds only what is missing, so that it can be repeated. On an error it stops with exit status 3: remove the cause
--- and run it again. DATABASE_URL has to be a direct connection or one of a session pooler, not of a transaction pooler.
--- The SQL editor cannot run this file: the commands that begin with a backslash are psql's, and PostgreSQL refuses
--- concurrent builds within a transaction.
+-- It builds only what is missing, so it can be repeated. On an error it stops with exit status 3: remove the cause and run
+-- it again. DATABASE_URL must be a direct connection or a session pooler, not a transaction pooler. The SQL editor cannot
+-- run this file: commands that begin with a backslash require psql, and concurrent builds cannot run in a transaction.
 
 \set ON_ERROR_STOP on
 \set AUTOCOMMIT on
@@ -19,12 +18,12 @@
 \pset fieldsep ' '
 \pset tuples_only on
 
--- With an empty search path the catalogs print qualified names.
+-- With an empty search path, PostgreSQL prints qualified names.
 set search_path = '';
 set statement_timeout = 0;
 set client_min_messages = warning;
 
--- An index under construction looks the same as one that an interrupted run left.
+-- An index that is being built looks the same as an invalid one that an interrupted run left behind.
 do $$
 declare
   v_relation text;
@@ -38,15 +37,15 @@ begin
   if found then
     raise exception using
       errcode = 'object_in_use',
-      message = format('an index of %s is being built at the moment', v_relation),
-      hint = 'Wait until it is done, then run this again.';
+      message = format('another session is building an index on %s', v_relation),
+      hint = 'Wait until it has finished, then run this file again.';
   end if;
 end;
 $$;
 
 drop table if exists pg_temp.steps;
 create temporary table steps as
--- As the migrations define them, in the spelling of the catalogs, so that definitions can be compared.
+-- As the migrations define them and PostgreSQL prints them, so that definitions can be compared.
 with wanted (relation, kind, name, definition) as (
   values
     ('public.enrichment_tracking', 'index', 'enrichment_tracking_account_id_created_at_id_idx',
@@ -82,13 +81,13 @@ with wanted (relation, kind, name, definition) as (
       'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'),
     ('public.segments', 'foreign key', 'segments_created_by_fkey',
       'FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE'),
-    -- Never validated: old databases hold keys of accounts that are gone.
+    -- Not validated, because older databases contain keys of deleted accounts.
     ('api_keys_private.api_keys', 'foreign key', 'api_keys_account_id_fkey',
       'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID'),
     ('api_keys_private.api_key_logs', 'foreign key', 'api_key_logs_api_key_id_fkey',
       'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE')
 ),
--- The columns that the definitions name. Each has the same type in every table.
+-- The columns in these definitions. Each has the same type in every table.
 known_column (name, type) as (
   values
     ('id', 'uuid'), ('account_id', 'uuid'), ('api_key_id', 'uuid'), ('audience_id', 'uuid'), ('created_by', 'uuid'),
@@ -102,7 +101,7 @@ existing_table as (
   join pg_namespace as namespace on namespace.oid = class.relnamespace
   where class.relkind = 'r'
 ),
--- On a column of another type an index would have another definition, and the migrations would drop it.
+-- Skips indexes on a column of another type: the migrations alter the column and would drop them.
 possible as (
   select wanted.*, existing_table.oid as table_oid, existing_table.relnamespace
   from wanted
@@ -142,7 +141,7 @@ missing_index as (
     possible.relation,
     possible.kind,
     possible.definition,
-    -- The migrations drop an index that has the name but another definition, then rename this one.
+    -- If an index with another definition has the name, the migrations drop it, then rename this one.
     possible.name || case when taken.oid is null then '' else '_new' end as name
   from possible
   left join pg_class as taken on taken.relnamespace = possible.relnamespace
@@ -174,7 +173,7 @@ foreign_key as (
     limit 1
   ) as found on true
   where possible.kind = 'foreign key'
-    -- The referenced table exists and has its primary key.
+    -- Requires the referenced table and its primary key.
     and exists (
       select from pg_constraint as key
       join existing_table on existing_table.oid = key.conrelid
@@ -225,8 +224,8 @@ from step;
 select case count(*) when 0 then 'Nothing to do.' else 'To do:' end from pg_temp.steps;
 select '- ' || description from pg_temp.steps order by number;
 
--- A concurrent build waits for older transactions, but neither readers nor writers wait for it. A timeout would only
--- leave an invalid index.
+-- A concurrent build waits for older transactions, but does not block reads or writes. A timeout would only leave an
+-- invalid index behind.
 set lock_timeout = 0;
 select format('select current_time(0), %L', format('%s of %s: %s', number, total, description)), statement
 from pg_temp.steps
@@ -234,8 +233,8 @@ where phase <= 2
 order by number
 \gexec
 
--- While a new foreign key waits for its locks, writers wait behind it. Each statement is a transaction of its own: in a
--- common one, the lock on the accounts that adding takes would be held until the validation is over.
+-- Writes queue behind a new foreign key that waits for its locks, so the wait is short. Each statement is a separate
+-- transaction, so that the lock that adding takes on the referenced table is not held during the validation.
 set lock_timeout = '3s';
 select format('select current_time(0), %L', format('%s of %s: %s', number, total, description)), statement
 from pg_temp.steps

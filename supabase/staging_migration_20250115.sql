@@ -9,21 +9,21 @@ set local search_path = '';
 -- Requests queue behind a statement that waits for a lock, so the wait is short. After a timeout, run the migration again.
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
--- Two sessions that run migrations at the same time wait for each other.
+-- Serializes sessions that run migrations concurrently.
 select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
 -- 20261122000100_foundation.sql
 
--- Reports everything that is missing at once, before anything is changed. It reads the catalogs instead of calling
--- to_regclass, which raises an error for a schema that the caller may not use.
+-- Checks all prerequisites before anything is changed, and reports all that are not met in one error. It reads the
+-- catalogs instead of calling to_regclass, which raises an error for a schema that the caller may not use.
 do $requirements$
 declare
   c_pgcrypto constant text := 'run: create extension pgcrypto with schema extensions,'
-    ' or if it is elsewhere: alter extension pgcrypto set schema extensions';
-  v_missing text;
+    ' or if it is in another schema: alter extension pgcrypto set schema extensions';
+  v_unmet text;
 begin
-  with present (thing) as (
+  with existing (object) as (
     select format('%s.%s', namespace.nspname, class.relname)
     from pg_class as class
     join pg_namespace as namespace on namespace.oid = class.relnamespace
@@ -48,7 +48,7 @@ begin
     from pg_roles
     where rolname = 'api_key'
   ),
-  -- From PostgreSQL 16 on, a membership is revoked in the name of the role that granted it.
+  -- From PostgreSQL 16 on, only a role with the privileges of the grantor can revoke a membership.
   api_key_membership as (
     select
       quote_ident(pg_get_userbyid(granted.roleid)) as role_name,
@@ -63,8 +63,8 @@ begin
     join pg_auth_members as granted on granted.member = api_key.oid
     cross join caller
   ),
-  required (thing, remedy, is_met) as (
-    select needed.thing, needed.remedy, needed.thing in (select present.thing from present)
+  required (prerequisite, remedy, is_met) as (
+    select needed.object, needed.remedy, needed.object in (select existing.object from existing)
     from (
       values
         ('public.accounts', 'apply V3''s base schema first'),
@@ -72,30 +72,30 @@ begin
         ('public.roles', 'apply V3''s base schema first'),
         ('public.has_role_on_account(uuid, character varying)', 'apply V3''s base schema first'),
         ('public.trigger_set_timestamps()', 'apply V3''s base schema first'),
-        ('auth.users', 'this has to be a Supabase database'),
-        ('auth.uid()', 'this has to be a Supabase database'),
-        ('role anon', 'this has to be a Supabase database'),
-        ('role authenticated', 'this has to be a Supabase database'),
-        ('role service_role', 'this has to be a Supabase database'),
-        ('role authenticator', 'this has to be a Supabase database'),
+        ('auth.users', 'run the migrations on a Supabase database'),
+        ('auth.uid()', 'run the migrations on a Supabase database'),
+        ('role anon', 'run the migrations on a Supabase database'),
+        ('role authenticated', 'run the migrations on a Supabase database'),
+        ('role service_role', 'run the migrations on a Supabase database'),
+        ('role authenticator', 'run the migrations on a Supabase database'),
         ('extensions.gen_random_bytes(integer)', c_pgcrypto),
         ('extensions.crypt(text, text)', c_pgcrypto),
         ('publication supabase_realtime', 'run: create publication supabase_realtime')
-    ) as needed (thing, remedy)
+    ) as needed (object, remedy)
     union all
     select
-      allowed.thing,
-      format('run this as a role that has it, such as postgres; you are %s', current_user),
+      allowed.prerequisite,
+      format('run the migration as a role that has it, such as postgres; the current role is %s', current_user),
       allowed.is_met
     from (
       values
         (
-          'the right to create role api_key',
+          'the privilege to create role api_key',
           exists (select from api_key) or exists (select from caller where rolsuper or rolcreaterole)
         ),
-        ('the right to create schemas', has_database_privilege(current_database(), 'create')),
+        ('the privilege to create schemas', has_database_privilege(current_database(), 'create')),
         (
-          'the right to create in schema public and to grant its use',
+          'the privilege to create objects in schema public and to grant its usage',
           not exists (
             select from pg_namespace
             where nspname = 'public'
@@ -103,14 +103,14 @@ begin
           )
         ),
         (
-          'the right to use the schemas auth and extensions',
+          'the privilege to use the schemas auth and extensions',
           not exists (
             select from pg_namespace
             where nspname in ('auth', 'extensions') and not has_schema_privilege(oid, 'usage')
           )
         ),
         (
-          'the right to reference public.accounts, public.roles and auth.users',
+          'the privilege to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
             join pg_namespace as namespace on namespace.oid = class.relnamespace
@@ -119,16 +119,16 @@ begin
           )
         ),
         (
-          'the right to add tables to publication supabase_realtime',
+          'the privilege to add tables to publication supabase_realtime',
           not exists (
             select from pg_publication
             where pubname = 'supabase_realtime' and not puballtables and not pg_has_role(pubowner, 'usage')
           )
         )
-    ) as allowed (thing, is_met)
+    ) as allowed (prerequisite, is_met)
     union all
     select
-      'the right to alter and grant role api_key',
+      'the privilege to alter and grant role api_key',
       format('as a superuser, or as the role that created it, run: grant api_key to %I with admin option', caller.rolname),
       caller.rolsuper
         or pg_has_role(api_key.oid, 'member with admin option')
@@ -141,9 +141,9 @@ begin
     from api_key
     cross join caller
     union all
-    -- A role that can log in or bypass row level security may have been created so on purpose, so it is not altered.
+    -- These attributes may have been set on purpose, so the migration does not alter them.
     select
-      'a role api_key without ' || attribute.name,
+      format('role api_key without the attribute %s', attribute.name),
       'as a superuser, run: alter role api_key no' || attribute.name,
       not attribute.is_set
     from api_key
@@ -158,13 +158,13 @@ begin
     ) as attribute (name, is_set)
     union all
     select
-      format('a role api_key that is no member of %s', role_name),
+      format('role api_key without membership in %s', role_name),
       format('as %s, run: revoke %s from api_key', grantor_name, role_name),
       role_name = 'anon' and is_revocable
     from api_key_membership
     union all
     select
-      format('a role api_key without the member %I', member.rolname),
+      format('role api_key without the member %I', member.rolname),
       format('as %I, run: revoke api_key from %I', pg_get_userbyid(granted.grantor), member.rolname),
       member.rolname = 'authenticator' or member.rolsuper or member.rolcreaterole
     from api_key
@@ -173,29 +173,29 @@ begin
     union all
     select
       'the ownership of schema audiencelab_private',
-      format('run this as %s', pg_get_userbyid(nspowner)),
+      format('run the migration as %s', pg_get_userbyid(nspowner)),
       pg_has_role(nspowner, 'usage')
     from pg_namespace
     where nspname = 'audiencelab_private'
   )
-  select string_agg(format(E'\n- %s: %s', missing.things, missing.remedy), '' order by missing.remedy)
-  into v_missing
+  select string_agg(format(E'\n- %s: %s', unmet.prerequisites, unmet.remedy), '' order by unmet.remedy)
+  into v_unmet
   from (
-    select string_agg(required.thing, ', ' order by required.thing) as things, required.remedy
+    select string_agg(required.prerequisite, ', ' order by required.prerequisite) as prerequisites, required.remedy
     from required
     where not required.is_met
     group by required.remedy
-  ) as missing;
+  ) as unmet;
 
-  if v_missing is not null then
+  if v_unmet is not null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed, because this is missing:' || v_missing;
+      message = 'nothing was changed, because prerequisites are not met:' || v_unmet;
   end if;
 end;
 $requirements$;
 
--- A request whose token was made for an API key runs as this role; the token's sub is the id of the key.
+-- Requests with a token for an API key run as this role. The token's sub is the id of the key.
 do $role$
 declare
   c_version constant integer := current_setting('server_version_num');
@@ -206,7 +206,7 @@ begin
   if not found then
     create role api_key nologin noinherit;
   elsif v_api_key.rolinherit then
-    raise warning 'role api_key inherited the privileges of its roles; it is altered to noinherit';
+    raise warning 'role api_key is altered from inherit to noinherit';
     alter role api_key noinherit;
   end if;
 
@@ -214,7 +214,8 @@ begin
     select pg_get_userbyid(roleid) as role, pg_get_userbyid(member) as member, pg_get_userbyid(grantor) as grantor
     from pg_auth_members
     where (roleid = to_regrole('anon') and member = to_regrole('api_key'))
-      -- From PostgreSQL 16 on, the creator of a role is a member already, by a grant of the bootstrap superuser.
+      -- From PostgreSQL 16 on, the bootstrap superuser makes the creator of a role a member of it. A second grant is not
+      -- needed.
       or (
         roleid = to_regrole('api_key')
         and member = to_regrole(quote_ident(current_user))
@@ -231,13 +232,13 @@ begin
   ) then
     grant api_key to authenticator;
   end if;
-  -- On PostgreSQL 15 the creator of a role is not a member of it. This gives the same state as on later versions.
+  -- On PostgreSQL 15, the creator of a role is not a member of it. This grant results in the same state on all versions.
   if c_version < 160000 and not (select rolsuper from pg_roles where rolname = current_user) then
     execute format('grant api_key to %I', current_user);
   end if;
 end;
 $role$;
--- V3's base schema grants usage of schema public to named roles only.
+-- V3's base schema revokes usage of schema public from PUBLIC.
 grant usage on schema public to api_key;
 
 create schema if not exists audiencelab_private;
@@ -248,21 +249,22 @@ create or replace function audiencelab_private.caller_id()
 returns uuid
 language plpgsql
 stable
--- Definer, because role api_key has no access to schema auth. It returns the caller's own id only.
+-- Definer: role api_key has no access to schema auth. It returns the caller's own id only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   return auth.uid();
 exception
-  -- A sub that is no UUID makes auth.uid() raise, and claims that are no JSON. Realtime loses the changes of all subscribers
-  -- when a policy raises for one of them.
+  -- auth.uid() raises if the sub is not a UUID or the claims are not JSON. If a policy raises for one subscriber, Realtime
+  -- loses the changes for all of them.
   when others then
     return null;
 end;
 $$;
 comment on function audiencelab_private.caller_id() is
-  'Returns the sub of the request''s claims, a user or an API key; null if there is none or it is no UUID. Never raises.';
+  'Returns the id of the user or API key that the request runs as, from the sub of its claims. Returns null if there is no'
+  ' sub or it is not a UUID. Never raises an error.';
 
 create or replace function audiencelab_private.member_account_ids()
 returns setof uuid
@@ -277,7 +279,7 @@ as $$
   where membership.user_id = (select audiencelab_private.caller_id());
 $$;
 comment on function audiencelab_private.member_account_ids() is
-  'Returns the accounts that the caller is a member of, for row level security.';
+  'Returns the ids of the accounts that the caller is a member of. Used by policies.';
 
 create or replace function audiencelab_private.is_member(p_account_id uuid, p_account_role varchar default null)
 returns boolean
@@ -286,16 +288,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- has_role_on_account calls auth.uid(), which raises where caller_id() is null.
+  -- has_role_on_account calls auth.uid(), which can raise an error if caller_id() returns null.
   if audiencelab_private.caller_id() is null then
     return false;
   end if;
-  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
+  -- Both arguments are passed, so that an overload of the function cannot make the call ambiguous.
   return public.has_role_on_account(p_account_id, p_account_role) is true;
 end;
 $$;
 comment on function audiencelab_private.is_member(uuid, varchar) is
-  'Returns whether the caller is a member of the account, with the account role if one is given. Never null.';
+  'Returns whether the caller is a member of the account, with the account role if one is passed. Never returns null.';
 
 create or replace function audiencelab_private.require_member(p_account_id uuid)
 returns void
@@ -311,39 +313,40 @@ begin
   end if;
 end;
 $$;
-comment on function audiencelab_private.require_member(uuid) is 'Raises 42501 unless the caller is a member of the account.';
+comment on function audiencelab_private.require_member(uuid) is
+  'Raises 42501 if the account does not exist or the caller is not a member of it.';
 
 create or replace function audiencelab_private.is_service()
 returns boolean
 language sql
 stable
--- Definer, so that current_user is the owner of our functions and tables.
+-- Definer: current_user is then the owner of the functions and tables. It reads no table.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  -- The setting "role" is the role of the request, even in definer functions; it is "none" without a SET ROLE.
   select acting.role = 'service_role' or pg_has_role(acting.role, current_user, 'usage')
   from (
     select case current_setting('role') when 'none' then session_user else current_setting('role')::name end
   ) as acting (role);
 $$;
 comment on function audiencelab_private.is_service() is
-  'Returns whether the request runs as service_role, or as the owner of the tables.';
+  'Returns whether the request runs as service_role or as the owner of the tables.';
 
--- The triggers of the tables that clients write.
+-- Trigger functions of the tables that clients write.
 
 create or replace function audiencelab_private.set_server_columns()
 returns trigger
 language plpgsql
--- Definer, because those who insert have no access to schema audiencelab_private. It reads the caller's own id only.
+-- Definer: callers cannot execute caller_id. It changes the inserted row only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  -- The setting "role" is the role of the request, even in definer functions; it is "none" without a SET ROLE.
   c_role constant name := case current_setting('role') when 'none' then session_user else current_setting('role')::name end;
 begin
-  -- The owner of the table seeds it, and restores rows as they were.
+  -- The owner of the table may insert any values, for example to restore a backup.
   if not pg_has_role(c_role, current_user, 'usage') then
     new.created_at := now();
     new.updated_at := now();
@@ -355,7 +358,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.set_server_columns() is
-  'Before insert: sets created_at, updated_at and, except for service_role, created_by.';
+  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller. service_role may'
+  ' choose created_by, and the owner of the table may choose all three.';
 
 create or replace function audiencelab_private.keep_identity()
 returns trigger
@@ -366,16 +370,16 @@ begin
   if not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage') then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = format('id, account_id and created_by of %I never change', tg_table_name);
+      message = format('id, account_id and created_by of %I cannot be changed', tg_table_name);
   end if;
   return new;
 end;
 $$;
 comment on function audiencelab_private.keep_identity() is
-  'Before update of id, account_id or created_by: raises 42501, except for the owner of the table.';
+  'Trigger function, before a change of id, account_id or created_by: raises 42501, except for the owner of the table.';
 
--- A limit is a trigger whose condition is true for what exceeds it. A check constraint would also refuse every update of an
--- older row that exceeds it, even if it is NOT VALID.
+-- A limit is a trigger whose condition is true for a value that exceeds the limit. A check constraint, even if it is NOT
+-- VALID, would also reject every update of an older row that exceeds the limit.
 create or replace function audiencelab_private.enforce_limit()
 returns trigger
 language plpgsql
@@ -384,7 +388,7 @@ as $$
 declare
   c_column constant text := tg_argv[0];
 begin
-  -- The same value may have been written before the limit was there.
+  -- An unchanged value may have been written before the limit was introduced.
   if tg_op = 'UPDATE' and to_jsonb(new) -> c_column = to_jsonb(old) -> c_column then
     return new;
   end if;
@@ -398,7 +402,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.enforce_limit() is
-  'Before insert or update, when a limit is exceeded: raises 23514. Its arguments are the column and the rule.';
+  'Trigger function, before an insert or update that exceeds a limit: raises 23514 unless the value is unchanged. The'
+  ' trigger arguments are the column and the rule, which is part of the message.';
 
 create or replace function audiencelab_private.exceeds_json_limit(p_value jsonb)
 returns boolean
@@ -409,11 +414,11 @@ as $$
   select octet_length(p_value::text) > 262144
     -- The outermost value is at level 0.
     or p_value @? 'strict $.**{100} ? (@.type() == "object" || @.type() == "array")'
-    -- The range of a double, which most readers of JSON have for numbers.
+    -- Most JSON parsers read numbers as doubles.
     or p_value @? 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))';
 $$;
 comment on function audiencelab_private.exceeds_json_limit(jsonb) is
-  'Returns whether JSON has more than 262,144 bytes as text, 100 levels, or a number beyond the range of a double.';
+  'Returns whether JSON exceeds 262,144 bytes as text or 100 levels, or contains a number beyond the range of a double.';
 
 create or replace function audiencelab_private.exceeds_texts_limit(p_texts text[])
 returns boolean
@@ -425,12 +430,13 @@ as $$
     or exists (select from unnest(p_texts) as element (value) where length(element.value) > 255);
 $$;
 comment on function audiencelab_private.exceeds_texts_limit(text[]) is
-  'Returns whether an array has more than 1,000 texts, or one of more than 255 characters.';
+  'Returns whether an array has more than 1,000 elements, or an element of more than 255 characters.';
 
--- The functions below are for migrations. A migration creates its tables and types in the schema audiencelab_desired, which
--- it drops at its end. The functions compare each table with the one of the same name that the database has, as the server
--- prints their definitions, and alter the differences. Rows are never deleted. Foreign keys are not created in that schema,
--- because creating and dropping them would lock the referenced tables even if nothing differs.
+-- The functions below are helpers for migrations. A migration creates its tables and types in the schema
+-- audiencelab_desired, which it drops at its end. The helpers compare the definition of each table there with that of the
+-- existing table of the same name, as PostgreSQL prints them, and alter the existing table where they differ. They never
+-- delete rows. Foreign keys are not created in that schema, because creating and dropping them would lock the referenced
+-- tables even if nothing differs.
 
 create or replace function audiencelab_private.require_ownership(p_schema text, p_names text[])
 returns void
@@ -439,7 +445,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_missing text;
+  v_unmet text;
 begin
   select string_agg(
     format(
@@ -447,13 +453,13 @@ begin
       owned.object,
       case
         when owned.is_api_role
-          then format('alter its owner from %s to %I', pg_get_userbyid(owned.owner), current_user)
-        else format('run this as %s', pg_get_userbyid(owned.owner))
+          then format('change its owner from %s to %I', pg_get_userbyid(owned.owner), current_user)
+        else format('run the migration as %s', pg_get_userbyid(owned.owner))
       end
     ),
     '' order by owned.object
   )
-  into v_missing
+  into v_unmet
   from (
     select format('%I.%I', p_schema, relname), relowner
     from pg_class
@@ -468,7 +474,7 @@ begin
     where nspname = p_schema and nspname <> 'public'
   ) as found (object, owner)
   cross join lateral (
-    -- The owner of a table is above row level security, so it cannot be a role that requests run as.
+    -- Row level security does not apply to the owner of a table, so a role that requests run as must not own one.
     select
       found.object,
       found.owner,
@@ -476,15 +482,15 @@ begin
   ) as owned (object, owner, is_api_role)
   where owned.is_api_role or not pg_has_role(owned.owner, 'usage');
 
-  if v_missing is not null then
+  if v_unmet is not null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed, because this is missing:' || v_missing;
+      message = 'nothing was changed, because prerequisites are not met:' || v_unmet;
   end if;
 end;
 $$;
 comment on function audiencelab_private.require_ownership(text, text[]) is
-  'Raises 55000 unless the caller owns the schema and the relations and functions of these names in it.';
+  'Raises 55000 unless the caller owns the schema, and the relations and functions with these names in it.';
 
 create or replace function audiencelab_private.revoke_privileges(p_schema text, p_names text[] default null)
 returns void
@@ -524,7 +530,8 @@ begin
     cross join lateral aclexplode(privileged.acl) as entry
     where entry.grantee <> privileged.owner and pg_has_role(privileged.owner, 'usage')
   loop
-    -- Default privileges and earlier scripts grant to these. What they may do is granted again by the migration.
+    -- Default privileges and earlier scripts grant to these roles, so no warning is needed. The migration grants again what
+    -- they need.
     if v_granted.grantee not in ('public', 'anon', 'authenticated', 'service_role', 'api_key') then
       raise warning 'the privileges of % on % % are revoked', v_granted.grantee, v_granted.kind, v_granted.object;
     end if;
@@ -533,7 +540,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes all privileges except the owner''s: on the named relations and functions, or on everything in the schema.';
+  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema and all objects'
+  ' in it. Raises a warning for each role that is not one of Supabase''s.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void
@@ -564,7 +572,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.prepare_functions(text[]) is
-  'Drops the functions in public that have one of these names but another signature, with a warning.';
+  'Drops the functions in schema public that have one of these names but another signature, with a warning. A signature is'
+  ' spelled name(arguments) returns type, as PostgreSQL prints them.';
 
 create or replace function audiencelab_private.apply_type(p_name text)
 returns void
@@ -597,13 +606,16 @@ begin
   if v_found is distinct from v_desired then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = format('nothing was changed, because type public.%I is (%s) and not (%s)', p_name, v_found, v_desired),
-      hint = 'Rename or drop it, then run the migration again.';
+      message = format(
+        'nothing was changed, because type public.%I has the attributes (%s) instead of (%s)', p_name, v_found, v_desired
+      ),
+      hint = 'Rename or drop the type, then run the migration again.';
   end if;
 end;
 $$;
 comment on function audiencelab_private.apply_type(text) is
-  'Moves the composite type from audiencelab_desired to public. Raises 55000 if public has another type of that name.';
+  'Moves a composite type from audiencelab_desired to public. Raises 55000 if public contains a type of that name with other'
+  ' attributes.';
 
 create or replace function audiencelab_private.table_parts(p_table regclass)
 returns table (kind text, name text, definition text)
@@ -671,7 +683,8 @@ as $$
   where polrelid = p_table;
 $$;
 comment on function audiencelab_private.table_parts(regclass) is
-  'Lists the constraints, indexes, triggers, rules and policies of a table, spelled without the name of the table.';
+  'Returns the constraints, indexes, triggers, rules and policies of a table. The definitions do not contain the name of the'
+  ' table, so that those of two tables can be compared.';
 
 create or replace function audiencelab_private.table_columns(p_table regclass)
 returns table ("position" smallint, name text, type text, expression text, is_required boolean, definition text)
@@ -701,7 +714,7 @@ as $$
   where attribute.attrelid = p_table and attribute.attnum > 0 and not attribute.attisdropped;
 $$;
 comment on function audiencelab_private.table_columns(regclass) is
-  'Lists the columns of a table, with their types, defaults and nullability.';
+  'Returns the columns of a table, with their types, defaults and nullability.';
 
 create or replace function audiencelab_private.apply_columns(p_table regclass, p_desired regclass)
 returns void
@@ -735,8 +748,8 @@ begin
       raise warning 'column % of % is not part of the schema; it is kept: %',
         v_column.name, p_table, v_column.found_definition;
       if v_column.found_definition ~ ' not null$' then
-        -- Without a default, no insert of ours would succeed.
-        raise warning 'column % of % may be null now', v_column.name, p_table;
+        -- Inserts do not set the column, so they would fail if it has no default.
+        raise warning 'column % of % is altered to be nullable', v_column.name, p_table;
         execute format('alter table %s alter column %I drop not null', p_table, v_column.name);
       end if;
       continue;
@@ -747,7 +760,7 @@ begin
     raise warning 'column % of % is altered from % to %',
       v_column.name, p_table, v_column.found_definition, v_column.desired_definition;
     if v_column.has_other_type then
-      -- The default goes first, because it need not have a cast to the new type.
+      -- The default is dropped first, because it may have no cast to the new type.
       execute format('alter table %s alter column %I drop default', p_table, v_column.name);
       execute format('alter table %s alter column %I type %s', p_table, v_column.name, v_column.type);
     end if;
@@ -763,7 +776,7 @@ begin
       );
       get diagnostics v_filled = row_count;
       if v_filled > 0 then
-        raise warning 'column % of % is set to its default in % rows, where it was null', v_column.name, p_table, v_filled;
+        raise warning 'column % of % is set to its default in % rows that were null', v_column.name, p_table, v_filled;
       end if;
     end if;
     if v_column.has_other_nullability then
@@ -776,7 +789,7 @@ begin
 end;
 $$;
 comment on function audiencelab_private.apply_columns(regclass, regclass) is
-  'Gives a table the columns of another one. Further columns are kept, with a warning.';
+  'Alters the columns of a table to match those of another table. Additional columns are kept, with a warning.';
 
 create or replace function audiencelab_private.apply_parts(
   p_table regclass, p_desired regclass, p_kinds text[], p_foreign_keys jsonb default '{}'
@@ -801,7 +814,9 @@ begin
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = format('nothing was changed, because %s has an index with the name %I', v_taken.owner, v_taken.name),
-      hint = format('Run: alter index %s.%I rename to another name', c_schema, v_taken.name);
+      hint = format(
+        'Rename the index (alter index %s.%I rename to ...), then run the migration again.', c_schema, v_taken.name
+      );
   end loop;
 
   for v_step in
@@ -816,7 +831,7 @@ begin
     ),
     -- An existing part with the same definition is reused: it is renamed and validated, not built again. A part with the
     -- right name is preferred.
-    served as materialized (
+    matched as materialized (
       select distinct on (desired.kind, desired.name)
         desired.kind,
         desired.name,
@@ -837,16 +852,16 @@ begin
     from (
       select 1, found.kind, found.name, found.definition, null::text
       from found
-      where not exists (select from served where served.kind = found.kind and served.found_name = found.name)
+      where not exists (select from matched where matched.kind = found.kind and matched.found_name = found.name)
       union all
       -- Columns are altered after the drops, because a policy or a check can block altering a column.
       select 2, 'column', null, null, null where 'column' = any (p_kinds)
       union all
-      select 3, kind, found_name, definition, name from served where found_name <> name
+      select 3, kind, found_name, definition, name from matched where found_name <> name
       union all
-      select 4, kind, name, definition, null from served where found_definition <> definition
+      select 4, kind, name, definition, null from matched where found_definition <> definition
       union all
-      select 5, kind, name, definition, null from served where found_name is null
+      select 5, kind, name, definition, null from matched where found_name is null
     ) as steps (step, kind, name, definition, new_name)
     order by step, array_position(p_kinds, kind), name
   loop
@@ -885,7 +900,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.apply_parts(regclass, regclass, text[], jsonb) is
-  'Gives a table the parts of these kinds that another one has. Further parts are dropped, with a warning.';
+  'Alters the parts of a table that are of these kinds to match those of another table. Additional parts are dropped and'
+  ' misnamed ones renamed, with a warning.';
 
 create or replace function audiencelab_private.apply_table(p_schema text, p_name text)
 returns void
@@ -906,7 +922,8 @@ begin
   if v_found.relkind <> 'r' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = format('nothing was changed, because %s is not an ordinary table: rename it first', v_table);
+      message = format('nothing was changed, because %s is not an ordinary table', v_table),
+      hint = 'Rename it, then run the migration again.';
   end if;
 
   perform audiencelab_private.apply_parts(
@@ -920,7 +937,7 @@ begin
     raise warning 'FORCE ROW LEVEL SECURITY is removed from %', v_table;
     execute format('alter table %s no force row level security', v_table);
   end if;
-  -- Logical replication refuses updates of a table whose replica identity is an index that was dropped.
+  -- PostgreSQL rejects updates of a published table whose replica identity is an index that was dropped.
   if v_found.relreplident in ('i', 'n') then
     raise warning 'the replica identity of % is reset to its primary key', v_table;
     execute format('alter table %s replica identity default', v_table);
@@ -929,7 +946,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.apply_table(text, text) is
-  'Alters a table to match its namesake in audiencelab_desired, but for foreign keys; enables RLS, revokes all privileges.';
+  'Creates a table or alters it to match the table of the same name in audiencelab_desired, except for foreign keys. Enables'
+  ' row level security and revokes all privileges.';
 
 create or replace function audiencelab_private.apply_foreign_keys(p_table regclass, p_foreign_keys jsonb)
 returns void
@@ -940,7 +958,8 @@ as $$
   select audiencelab_private.apply_parts(p_table, null, '{foreign key}', p_foreign_keys);
 $$;
 comment on function audiencelab_private.apply_foreign_keys(regclass, jsonb) is
-  'Gives a table these foreign keys, by name, each spelled as pg_get_constraintdef does. Others are dropped, with a warning.';
+  'Alters the foreign keys of a table to match an object of names and definitions, spelled as by pg_get_constraintdef.'
+  ' Additional ones are dropped, with a warning.';
 
 create or replace function audiencelab_private.publish(p_table regclass)
 returns void
@@ -967,10 +986,11 @@ begin
   end if;
 end;
 $$;
-comment on function audiencelab_private.publish(regclass) is 'Adds a table to the publication of Supabase Realtime.';
+comment on function audiencelab_private.publish(regclass) is
+  'Adds a table to publication supabase_realtime, with all rows and columns.';
 
 select audiencelab_private.revoke_privileges('audiencelab_private');
--- For policies and triggers only: without usage of the schema nobody can call them by name.
+-- Only policies and triggers can call these, because no role has usage of the schema.
 grant execute on function audiencelab_private.member_account_ids() to authenticated;
 grant execute on function audiencelab_private.exceeds_json_limit(jsonb) to authenticated, service_role, api_key;
 grant execute on function audiencelab_private.exceeds_texts_limit(text[]) to authenticated, service_role, api_key;
@@ -987,7 +1007,9 @@ begin
   end if;
 end;
 $requirements$;
-select audiencelab_private.require_ownership('api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}');
+select audiencelab_private.require_ownership(
+  'api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}'
+);
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
@@ -996,8 +1018,8 @@ select audiencelab_private.require_ownership(
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for its foreign key, the keys. Locks in the other order would deadlock.
--- Where the migration was applied before, it needs neither.
+-- An insert into the log locks the log and then, for the foreign key, the keys. Locking in the opposite order could
+-- deadlock. If the migration was applied before, it does not alter the tables and needs no lock.
 do $lock$
 begin
   if to_regclass('api_keys_private.api_key_logs') is not null
@@ -1008,11 +1030,11 @@ begin
 end;
 $lock$;
 
--- What earlier scripts granted is revoked; everything that anybody may do is granted below.
+-- Revokes what earlier scripts granted. All required privileges are granted below.
 select audiencelab_private.revoke_privileges('api_keys_private');
 grant usage on schema api_keys_private to service_role;
 
--- The tables are created here, and then applied to those that the database has.
+-- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.api_keys (
@@ -1034,13 +1056,13 @@ create unique index api_keys_key_hash_key on audiencelab_desired.api_keys (key_h
 -- Lists are read newest first; id makes the order total.
 create index api_keys_account_id_created_at_id_idx
   on audiencelab_desired.api_keys (account_id, created_at desc, id desc);
--- bcrypt hashes cannot be looked up, so that their keys are found by prefix until they have been verified once.
+-- bcrypt hashes cannot be looked up, so keys hashed with bcrypt are found by prefix until they are re-hashed.
 create index api_keys_key_prefix_idx on audiencelab_desired.api_keys (key_prefix) where key_hash like '$2a$%';
 
 create trigger api_keys_name_limit
   before insert or update of name on audiencelab_desired.api_keys
   for each row when (length(new.name) > 255)
-  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+  execute function audiencelab_private.enforce_limit('name', 'must have at most 255 characters');
 create trigger api_keys_scopes_limit
   before insert or update of scopes on audiencelab_desired.api_keys
   for each row
@@ -1048,20 +1070,22 @@ create trigger api_keys_scopes_limit
     case jsonb_typeof(new.scopes) when 'array' then jsonb_array_length(new.scopes) end > 100
     or new.scopes @? '$[*].* ? (@ like_regex "^.{255}." flag "s")'
   )
-  execute function audiencelab_private.enforce_limit('scopes', 'has at most 100 scopes with texts of at most 255 characters');
+  execute function audiencelab_private.enforce_limit(
+    'scopes', 'must have at most 100 elements, with values of at most 255 characters'
+  );
 create trigger api_keys_expires_at_limit
   before insert or update of expires_at on audiencelab_desired.api_keys
   for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
-  execute function audiencelab_private.enforce_limit('expires_at', 'is before the year 10000');
+  execute function audiencelab_private.enforce_limit('expires_at', 'must be before the year 10000');
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
-comment on table api_keys_private.api_keys is 'API keys by account. The keys themselves are not stored.';
-comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters, by which people recognise a key.';
+comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
+comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters of the key, which identify it in lists.';
 comment on column api_keys_private.api_keys.key_hash is
-  'SHA-256 of the key, in hex; bcrypt for keys from before SHA-256 that have not been verified since.';
+  'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
-comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used, to the minute.';
--- There is no policy: only service_role reads the table, and row level security does not bind it.
+comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
+-- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
 create table audiencelab_desired.api_key_logs (
@@ -1075,11 +1099,11 @@ create table audiencelab_desired.api_key_logs (
   timestamp timestamptz not null default now(),
   constraint api_key_logs_pkey primary key (id)
 );
--- Not a NOT NULL of the column: older logs hold rows without a key. They are kept, and new rows need one.
+-- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
 alter table audiencelab_desired.api_key_logs
   add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
 create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
--- The log grows in the order of time, so that a block range index is enough to find its old end.
+-- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
 create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
 
 select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
@@ -1095,7 +1119,11 @@ create table audiencelab_desired.failed_comparisons (
 );
 select audiencelab_private.apply_table('api_keys_private', 'failed_comparisons');
 comment on table api_keys_private.failed_comparisons is
-  'How many comparisons with bcrypt hashes failed lately, by prefix. It bounds the CPU time that invalid keys cost.';
+  'Recently failed comparisons with bcrypt hashes, by prefix. The counts limit the CPU time that invalid keys cost.';
+comment on column api_keys_private.failed_comparisons.period is 'The period of 30 seconds, counted from 1970.';
+comment on column api_keys_private.failed_comparisons.comparisons is 'The number of failed comparisons in the period.';
+comment on column api_keys_private.failed_comparisons.slot is
+  'The latest slot of two seconds, counted from 1970, in which a key was compared although the limit was reached.';
 grant select, delete on api_keys_private.failed_comparisons to service_role;
 
 create table audiencelab_desired.settings (
@@ -1106,9 +1134,9 @@ create table audiencelab_desired.settings (
 );
 create index settings_manage_keys_role_idx on audiencelab_desired.settings (manage_keys_role);
 select audiencelab_private.apply_table('api_keys_private', 'settings');
-comment on table api_keys_private.settings is 'The settings of the API keys, in one row.';
+comment on table api_keys_private.settings is 'Settings for all API keys, in one row.';
 comment on column api_keys_private.settings.manage_keys_role is
-  'The account role that may create, change and revoke keys, such as owner; null for every member.';
+  'The account role that is required to create and revoke API keys, such as owner. Null allows every member.';
 insert into api_keys_private.settings default values on conflict do nothing;
 grant select, update on api_keys_private.settings to service_role;
 
@@ -1131,10 +1159,10 @@ from api_keys_private.api_keys as api_key
 join api_keys_private.live_api_keys as live on live.id = api_key.id
 where api_key.key_hash like '$2a$%';
 comment on view api_keys_private.bcrypt_api_keys is
-  'The live API keys that have not been verified since bcrypt was replaced. When it is empty, no text is compared with bcrypt.';
+  'The live API keys that are still hashed with bcrypt. If there are none, verify_api_key compares nothing with bcrypt.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{bcrypt_api_keys}');
 grant select on api_keys_private.bcrypt_api_keys to service_role;
--- The view reads it as its caller.
+-- bcrypt_api_keys reads this view with the privileges of its caller.
 grant select on api_keys_private.live_api_keys to service_role;
 
 create type audiencelab_desired.create_api_key_response as (
@@ -1148,7 +1176,7 @@ create type audiencelab_desired.create_api_key_response as (
   created_at timestamptz
 );
 select audiencelab_private.apply_type('create_api_key_response');
-comment on type public.create_api_key_response is 'A new API key. The key itself is shown here only.';
+comment on type public.create_api_key_response is 'A new API key. The key itself appears only here.';
 
 create type audiencelab_desired.verify_api_key_response as (
   valid boolean,
@@ -1157,7 +1185,8 @@ create type audiencelab_desired.verify_api_key_response as (
   error text
 );
 select audiencelab_private.apply_type('verify_api_key_response');
-comment on type public.verify_api_key_response is 'Whether a text is a live API key, and whose.';
+comment on type public.verify_api_key_response is
+  'The result of verify_api_key: the id and account of a valid API key, or an error.';
 
 create type audiencelab_desired.api_key_usage_log_response as (
   success boolean,
@@ -1167,7 +1196,8 @@ create type audiencelab_desired.api_key_usage_log_response as (
   error_code text
 );
 select audiencelab_private.apply_type('api_key_usage_log_response');
-comment on type public.api_key_usage_log_response is 'The log row written, or the message and SQLSTATE of the failure.';
+comment on type public.api_key_usage_log_response is
+  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
 
 create or replace function api_keys_private.require_scopes(p_scopes jsonb)
 returns void
@@ -1203,7 +1233,7 @@ begin
         raise exception using
           errcode = 'invalid_parameter_value',
           message = format('scopes[%s].%s must be a non-empty string', v_index, v_name),
-          hint = 'Use "*" for any.';
+          hint = 'Use "*" to match any value.';
       end if;
     end loop;
 
@@ -1219,7 +1249,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.require_scopes(jsonb) is
-  'Raises 22023 unless it is an array of well-formed scopes.';
+  'Raises 22023 unless p_scopes is an array of objects with exactly entity_type, entity_id and action, none of them blank.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_scopes}');
 
 create or replace function api_keys_private.base62(p_digit integer)
@@ -1249,7 +1279,7 @@ begin
     v_bytes := extensions.gen_random_bytes(64);
     for v_position in 0..63 loop
       v_byte := get_byte(v_bytes, v_position);
-      -- 248 is 4 * 62. A byte above it would make the first eight characters more likely than the others.
+      -- 248 is 4 * 62. Larger bytes would make the first eight characters more likely than the others.
       if v_byte < 248 then
         v_text := v_text || api_keys_private.base62(v_byte % 62);
       end if;
@@ -1259,7 +1289,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.random_base62(integer) is
-  'Returns that many random characters A-Z, a-z, 0-9, all equally likely.';
+  'Returns p_length random characters from A-Z, a-z and 0-9, uniformly distributed.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{random_base62}');
 
 create or replace function api_keys_private.crc32(p_bytes bytea)
@@ -1280,7 +1310,7 @@ begin
   return v_crc # x'ffffffff'::bigint;
 end;
 $$;
-comment on function api_keys_private.crc32(bytea) is 'Returns the CRC-32 that zip and PNG use.';
+comment on function api_keys_private.crc32(bytea) is 'Returns the CRC-32 of the bytes, as in zip and PNG.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{crc32}');
 
 create or replace function api_keys_private.generate_api_key()
@@ -1293,7 +1323,7 @@ declare
   v_key text := 'sk_' || api_keys_private.random_base62(40);
   v_checksum bigint := api_keys_private.crc32(convert_to(v_key, 'UTF8'));
 begin
-  -- The checksum lets a client tell a mistyped key from a revoked one without asking, most significant digit first.
+  -- The checksum, most significant digit first, lets clients detect mistyped keys without a request.
   for v_exponent in reverse 5..0 loop
     v_key := v_key || api_keys_private.base62((v_checksum / (62 ^ v_exponent)::bigint % 62)::integer);
   end loop;
@@ -1301,10 +1331,11 @@ begin
 end;
 $$;
 comment on function api_keys_private.generate_api_key() is
-  'Returns a new key: sk_, 40 random characters, 6 characters of CRC-32 of the preceding ones.';
+  'Returns a new API key: sk_, 40 random characters, and the CRC-32 of both in 6 characters.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{generate_api_key}');
 
--- "create or replace" changes neither a result nor an argument, and an overload would make calls by name ambiguous.
+-- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
+-- arguments ambiguous.
 select audiencelab_private.prepare_functions(
   'create_api_key(p_account_id uuid, p_name text, p_scopes jsonb,
      p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
@@ -1338,12 +1369,12 @@ begin
   if c_role is not null and not audiencelab_private.is_member(p_account_id, c_role) then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = format('API keys are managed by members with the account role %s, which you do not have', c_role);
+      message = format('only members with the account role %s may manage the API keys of the account', c_role);
   end if;
 end;
 $$;
 comment on function api_keys_private.require_manager(uuid) is
-  'Raises 42501 unless the caller is a member of the account, with the role that settings.manage_keys_role names.';
+  'Raises 42501 unless the caller is a member of the account, with the account role settings.manage_keys_role if it is set.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
 create or replace function public.create_api_key(
@@ -1355,12 +1386,12 @@ create or replace function public.create_api_key(
 returns public.create_api_key_response
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; members only.
+-- Definer: callers have no access to the table. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_most constant integer := 1000;
+  c_max_live_keys constant integer := 1000;
   v_key text;
   v_row api_keys_private.api_keys;
 begin
@@ -1374,16 +1405,16 @@ begin
   if p_expires_at <= now() or not isfinite(p_expires_at) then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('the expiry of an API key must be a moment in the future, and %s is not', p_expires_at);
+      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
   end if;
 
-  -- Concurrent calls for the account wait here, so that none of them misses a key of another.
+  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
   perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_most then
+  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_max_live_keys then
     raise exception using
       errcode = 'PT409',
-      message = format('the account has %s live API keys, and more are not allowed', c_most),
-      hint = 'Revoke keys that are no longer used.';
+      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
+      hint = 'Revoke an API key that is no longer used.';
   end if;
 
   v_key := api_keys_private.generate_api_key();
@@ -1412,7 +1443,18 @@ begin
 end;
 $$;
 comment on function public.create_api_key(uuid, text, jsonb, timestamptz) is
-  'Creates an API key of an account. Members only.';
+$$Creates an API key for an account. The result contains the key itself, which is not stored and cannot be read again.
+
+Callers: authenticated, as a member of the account who may manage its API keys.
+
+- p_account_id: the account that the key acts for.
+- p_name: not blank, at most 255 characters.
+- p_scopes: an array of at most 100 objects {"entity_type", "entity_id", "action"}. Each value is a string that is not blank
+  and has at most 255 characters; "*" matches any value.
+- p_expires_at: a time in the future, before the year 10000. Null, the default, means that the key does not expire.
+
+Errors: 42501 if the account does not exist or the caller may not manage its API keys; 22023 for an invalid argument; 23514
+for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 live API keys.$$;
 select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
@@ -1430,7 +1472,7 @@ returns table (
 )
 language plpgsql
 stable
--- Definer, because callers have no access to the table; members only.
+-- Definer: callers have no access to the table. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1452,7 +1494,12 @@ begin
     order by api_key.created_at desc, api_key.id desc;
 end;
 $$;
-comment on function public.list_api_keys(uuid) is 'Lists the API keys of an account, newest first. Members only.';
+comment on function public.list_api_keys(uuid) is
+$$Returns all API keys of an account, newest first. The result contains neither the keys themselves nor their hashes.
+
+Callers: authenticated, as a member of the account.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it.$$;
 select audiencelab_private.revoke_privileges('public', '{list_api_keys}');
 grant execute on function public.list_api_keys(uuid) to authenticated;
 
@@ -1460,7 +1507,7 @@ create or replace function public.revoke_api_key(p_api_key_id uuid)
 returns boolean
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; members only.
+-- Definer: callers have no access to the table. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1479,7 +1526,12 @@ begin
   return true;
 end;
 $$;
-comment on function public.revoke_api_key(uuid) is 'Revokes an API key permanently. Members of its account only.';
+comment on function public.revoke_api_key(uuid) is
+$$Revokes an API key permanently and returns true. A repeated call has no effect.
+
+Callers: authenticated, as a member of the account of the key who may manage its API keys.
+
+Errors: 42501 if the API key does not exist or the caller may not manage it.$$;
 select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
 grant execute on function public.revoke_api_key(uuid) to authenticated;
 
@@ -1487,7 +1539,7 @@ create or replace function public.revoke_api_keys_of(p_user_id uuid, p_account_i
 returns integer
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; service_role, and members for the account that they name.
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1495,18 +1547,19 @@ declare
   v_live integer;
 begin
   if p_user_id is null then
-    raise exception using errcode = 'invalid_parameter_value', message = 'the id of the user must not be null';
+    raise exception using errcode = 'invalid_parameter_value', message = 'the user id must not be null';
   end if;
   if not audiencelab_private.is_service() then
     if p_account_id is null then
       raise exception using
         errcode = 'insufficient_privilege',
-        message = 'only the service role may revoke the API keys of all accounts: name your account';
+        message = 'only service_role may revoke API keys in all accounts',
+        hint = 'Pass the id of an account as p_account_id.';
     end if;
     perform api_keys_private.require_manager(p_account_id);
   end if;
 
-  -- Expired keys are revoked as well, in case that their expiry is moved, but not counted.
+  -- Expired keys are also revoked, in case their expiry is extended, but not counted.
   with revoked as (
     update api_keys_private.api_keys as api_key
     set is_active = false
@@ -1515,7 +1568,7 @@ begin
       and (p_account_id is null or api_key.account_id = p_account_id)
     returning api_key.id
   )
-  -- Both parts of the statement read the keys as they were before it.
+  -- The whole statement reads one snapshot, in which the revoked keys are still live.
   select count(*)::integer into v_live
   from revoked
   join api_keys_private.live_api_keys as live on live.id = revoked.id;
@@ -1523,13 +1576,22 @@ begin
 end;
 $$;
 comment on function public.revoke_api_keys_of(uuid, uuid) is
-  'Revokes all API keys that a user created, in one account or in all, and returns how many of them were live.';
+$$Revokes all API keys that a user created, in one account or in all accounts. Returns the number of keys that were live.
+
+Callers: service_role; authenticated, as a member of the account who may manage its API keys.
+
+- p_user_id: the user who created the keys.
+- p_account_id: the account whose keys are revoked. Null, the default, means all accounts and requires service_role.
+
+Errors: 22023 if p_user_id is null; 42501 if the account does not exist or the caller may not manage its API keys.$$;
 select audiencelab_private.revoke_privileges('public', '{revoke_api_keys_of}');
 grant execute on function public.revoke_api_keys_of(uuid, uuid) to authenticated, service_role;
 
--- A text that shares its prefix with an old key costs a comparison with bcrypt, 0.2 s of CPU. So the comparisons of a prefix that
--- fail are counted, in periods of 30 seconds. After six, a text is compared only in its own slot of the period, two seconds
--- long, and one text a slot. Texts that are sent at random miss their slots; the owner of a key is told when to come back.
+-- A comparison with a bcrypt hash takes 0.2 s of CPU, and an invalid key costs one if it has the prefix of a key that is
+-- hashed with bcrypt. The failed comparisons of each prefix are therefore counted, in periods of 30 seconds. After six of
+-- them, a key is compared only in one slot of two seconds, which its hash determines, and only one key is compared in a
+-- slot. Keys sent at random times mostly miss their slots. The owner of a valid key receives the time until its slot as
+-- Retry-After.
 create or replace function api_keys_private.admit_comparison(p_key_prefix text, p_key_hash text)
 returns bigint
 language plpgsql
@@ -1537,43 +1599,49 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_seconds constant integer := 2;
-  c_slots constant integer := 15;
-  c_free constant integer := 6;
-  c_now constant numeric := extract(epoch from clock_timestamp()) / c_seconds;
-  c_slot constant bigint := floor(c_now)::bigint;
-  c_own constant bigint := mod(mod(hashtextextended(p_key_hash, 0), c_slots) + c_slots, c_slots);
-  -- In slots from now: 0 to 14.
-  c_distance constant bigint := mod(c_own + c_slots - mod(c_slot, c_slots), c_slots);
+  c_slot_seconds constant integer := 2;
+  c_period_slots constant integer := 15;
+  c_unlimited_comparisons constant integer := 6;
+  -- In slots since 1970.
+  c_now constant numeric := extract(epoch from clock_timestamp()) / c_slot_seconds;
+  c_current_slot constant bigint := floor(c_now)::bigint;
+  -- Relative to the start of a period: 0 to 14.
+  c_key_slot constant bigint :=
+    mod(mod(hashtextextended(p_key_hash, 0), c_period_slots) + c_period_slots, c_period_slots);
+  -- Relative to the current slot: 0 to 14.
+  c_distance constant bigint := mod(c_key_slot + c_period_slots - mod(c_current_slot, c_period_slots), c_period_slots);
   v_comparisons integer;
-  v_slot bigint;
+  v_used_slot bigint;
   v_seconds integer;
 begin
   select failed.comparisons, failed.slot
-  into v_comparisons, v_slot
+  into v_comparisons, v_used_slot
   from api_keys_private.failed_comparisons as failed
-  where failed.key_prefix = p_key_prefix and failed.period = c_slot / c_slots;
-  if not found or v_comparisons < c_free then
+  where failed.key_prefix = p_key_prefix and failed.period = c_current_slot / c_period_slots;
+  if not found or v_comparisons < c_unlimited_comparisons then
     return null;
   end if;
-  if c_distance = 0 and v_slot is distinct from c_slot then
-    return c_slot;
+  if c_distance = 0 and v_used_slot is distinct from c_current_slot then
+    return c_current_slot;
   end if;
 
-  v_seconds := ceil((c_slot + coalesce(nullif(c_distance, 0), c_slots) - c_now) * c_seconds)::integer;
-  -- PTnnn cannot carry a header.
+  v_seconds := ceil(
+    (c_current_slot + coalesce(nullif(c_distance, 0), c_period_slots) - c_now) * c_slot_seconds
+  )::integer;
+  -- SQLSTATE PGRST, because PTnnn cannot set response headers.
   raise exception using
     errcode = 'PGRST',
     message = json_build_object(
       'code', 'PT429',
-      'message', 'too many invalid API keys with this prefix: whether this one is valid can be told later',
+      'message', 'too many invalid API keys with this prefix: the API key was not verified',
       'hint', format('Retry after %s seconds.', v_seconds)
     ),
     detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', v_seconds::text));
 end;
 $$;
 comment on function api_keys_private.admit_comparison(text, text) is
-  'Admits a text to comparisons with bcrypt: null, or the slot that it uses. Otherwise raises PT429 with Retry-After.';
+  'Admits a key to comparisons with bcrypt hashes: returns null, or the slot that the key uses if the prefix has reached the'
+  ' limit. Otherwise raises PGRST, which is HTTP 429 with Retry-After in seconds.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{admit_comparison}');
 
 create or replace function api_keys_private.count_failed_comparisons(
@@ -1595,7 +1663,7 @@ as $$
     slot = coalesce(excluded.slot, failed.slot);
 $$;
 comment on function api_keys_private.count_failed_comparisons(text, integer, bigint) is
-  'Counts comparisons with bcrypt hashes that failed, and the slot that admit_comparison returned.';
+  'Adds failed comparisons with bcrypt hashes to the count of a prefix. p_slot is the result of admit_comparison.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{count_failed_comparisons}');
 
 create or replace function api_keys_private.require_live_caller()
@@ -1613,22 +1681,22 @@ begin
 end;
 $$;
 comment on function api_keys_private.require_live_caller() is
-  'Raises 42501 unless the API key that the request runs as is live.';
+  'Raises 42501 if the API key that the request runs as is revoked or expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; granted to roles that receive keys from clients.
+-- Definer: callers have no access to the table. The result reveals nothing about other keys than the one passed.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
+  c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
   v_id uuid;
   v_account_id uuid;
-  v_old record;
+  v_candidate record;
   v_comparisons integer := 0;
   v_slot bigint;
 begin
@@ -1639,32 +1707,32 @@ begin
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.key_hash = v_hash;
+  where api_key.key_hash = c_hash;
   if found then
     return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
   end if;
 
-  -- Keys from before SHA-256 have at most 43 characters after sk_, and new ones 46, so the cost of bcrypt is paid only
-  -- for a text that shares its prefix with an old key, and by that key's owner only once.
+  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
+  -- older key costs comparisons with bcrypt, and a valid key costs them once.
   if p_api_key ~ '^sk_[A-Za-z0-9]{4,43}$' then
-    for v_old in
+    for v_candidate in
       select api_key.id, api_key.account_id, api_key.key_hash
       from api_keys_private.live_api_keys as api_key
       where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- Another call may have re-hashed the key since the first query. This query finds it by either hash.
-        or api_key.key_hash = v_hash
+        -- A concurrent call may have re-hashed the key since the first query.
+        or api_key.key_hash = c_hash
     loop
-      if v_old.key_hash <> v_hash then
+      if v_candidate.key_hash <> c_hash then
         if v_comparisons = 0 then
-          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), v_hash);
+          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), c_hash);
         end if;
         v_comparisons := v_comparisons + 1;
       end if;
-      if v_old.key_hash = v_hash or extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash then
+      if v_candidate.key_hash = c_hash or extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
         update api_keys_private.api_keys as api_key
-        set key_hash = v_hash
-        where api_key.id = v_old.id and api_key.key_hash <> v_hash;
-        return row(true, v_old.id, v_old.account_id, null::text)::public.verify_api_key_response;
+        set key_hash = c_hash
+        where api_key.id = v_candidate.id and api_key.key_hash <> c_hash;
+        return row(true, v_candidate.id, v_candidate.account_id, null::text)::public.verify_api_key_response;
       end if;
     end loop;
     if v_comparisons > 0 then
@@ -1676,7 +1744,13 @@ begin
 end;
 $$;
 comment on function public.verify_api_key(text) is
-  'Returns whether a text is a live API key, and whose. Replaces a bcrypt hash when the key is valid.';
+$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked and expired keys
+alike, valid is false and error is 'Invalid API key'. A valid key that is hashed with bcrypt is re-hashed with SHA-256.
+
+Callers: service_role; api_key, as a live API key.
+
+Errors: 42501 if the caller is a revoked or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
+invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
@@ -1691,7 +1765,7 @@ create or replace function public.log_api_key_usage(
 returns public.api_key_usage_log_response
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; granted to service_role only.
+-- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1702,7 +1776,7 @@ begin
   insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
   values (
     p_api_key_id,
-    -- What clients send is cut, because a refusal would lose the record.
+    -- Values from clients are truncated, because an error would lose the log row.
     left(p_endpoint, 2000),
     left(p_method, 255),
     p_status_code,
@@ -1711,7 +1785,7 @@ begin
   )
   returning log.id, log.timestamp into v_id, v_timestamp;
 
-  -- At most once a minute, and without waiting for a concurrent update, so that calls with the same key do not queue.
+  -- At most once a minute, and without waiting for a concurrent update, so that uses of the same key do not queue.
   update api_keys_private.api_keys as api_key
   set last_used_at = now()
   where api_key.id = (
@@ -1729,7 +1803,14 @@ exception
 end;
 $$;
 comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
-  'Writes one log row for a use of an API key. A failure is part of the result.';
+$$Writes one log row for a use of an API key, and updates last_used_at of the key at most once a minute. It does not raise an
+error: success is false, and error and error_code are the message and the SQLSTATE.
+
+Callers: service_role.
+
+- p_endpoint, p_method: required; truncated to 2,000 and 255 characters.
+- p_status_code: the HTTP status, or null.
+- p_ip_address, p_user_agent: null, or truncated to 255 and 1,000 characters.$$;
 select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
 grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
 
@@ -1774,7 +1855,8 @@ as $$
   )
   select event.index, event.id, event.logged_at from event order by event.index;
 $$;
-comment on function api_keys_private.log_usage_events(jsonb) is 'Writes one log row for each event; all or none.';
+comment on function api_keys_private.log_usage_events(jsonb) is
+  'Writes one log row for each event, or none if one of them fails. event_index counts from 0.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
 
 create or replace function public.log_api_key_usage_batch(p_events jsonb)
@@ -1788,20 +1870,20 @@ returns table (
 )
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; granted to service_role only.
+-- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_most constant integer := 1000;
+  c_max_events constant integer := 1000;
 begin
-  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_most then
+  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_max_events then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('events must be an array of at most %s', c_most);
+      message = format('events must be an array of at most %s objects', c_max_events);
   end if;
 
-  -- Usually all events are valid and one statement inserts them. Otherwise each is inserted separately.
+  -- Usually all events are valid, and one statement inserts them. If it fails, each event is inserted separately.
   begin
     return query
       select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
@@ -1831,7 +1913,15 @@ begin
 end;
 $$;
 comment on function public.log_api_key_usage_batch(jsonb) is
-  'Writes up to 1,000 log rows, each with its own outcome: a failure does not affect the others.';
+$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time of
+the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
+
+Callers: service_role.
+
+- p_events: an array of objects with api_key_id, endpoint and method, and optionally status_code, ip_address, user_agent and
+  timestamp, which defaults to now(). Texts are truncated as by log_api_key_usage.
+
+Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
 select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
 grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
 
@@ -1839,7 +1929,7 @@ create or replace function public.has_scope(p_entity_type text, p_entity_id text
 returns boolean
 language sql
 stable
--- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1859,7 +1949,10 @@ as $$
   );
 $$;
 comment on function public.has_scope(text, text, text) is
-  'Returns whether the API key that the request runs as has the scope.';
+$$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
+revoked or expired, or if an argument is null.
+
+Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{has_scope}');
 grant execute on function public.has_scope(text, text, text) to api_key;
 
@@ -1867,7 +1960,7 @@ create or replace function public.get_api_key_account_id()
 returns uuid
 language sql
 stable
--- Definer, because callers have no access to the table; it tells only the account of the key that the request runs as.
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1876,7 +1969,9 @@ as $$
   where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
-  'Returns the account of the API key that the request runs as; null if the key is revoked or expired.';
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
+
+Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
 grant execute on function public.get_api_key_account_id() to api_key;
 
@@ -1884,7 +1979,7 @@ create or replace function api_keys_private.scoped_entity_ids(p_entity_type text
 returns setof uuid
 language sql
 stable
--- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1903,35 +1998,37 @@ as $$
     and scope.value ->> 'action' = any (p_actions || '*'::text);
 $$;
 comment on function api_keys_private.scoped_entity_ids(text, text[]) is
-  'Returns the ids that the scopes of the request''s API key name, for an entity type and any of the actions.';
+  'Returns the entity ids in the scopes of the API key that the request runs as, for an entity type and any of the actions.'
+  ' Wildcards and ids that are not UUIDs are returned as null. Used by policies.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{scoped_entity_ids}');
--- For policies only: without usage of the schema nobody can call it by name.
+-- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.scoped_entity_ids(text, text[]) to api_key;
 
 create or replace function api_keys_private.has_scope_on_all(p_entity_type text, p_actions text[])
 returns boolean
 language sql
 stable
--- Invoker: the caller may execute has_scope itself.
+-- Invoker: the caller may execute has_scope.
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
   select bool_or(public.has_scope(p_entity_type, '*', action)) from unnest(p_actions) as action;
 $$;
 comment on function api_keys_private.has_scope_on_all(text, text[]) is
-  'Returns whether the request''s API key may do any of the actions with every entity of a type.';
+  'Returns whether the API key that the request runs as has a scope for any of the actions on all entities of a type. Used'
+  ' by policies.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_all}');
--- For policies only: without usage of the schema nobody can call it by name.
+-- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
 drop schema audiencelab_desired cascade;
 
--- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
   "settings_manage_keys_role_fkey":
     "FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE"
 }');
--- The next is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
+-- NOT VALID, because older databases contain keys of deleted accounts. These rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
 }');
@@ -1940,7 +2037,7 @@ select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '
     "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
 }');
 
--- After the foreign key, which keeps accounts from being deleted meanwhile.
+-- Deactivates the keys of deleted accounts. This follows the foreign key, so that no account is deleted in between.
 update api_keys_private.api_keys as api_key
 set is_active = false
 where api_key.is_active
@@ -1961,7 +2058,9 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership('enrichment_private', '{worker_progress}');
-select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}');
+select audiencelab_private.require_ownership(
+  'public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}'
+);
 
 create schema if not exists enrichment_private;
 comment on schema enrichment_private is 'The progress of the workers of enrichment jobs. Not exposed by the REST API.';
@@ -1974,22 +2073,22 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Functions that run as the owner of the table may lower them.
+  -- Functions that run as the owner of the table may decrease the counters.
   if current_user <> 'service_role'
     and not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage')
   then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = 'only the service role may lower processed_records or failed_records';
+      message = 'only service_role may decrease processed_records or failed_records';
   end if;
   return new;
 end;
 $$;
 comment on function enrichment_private.keep_counters() is
-  'Before update that lowers a counter: raises 42501, except for service_role and the owner of the table.';
+  'Trigger function, before an update that decreases a counter: raises 42501, except for service_role and the table owner.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{keep_counters}');
 
--- The tables are created here, and then applied to those that the database has.
+-- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.enrichment_tracking (
@@ -2021,7 +2120,7 @@ create index enrichment_tracking_account_id_status_created_at_idx
 create index enrichment_tracking_audience_id_created_at_idx
   on audiencelab_desired.enrichment_tracking (audience_id, created_at desc);
 create index enrichment_tracking_created_by_idx on audiencelab_desired.enrichment_tracking (created_by);
--- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
+-- BRIN, because the planner could scan a B-tree of all accounts for one page of an account.
 create index enrichment_tracking_created_at_idx on audiencelab_desired.enrichment_tracking using brin (created_at);
 -- Workers look for unfinished jobs in all accounts.
 create index enrichment_tracking_unfinished_idx
@@ -2047,41 +2146,41 @@ create trigger keep_counters_enrichment_tracking
 create trigger enrichment_tracking_total_records_limit
   before insert or update of total_records on audiencelab_desired.enrichment_tracking
   for each row when (new.total_records < 0)
-  execute function audiencelab_private.enforce_limit('total_records', 'is 0 or more');
+  execute function audiencelab_private.enforce_limit('total_records', 'must be 0 or more');
 create trigger enrichment_tracking_processed_records_limit
   before insert or update of processed_records on audiencelab_desired.enrichment_tracking
   for each row when (new.processed_records < 0)
-  execute function audiencelab_private.enforce_limit('processed_records', 'is 0 or more');
+  execute function audiencelab_private.enforce_limit('processed_records', 'must be 0 or more');
 create trigger enrichment_tracking_failed_records_limit
   before insert or update of failed_records on audiencelab_desired.enrichment_tracking
   for each row when (new.failed_records < 0)
-  execute function audiencelab_private.enforce_limit('failed_records', 'is 0 or more');
+  execute function audiencelab_private.enforce_limit('failed_records', 'must be 0 or more');
 create trigger enrichment_tracking_started_at_limit
   before insert or update of started_at on audiencelab_desired.enrichment_tracking
   for each row when (new.started_at < '0001-01-01 00:00:00+00' or new.started_at >= '10000-01-01 00:00:00+00')
-  execute function audiencelab_private.enforce_limit('started_at', 'is in the years 1 to 9999');
+  execute function audiencelab_private.enforce_limit('started_at', 'must be in the years 1 to 9999');
 create trigger enrichment_tracking_completed_at_limit
   before insert or update of completed_at on audiencelab_desired.enrichment_tracking
   for each row when (new.completed_at < '0001-01-01 00:00:00+00' or new.completed_at >= '10000-01-01 00:00:00+00')
-  execute function audiencelab_private.enforce_limit('completed_at', 'is in the years 1 to 9999');
--- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+  execute function audiencelab_private.enforce_limit('completed_at', 'must be in the years 1 to 9999');
+-- Short values cannot exceed the limits. Checking the length first saves the function call for most rows.
 create trigger enrichment_tracking_metadata_limit
   before insert or update of metadata on audiencelab_desired.enrichment_tracking
   for each row
   when (octet_length(new.metadata::text) > 200 and audiencelab_private.exceeds_json_limit(new.metadata))
   execute function audiencelab_private.enforce_limit(
-    'metadata', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+    'metadata', 'must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
   );
 create trigger enrichment_tracking_enrichment_fields_limit
   before insert or update of enrichment_fields on audiencelab_desired.enrichment_tracking
   for each row
   when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
   execute function audiencelab_private.enforce_limit(
-    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+    'enrichment_fields', 'must have at most 1,000 elements of at most 255 characters'
   );
 
--- `= any (array(select ...))` evaluates the caller's accounts once a statement, and can use an index on account_id.
--- has_role_on_account(account_id) would run once a row.
+-- `= any (array(select ...))` evaluates the caller's accounts once per statement, and can use an index on account_id.
+-- has_role_on_account(account_id) would run once per row.
 create policy enrichment_tracking_select on audiencelab_desired.enrichment_tracking
   for select to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())));
@@ -2092,8 +2191,8 @@ create policy enrichment_tracking_update on audiencelab_desired.enrichment_track
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())))
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An API key reads the jobs of its account that one of its scopes covers: all of them, or the one that a scope names.
--- A key that may write a job may read it.
+-- An API key reads the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope. A scope
+-- for writing includes reading.
 create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichment_tracking
   for select to api_key
   using (
@@ -2121,12 +2220,12 @@ create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichme
   );
 
 select audiencelab_private.apply_table('public', 'enrichment_tracking');
-comment on table public.enrichment_tracking is 'Jobs that enrich the records of an audience, by account.';
-comment on column public.enrichment_tracking.enrichment_fields is 'The fields that the job fills.';
+comment on table public.enrichment_tracking is 'Enrichment jobs, by account. A job adds data to the records of an audience.';
+comment on column public.enrichment_tracking.enrichment_fields is 'The names of the fields that the job adds.';
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
 grant select on public.enrichment_tracking to api_key;
--- Neither the account of the job nor its audience.
+-- Not the columns that identify the job, such as account_id and audience_id.
 grant update (
   status, total_records, processed_records, failed_records, enrichment_fields, metadata, started_at, completed_at
 ) on public.enrichment_tracking to api_key;
@@ -2143,7 +2242,7 @@ create table audiencelab_desired.worker_progress (
 select audiencelab_private.apply_table('enrichment_private', 'worker_progress');
 comment on table enrichment_private.worker_progress is
   'The running totals of each worker of a job. The counters of the job are their sums.';
--- There is no policy: only service_role reads the table, and row level security does not bind it.
+-- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on enrichment_private.worker_progress to service_role;
 
 create or replace function enrichment_private.may_write(p_job public.enrichment_tracking)
@@ -2152,7 +2251,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Inside a definer function current_user is its owner, but the setting is still the request's role.
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
@@ -2166,7 +2265,8 @@ as $$
   end;
 $$;
 comment on function enrichment_private.may_write(public.enrichment_tracking) is
-  'Returns whether the request may report progress of the job.';
+  'Returns whether the caller may report progress of the job: service_role, the members of its account, and API keys with a'
+  ' scope for writing it.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}');
 
 select audiencelab_private.prepare_functions(
@@ -2181,7 +2281,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- A worker that reports nonsense must not stop the reports of the others: the sums end at the range of the columns.
+  -- The sums are limited to the range of the columns, so that a wrong report does not make those of other workers fail.
   select
     least(coalesce(sum(progress.processed_records), 0), 2147483647)::integer,
     least(coalesce(sum(progress.failed_records), 0), 2147483647)::integer
@@ -2189,7 +2289,7 @@ as $$
   where progress.job_id = p_job_id;
 $$;
 comment on function enrichment_private.count_records(uuid) is
-  'Returns the sums of the totals of all workers of a job, at most 2147483647 each.';
+  'Returns the sums of the totals of all workers of a job, each limited to 2147483647.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{count_records}');
 
 create or replace function public.report_enrichment_progress(
@@ -2201,39 +2301,39 @@ create or replace function public.report_enrichment_progress(
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer, because the workers' totals are closed to everybody; members, service_role and keys with the scope only.
+-- Definer: callers have no access to worker_progress. The function checks write access to the job itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.enrichment_tracking;
-  v_found boolean;
+  v_may_write boolean;
   v_processed integer;
   v_failed integer;
 begin
   if p_worker is null or btrim(p_worker) = '' or length(p_worker) > 255 then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'the name of a worker must have 1 to 255 characters, not all of them blank';
+      message = 'the worker name must not be blank and must have at most 255 characters';
   end if;
   if p_processed is null or p_processed < 0 or p_failed is null or p_failed < 0 then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'a worker''s totals of processed and failed records must be 0 or more';
+      message = 'the numbers of processed and failed records must be 0 or more';
   end if;
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
-  v_found := enrichment_private.may_write(v_job);
-  if v_found then
+  v_may_write := enrichment_private.may_write(v_job);
+  if v_may_write then
     -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
     -- on one job, so that each sum includes all earlier reports.
     select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
-    v_found := found;
+    v_may_write := found;
   end if;
-  if v_found is not true then
+  if v_may_write is not true then
     raise exception using
       errcode = 'PT404',
-      message = 'the enrichment job does not exist, or you may not write it';
+      message = 'the enrichment job does not exist, or you may not update it';
   end if;
   if v_job.status in ('completed', 'failed') then
     raise exception using
@@ -2241,7 +2341,7 @@ begin
       message = format('the enrichment job is already %s: its progress can no longer change', v_job.status);
   end if;
 
-  -- Totals only increase: repeated or late reports change nothing.
+  -- Totals only increase, so repeated and late reports change nothing.
   insert into enrichment_private.worker_progress as progress (job_id, worker, processed_records, failed_records)
   values (p_job_id, p_worker, p_processed, p_failed)
   on conflict (job_id, worker) do update
@@ -2272,7 +2372,18 @@ begin
 end;
 $$;
 comment on function public.report_enrichment_progress(uuid, text, integer, integer) is
-  'Stores a worker''s running totals and returns the job. A repeated or late report changes nothing.';
+$$Stores the running totals of a worker and returns the job. The counters of the job become the sums over all its workers. The
+first report sets the status to processing and, if it is null, started_at to now(). Totals never decrease, so a repeated
+or late report changes nothing.
+
+Callers: service_role; authenticated, as a member of the account of the job; api_key, with a scope for writing the job.
+
+- p_worker: a name that identifies the worker within the job; not blank, at most 255 characters.
+- p_processed: the number of records that the worker has processed since the job started; 0 or more.
+- p_failed: how many of them failed; 0 or more.
+
+Errors: 22023 for an invalid argument; PT404 (HTTP 404) if the job does not exist or the caller may not update it; PT409
+(HTTP 409) if the job is completed or failed.$$;
 select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
@@ -2281,7 +2392,7 @@ create or replace function public.reset_enrichment_progress(p_job_id uuid, p_wor
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer, because the sums are closed to everybody; granted to service_role only.
+-- Definer: the owner may execute count_records. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2306,17 +2417,23 @@ begin
 end;
 $$;
 comment on function public.reset_enrichment_progress(uuid, text) is
-  'Discards the totals of one worker of a job, or of all, and returns the job with its counters recalculated.';
+$$Deletes the totals of a worker of a job, recalculates the counters of the job and returns it.
+
+Callers: service_role.
+
+- p_worker: the name of the worker. Null, the default, means all workers of the job.
+
+Errors: PT404 (HTTP 404) if the job does not exist.$$;
 select audiencelab_private.revoke_privileges('public', '{reset_enrichment_progress}');
 grant execute on function public.reset_enrichment_progress(uuid, text) to service_role;
 
 drop schema audiencelab_desired cascade;
 
--- Progress of jobs that no longer exist, for example after the table of jobs was dropped.
+-- Deletes the progress of jobs that no longer exist, for example because the table of jobs was dropped.
 delete from enrichment_private.worker_progress as progress
 where not exists (select from public.enrichment_tracking as job where job.id = progress.job_id);
 
--- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('enrichment_private.worker_progress', '{
   "worker_progress_job_id_fkey":
     "FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE"
@@ -2344,7 +2461,7 @@ select audiencelab_private.require_ownership(
   'public', '{segments,create_studio_segment,delete_studio_segment,restore_studio_segment}'
 );
 
--- The table is created here, and then applied to the one that the database has.
+-- The table is created in this schema, then applied to that of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.segments (
@@ -2365,14 +2482,14 @@ create table audiencelab_desired.segments (
   constraint segments_pkey primary key (id),
   constraint segments_source_type_check check (source_type in ('audience', 'webhook_upload', 'csv_upload'))
 );
--- Lists are read newest first within an account; id makes the order total. The included columns are those that the policy
--- reads, so that counting needs the index only.
+-- Lists are read newest first within an account; id makes the order total. The policy reads the included columns, so that
+-- counting uses index-only scans.
 create index segments_account_id_created_at_id_idx
   on audiencelab_desired.segments (account_id, created_at desc, id desc) include (deleted, updated_at);
 create index segments_account_id_source_type_created_at_idx
   on audiencelab_desired.segments (account_id, source_type, created_at desc);
 create index segments_created_by_idx on audiencelab_desired.segments (created_by);
--- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
+-- BRIN, because the planner could scan a B-tree of all accounts for one page of an account.
 create index segments_created_at_idx on audiencelab_desired.segments using brin (created_at);
 -- For purging deleted segments, which are few.
 create index segments_deleted_idx on audiencelab_desired.segments (updated_at) where deleted;
@@ -2392,46 +2509,46 @@ create trigger keep_identity_segments
 create trigger segments_name_limit
   before insert or update of name on audiencelab_desired.segments
   for each row when (length(new.name) > 255)
-  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+  execute function audiencelab_private.enforce_limit('name', 'must have at most 255 characters');
 create trigger segments_description_limit
   before insert or update of description on audiencelab_desired.segments
   for each row when (length(new.description) > 10000)
-  execute function audiencelab_private.enforce_limit('description', 'has at most 10,000 characters');
+  execute function audiencelab_private.enforce_limit('description', 'must have at most 10,000 characters');
 create trigger segments_source_id_limit
   before insert or update of source_id on audiencelab_desired.segments
   for each row when (length(new.source_id) > 1000)
-  execute function audiencelab_private.enforce_limit('source_id', 'has at most 1,000 characters');
--- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+  execute function audiencelab_private.enforce_limit('source_id', 'must have at most 1,000 characters');
+-- Short values cannot exceed the limits. Checking the length first saves the function call for most rows.
 create trigger segments_filters_limit
   before insert or update of filters on audiencelab_desired.segments
   for each row
   when (octet_length(new.filters::text) > 200 and audiencelab_private.exceeds_json_limit(new.filters))
   execute function audiencelab_private.enforce_limit(
-    'filters', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+    'filters', 'must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
   );
 create trigger segments_custom_columns_limit
   before insert or update of custom_columns on audiencelab_desired.segments
   for each row
   when (octet_length(new.custom_columns::text) > 200 and audiencelab_private.exceeds_json_limit(new.custom_columns))
   execute function audiencelab_private.enforce_limit(
-    'custom_columns', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+    'custom_columns', 'must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
   );
 create trigger segments_tags_limit
   before insert or update of tags on audiencelab_desired.segments
   for each row
   when (octet_length(new.tags::text) > 255 and audiencelab_private.exceeds_texts_limit(new.tags))
-  execute function audiencelab_private.enforce_limit('tags', 'has at most 1,000 texts of at most 255 characters');
+  execute function audiencelab_private.enforce_limit('tags', 'must have at most 1,000 elements of at most 255 characters');
 create trigger segments_enrichment_fields_limit
   before insert or update of enrichment_fields on audiencelab_desired.segments
   for each row
   when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
   execute function audiencelab_private.enforce_limit(
-    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+    'enrichment_fields', 'must have at most 1,000 elements of at most 255 characters'
   );
 
--- PostgreSQL applies this policy to the new row of an UPDATE with a WHERE, too, and a soft delete creates a deleted row. So
--- the policy admits a row that the current transaction has changed: the trigger sets updated_at to the transaction's time,
--- and a transaction that only reads has no id.
+-- PostgreSQL also applies this policy to the new row of an UPDATE with a WHERE clause, which is deleted after a soft delete.
+-- The policy therefore admits rows that the current transaction changed: the trigger sets their updated_at to now(), and a
+-- transaction that only reads has no transaction id.
 create policy segments_select on audiencelab_desired.segments
   for select to authenticated
   using (
@@ -2441,7 +2558,7 @@ create policy segments_select on audiencelab_desired.segments
 create policy segments_insert on audiencelab_desired.segments
   for insert to authenticated
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- Without a WHERE the policy above does not apply, so that deleted rows are excluded here as well.
+-- An UPDATE or DELETE without a WHERE clause does not apply the policy above, so these exclude deleted rows, too.
 create policy segments_update on audiencelab_desired.segments
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted)
@@ -2449,7 +2566,7 @@ create policy segments_update on audiencelab_desired.segments
 create policy segments_delete on audiencelab_desired.segments
   for delete to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted);
--- An API key reads the segments of its account that one of its scopes covers: all of them, or the one that a scope names.
+-- An API key reads the segments of its account that its scopes cover: all segments ("*") or those with the id in a scope.
 create policy segments_select_api_key on audiencelab_desired.segments
   for select to api_key
   using (
@@ -2462,13 +2579,13 @@ create policy segments_select_api_key on audiencelab_desired.segments
   );
 
 select audiencelab_private.apply_table('public', 'segments');
-comment on table public.segments is 'Saved audience segments, by account. Deleted ones stay, hidden, until they are purged.';
-comment on column public.segments.source_id is 'Id of the audience or upload that source_type names.';
+comment on table public.segments is 'Saved audience segments, by account. Deleted segments are hidden until they are purged.';
+comment on column public.segments.source_id is 'The id of the audience or upload. source_type states which of them it is.';
 comment on column public.segments.filters is
   'Array of objects such as {"field": "country", "operator": "=", "value": "US"}.';
 comment on column public.segments.custom_columns is
   'Array of objects such as {"field": "score", "headerName": "Score", "type": "number"}.';
-comment on column public.segments.deleted is 'Soft delete: members no longer see the row.';
+comment on column public.segments.deleted is 'Whether the segment is deleted. Members do not see deleted segments.';
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
 grant select on public.segments to api_key;
@@ -2498,7 +2615,7 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Definer, because callers have no access to schema audiencelab_private; members only.
+-- Definer: callers have no access to schema audiencelab_private. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2554,7 +2671,19 @@ begin
 end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
-  'Creates a segment of an account, in the caller''s name. Members only.';
+$$Creates a segment in an account and returns its id. The caller becomes its created_by.
+
+Callers: authenticated, as a member of the account.
+
+- p_name: not blank, at most 255 characters.
+- p_source_type: audience, webhook_upload or csv_upload.
+- p_source_id: the id of the audience or upload; not blank, at most 1,000 characters.
+- p_description: at most 10,000 characters.
+- p_filters, p_custom_columns: arrays of objects, each array of at most 262,144 bytes.
+- p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a
+value that exceeds a limit.$$;
 select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
   to authenticated;
@@ -2563,7 +2692,7 @@ create or replace function public.delete_studio_segment(p_segment_id uuid)
 returns void
 language plpgsql
 volatile
--- Definer, so that a segment that is deleted already is found; members only.
+-- Definer: row level security hides deleted segments. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2579,7 +2708,12 @@ begin
   update public.segments as segment set deleted = true where segment.id = p_segment_id and not segment.deleted;
 end;
 $$;
-comment on function public.delete_studio_segment(uuid) is 'Deletes a segment softly. Members only.';
+comment on function public.delete_studio_segment(uuid) is
+$$Deletes a segment softly: the segment is hidden until it is restored or purged. A repeated call has no effect.
+
+Callers: authenticated, as a member of the account of the segment.
+
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
 select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
 grant execute on function public.delete_studio_segment(uuid) to authenticated;
 
@@ -2587,7 +2721,7 @@ create or replace function public.restore_studio_segment(p_segment_id uuid)
 returns public.segments
 language plpgsql
 volatile
--- Definer, because row security shows deleted segments to nobody; members only.
+-- Definer: row level security hides deleted segments. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2607,13 +2741,18 @@ begin
   return v_segment;
 end;
 $$;
-comment on function public.restore_studio_segment(uuid) is 'Restores a deleted segment. Members only.';
+comment on function public.restore_studio_segment(uuid) is
+$$Restores a deleted segment and returns it. A segment that is not deleted is returned unchanged.
+
+Callers: authenticated, as a member of the account of the segment.
+
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
 select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
 grant execute on function public.restore_studio_segment(uuid) to authenticated;
 
 drop schema audiencelab_desired cascade;
 
--- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('public.segments', '{
   "segments_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE",
   "segments_created_by_fkey": "FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE"

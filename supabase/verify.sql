@@ -1,7 +1,8 @@
--- Is a database as the migrations leave it? One row for each object, with ok or what is wrong.
+-- Compares a database with the schema that the migrations create. Returns one row for each object, with ok or the
+-- differences, and raises an error if there is any difference.
 --
--- It changes nothing. In the SQL editor: paste it. With psql: psql -v ON_ERROR_STOP=1 -f supabase/verify.sql, whose exit status
--- is 3 when anything is wrong.
+-- It changes nothing. Paste it into the SQL editor, or run it with psql: psql -v ON_ERROR_STOP=1 -f supabase/verify.sql. The
+-- exit status of psql is 3 if there is any difference.
 
 create or replace function pg_temp.audiencelab_verification()
 returns table (kind text, object text, status text)
@@ -9,7 +10,30 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $verification$
-  with our_schemas as (
+  -- What the migrations create in schema public. Written by `make sql`.
+  with public_names (kind, name) as (
+    values
+      ('table', 'enrichment_tracking'),
+      ('table', 'segments'),
+      ('type', 'create_api_key_response'),
+      ('type', 'verify_api_key_response'),
+      ('type', 'api_key_usage_log_response'),
+      ('function', 'create_api_key'),
+      ('function', 'list_api_keys'),
+      ('function', 'revoke_api_key'),
+      ('function', 'revoke_api_keys_of'),
+      ('function', 'verify_api_key'),
+      ('function', 'log_api_key_usage'),
+      ('function', 'log_api_key_usage_batch'),
+      ('function', 'has_scope'),
+      ('function', 'get_api_key_account_id'),
+      ('function', 'create_studio_segment'),
+      ('function', 'delete_studio_segment'),
+      ('function', 'restore_studio_segment'),
+      ('function', 'report_enrichment_progress'),
+      ('function', 'reset_enrichment_progress')
+  ),
+  our_schemas as (
     select oid, nspname, nspowner, nspacl
     from pg_namespace
     where nspname in ('audiencelab_private', 'api_keys_private', 'enrichment_private')
@@ -21,18 +45,16 @@ as $verification$
     join pg_namespace as namespace on namespace.oid = class.relnamespace
     where class.relkind in ('r', 'p', 'v', 'm', 'f')
       and (class.relnamespace in (select oid from our_schemas)
-           or (namespace.nspname = 'public' and class.relname in ('enrichment_tracking', 'segments')))
+           or (namespace.nspname = 'public' and class.relname in (select name from public_names where kind = 'table')))
   ),
   our_functions as (
     select function.*, function.oid::regprocedure::text as name
     from pg_proc as function
     where function.pronamespace in (select oid from our_schemas)
-       or (function.pronamespace = 'public'::regnamespace and function.proname in (
-            'create_api_key', 'list_api_keys', 'revoke_api_key', 'revoke_api_keys_of', 'verify_api_key',
-            'log_api_key_usage', 'log_api_key_usage_batch', 'has_scope', 'get_api_key_account_id',
-            'create_studio_segment', 'delete_studio_segment', 'restore_studio_segment',
-            'report_enrichment_progress', 'reset_enrichment_progress'
-          ))
+       or (
+         function.pronamespace = 'public'::regnamespace
+         and function.proname in (select name from public_names where kind = 'function')
+       )
   ),
   fact (kind, object, fact) as (
     select 'role', role.rolname::text, fact
@@ -40,29 +62,32 @@ as $verification$
     cross join lateral unnest(array[
       case when role.rolcanlogin then 'can log in' else 'cannot log in' end,
       case when role.rolinherit then 'inherits' end,
-      case when role.rolbypassrls or role.rolsuper then 'is above row security' else 'is under row security' end,
-      case when role.rolcreaterole or role.rolcreatedb or role.rolreplication then 'can make roles or databases, or replicate' end,
-      case when pg_has_role('authenticator', role.oid, 'member') then 'is granted to authenticator' end,
-      case when has_schema_privilege(role.oid, 'public', 'usage') then 'may use schema public' end
+      case when role.rolbypassrls or role.rolsuper then 'bypasses row level security' else 'subject to row level security' end,
+      case
+        when role.rolcreaterole or role.rolcreatedb or role.rolreplication
+          then 'can create roles or databases, or replicate'
+      end,
+      case when pg_has_role('authenticator', role.oid, 'member') then 'granted to authenticator' end,
+      case when has_schema_privilege(role.oid, 'public', 'usage') then 'has usage of schema public' end
     ]) as fact
     where role.rolname = 'api_key'
 
     union all
     select 'role', 'api_key',
       case when granted.member = api_key.oid
-        then 'is a member of ' || pg_get_userbyid(granted.roleid)
+        then 'member of ' || pg_get_userbyid(granted.roleid)
         else 'has the member ' || pg_get_userbyid(granted.member)
       end
     from pg_roles as api_key
     join pg_auth_members as granted on api_key.oid in (granted.member, granted.roleid)
     join pg_roles as member on member.oid = granted.member
     where api_key.rolname = 'api_key'
-      -- Who makes a role becomes its administrator.
+      -- The creator of a role is a member of it.
       and not (member.rolsuper or member.rolcreaterole or member.rolname = 'authenticator')
 
     union all
-    -- Nobody who comes in through the API may own what row security and grants do not hold him to.
-    select 'owner', owned.name, 'belongs to ' || owned.owner
+    -- Row level security and grants do not restrict owners, so the roles of the REST API must not own anything.
+    select 'owner', owned.name, 'owned by ' || owned.owner
     from (
       select name, pg_get_userbyid(relowner) from our_relations
       union all
@@ -98,10 +123,10 @@ as $verification$
     cross join lateral unnest(
       array[
         case relkind when 'r' then 'table' when 'v' then 'view' else 'another kind of relation' end,
-        case when relrowsecurity then 'row security on' when relkind = 'r' then 'row security off' end,
-        case when relforcerowsecurity then 'row security forced' end,
-        case when 'security_invoker=true' = any (reloptions) then 'with the rights of who asks' end,
-        case when relkind = 'r' and relreplident not in ('d', 'f') then 'cannot be updated while it is published' end
+        case when relrowsecurity then 'row level security enabled' when relkind = 'r' then 'row level security disabled' end,
+        case when relforcerowsecurity then 'row level security forced' end,
+        case when 'security_invoker=true' = any (reloptions) then 'security invoker' end,
+        case when relkind = 'r' and relreplident not in ('d', 'f') then 'replica identity does not allow updates' end
       ]
     ) as fact
 
@@ -168,7 +193,7 @@ as $verification$
     join pg_attribute as attribute
       on attribute.attrelid = type.typrelid and attribute.attnum > 0 and not attribute.attisdropped
     where type.typnamespace = 'public'::regnamespace
-      and type.typname in ('create_api_key_response', 'verify_api_key_response', 'api_key_usage_log_response')
+      and type.typname in (select name from public_names where kind = 'type')
 
     union all
     select 'function', our_functions.name, fact
@@ -182,7 +207,7 @@ as $verification$
         case our_functions.provolatile when 'i' then 'immutable' when 's' then 'stable' else 'volatile' end,
         case when our_functions.prosecdef then 'security definer' else 'security invoker' end,
         case when our_functions.proisstrict then 'null on null input' end,
-        -- A paste from Windows brings carriage returns.
+        -- Text that was pasted on Windows contains carriage returns.
         'body ' || md5(replace(our_functions.prosrc, E'\r', ''))
       ] || our_functions.proconfig
     ) as fact
@@ -196,7 +221,7 @@ as $verification$
       'published',
       case when entry.prqual is not null then 'only some rows' end,
       case when entry.prattrs is not null then 'only some columns' end,
-      case when not (publication.pubinsert and publication.pubupdate and publication.pubdelete) then 'only some changes' end
+      case when not (publication.pubinsert and publication.pubupdate and publication.pubdelete) then 'only some operations' end
     ]) as fact
     where pubname = 'supabase_realtime' and published.relid in (select oid from our_relations)
 
@@ -233,7 +258,7 @@ as $verification$
     where fact.fact is not null
     group by fact.kind, fact.object
   ),
-  -- Written by `python -m tests.database.update_verify` from a database that the migrations have just made.
+  -- Written by `make sql` from a database to which the migrations were applied.
   expected (kind, object, facts) as (
     values
       ('columns', 'api_keys_private.api_key_logs', array[
@@ -388,7 +413,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.admit_comparison(text,text)', array[
         'arguments p_key_prefix text, p_key_hash text',
-        'body cb53d4fb736db5c0a672867a0dc9a018',
+        'body 9bc3d296f2a978ddf6180db81c54ab76',
         'language plpgsql',
         'returns bigint',
         'search_path=pg_catalog, pg_temp',
@@ -424,7 +449,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.generate_api_key()', array[
         'arguments ',
-        'body 5b92d8d7d82275b2d9bc6ee8eb4a5217',
+        'body a2e19bfb022771c92657ba4f9223d21d',
         'language plpgsql',
         'returns text',
         'search_path=pg_catalog, pg_temp',
@@ -451,7 +476,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.random_base62(integer)', array[
         'arguments p_length integer',
-        'body 1a4457ee2f938396058f7df361d8accd',
+        'body a60bf9d83e1d1ba4e41a2d4f2933b014',
         'language plpgsql',
         'returns text',
         'search_path=pg_catalog, pg_temp',
@@ -469,7 +494,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.require_manager(uuid)', array[
         'arguments p_account_id uuid',
-        'body 2076aaca86a78837a15e1e60b734d44a',
+        'body af53623e6379040341009b6cda29e3fa',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -478,7 +503,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.require_scopes(jsonb)', array[
         'arguments p_scopes jsonb',
-        'body 68097b90c0a522431eddc1e8db6efeda',
+        'body 8a9cc41b9c2975d261fae7c9a60addf7',
         'immutable',
         'language plpgsql',
         'returns void',
@@ -496,7 +521,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_columns(regclass,regclass)', array[
         'arguments p_table regclass, p_desired regclass',
-        'body 7c8f3220fdca6fcd9734d09e51ca36b3',
+        'body 4b3c34ef50e287b736c15e4b62e68682',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -514,7 +539,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_parts(regclass,regclass,text[],jsonb)', array[
         'arguments p_table regclass, p_desired regclass, p_kinds text[], p_foreign_keys jsonb DEFAULT ''{}''::jsonb',
-        'body f4d977b1f4316abd7a993b75a3677456',
+        'body e0cb6936265b354bee159badef07f34d',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -523,7 +548,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_table(text,text)', array[
         'arguments p_schema text, p_name text',
-        'body f88c99ff3f8fcfa2768c1e010e969b15',
+        'body 25194316c9567302baff59ef31e8f3ec',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -532,7 +557,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.apply_type(text)', array[
         'arguments p_name text',
-        'body 31f51aebbb756cf795eaecee447641dd',
+        'body 3108e60ac9a574ba3e4e3926fb4901bf',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -541,7 +566,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.caller_id()', array[
         'arguments ',
-        'body acf2b8f26489462ca78c8a047b0c9ce3',
+        'body 17c2106717ba3e253b0285e449dcaf6f',
         'language plpgsql',
         'returns uuid',
         'search_path=pg_catalog, pg_temp',
@@ -550,7 +575,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.enforce_limit()', array[
         'arguments ',
-        'body 297cf8f6b42dc803795866130e0e3889',
+        'body 4b2b8dec0f9c026d95576c02e380b12e',
         'language plpgsql',
         'returns trigger',
         'search_path=pg_catalog, pg_temp',
@@ -559,7 +584,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.exceeds_json_limit(jsonb)', array[
         'arguments p_value jsonb',
-        'body e006817776bac82ea3c85c015dfb1b4b',
+        'body 26d69947f01b7f80945390318a43fe66',
         'immutable',
         'language sql',
         'returns boolean',
@@ -577,7 +602,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.is_member(uuid,character varying)', array[
         'arguments p_account_id uuid, p_account_role character varying DEFAULT NULL::character varying',
-        'body 25e09dd71ae87fe56788cb428491ac58',
+        'body bebf8f47af180ced0d67fe4b41292916',
         'language plpgsql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -586,7 +611,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.is_service()', array[
         'arguments ',
-        'body 70deb4c7c1d579e6acd6cb3296e7e173',
+        'body dfebb43dc48f9f036a77323d9aae130a',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -595,7 +620,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.keep_identity()', array[
         'arguments ',
-        'body 4c432c9134ad80d36cf283773283820a',
+        'body a0798b11111612c59f80dc278888b05a',
         'language plpgsql',
         'returns trigger',
         'search_path=pg_catalog, pg_temp',
@@ -640,7 +665,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.require_ownership(text,text[])', array[
         'arguments p_schema text, p_names text[]',
-        'body 5a170ea32b90019f7bcaa6847e83bde1',
+        'body 0dc30fc869a227ec645a41f3461dbfc9',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -649,7 +674,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
-        'body aea2cc3e68e7b34795f631b5767af30a',
+        'body 77abc061ff99437ac0f4117b58131400',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -658,7 +683,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.set_server_columns()', array[
         'arguments ',
-        'body 02c62e6c8097b60a4ea0c9bdcc36a318',
+        'body aa94b8a670100d3f25fd08af22fe4a42',
         'language plpgsql',
         'returns trigger',
         'search_path=pg_catalog, pg_temp',
@@ -685,7 +710,7 @@ as $verification$
       ]),
       ('function', 'enrichment_private.count_records(uuid)', array[
         'arguments p_job_id uuid',
-        'body 97cd6bd125293cc0e330676978ca9446',
+        'body 3bd411155e67cd1f5974c8c59f4af4df',
         'language sql',
         'returns TABLE(processed_records integer, failed_records integer)',
         'search_path=pg_catalog, pg_temp',
@@ -694,7 +719,7 @@ as $verification$
       ]),
       ('function', 'enrichment_private.keep_counters()', array[
         'arguments ',
-        'body 8f289861125ae967b85c7fdebe00ce2a',
+        'body 583a806bff930ecb250dd56653ff05b8',
         'language plpgsql',
         'returns trigger',
         'search_path=pg_catalog, pg_temp',
@@ -703,7 +728,7 @@ as $verification$
       ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body d845b5d9640cb6826be23c03f8950707',
+        'body dc222576f460cadf6390dd2e6a702ae5',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -712,7 +737,7 @@ as $verification$
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body af51608b6109fcdb7fff8deb2987f4b0',
+        'body 29ece6d49c1e6249d3e970e9167b2db4',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -766,7 +791,7 @@ as $verification$
       ]),
       ('function', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
         'arguments p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text',
-        'body b438bf396c9441778a7e479b5c12310e',
+        'body 04512f3e8b679e1035722a46ab431017',
         'language plpgsql',
         'returns public.api_key_usage_log_response',
         'search_path=pg_catalog, pg_temp',
@@ -775,7 +800,7 @@ as $verification$
       ]),
       ('function', 'public.log_api_key_usage_batch(jsonb)', array[
         'arguments p_events jsonb',
-        'body 7e751b7a62069054773399e25d7c0fad',
+        'body 6cca3d87ccf87624c1e204379d8861ad',
         'language plpgsql',
         'returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text, error_code text)',
         'search_path=pg_catalog, pg_temp',
@@ -784,7 +809,7 @@ as $verification$
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
-        'body f33d31981748429dfcaf852d24ed8ceb',
+        'body 12f3b78d54cbf1de36073356463a911b',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
@@ -820,7 +845,7 @@ as $verification$
       ]),
       ('function', 'public.revoke_api_keys_of(uuid,uuid)', array[
         'arguments p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid',
-        'body 6226230f389a70689530af1ce8c9ee40',
+        'body e2c95edff58088dd9ee14b150e9ac074',
         'language plpgsql',
         'returns integer',
         'search_path=pg_catalog, pg_temp',
@@ -829,7 +854,7 @@ as $verification$
       ]),
       ('function', 'public.verify_api_key(text)', array[
         'arguments p_api_key text',
-        'body 47600b3e3ea9c4ddef04d19839844449',
+        'body f3aca4e84b0d1ae04d2575c1d1633a10',
         'language plpgsql',
         'returns public.verify_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -1111,52 +1136,52 @@ as $verification$
       ]),
       ('role', 'api_key', array[
         'cannot log in',
-        'is granted to authenticator',
-        'is under row security',
-        'may use schema public'
+        'granted to authenticator',
+        'has usage of schema public',
+        'subject to row level security'
       ]),
       ('table', 'api_keys_private.api_key_logs', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('table', 'api_keys_private.api_keys', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('table', 'api_keys_private.bcrypt_api_keys', array[
-        'view',
-        'with the rights of who asks'
+        'security invoker',
+        'view'
       ]),
       ('table', 'api_keys_private.failed_comparisons', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('table', 'api_keys_private.live_api_keys', array[
-        'view',
-        'with the rights of who asks'
+        'security invoker',
+        'view'
       ]),
       ('table', 'api_keys_private.settings', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('table', 'enrichment_private.worker_progress', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('table', 'public.enrichment_tracking', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('table', 'public.segments', array[
-        'row security on',
+        'row level security enabled',
         'table'
       ]),
       ('trigger', 'api_keys_expires_at_limit on api_keys_private.api_keys', array[
-        'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''is before the year 10000'')',
+        'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''must be before the year 10000'')',
         'enabled'
       ]),
       ('trigger', 'api_keys_name_limit on api_keys_private.api_keys', array[
-        'CREATE TRIGGER api_keys_name_limit BEFORE INSERT OR UPDATE OF name ON api_keys_private.api_keys FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''has at most 255 characters'')',
+        'CREATE TRIGGER api_keys_name_limit BEFORE INSERT OR UPDATE OF name ON api_keys_private.api_keys FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''must have at most 255 characters'')',
         'enabled'
       ]),
       ('trigger', 'api_keys_scopes_limit on api_keys_private.api_keys', array[
@@ -1164,35 +1189,35 @@ as $verification$
         CASE jsonb_typeof(new.scopes)
             WHEN ''array''::text THEN jsonb_array_length(new.scopes)
             ELSE NULL::integer
-        END > 100) OR (new.scopes @? ''$[*].*?(@ like_regex "^.{255}." flag "s")''::jsonpath))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''scopes'', ''has at most 100 scopes with texts of at most 255 characters'')',
+        END > 100) OR (new.scopes @? ''$[*].*?(@ like_regex "^.{255}." flag "s")''::jsonpath))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''scopes'', ''must have at most 100 elements, with values of at most 255 characters'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_completed_at_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_completed_at_limit BEFORE INSERT OR UPDATE OF completed_at ON public.enrichment_tracking FOR EACH ROW WHEN (((new.completed_at < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new.completed_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''completed_at'', ''is in the years 1 to 9999'')',
+        'CREATE TRIGGER enrichment_tracking_completed_at_limit BEFORE INSERT OR UPDATE OF completed_at ON public.enrichment_tracking FOR EACH ROW WHEN (((new.completed_at < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new.completed_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''completed_at'', ''must be in the years 1 to 9999'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_enrichment_fields_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_enrichment_fields_limit BEFORE INSERT OR UPDATE OF enrichment_fields ON public.enrichment_tracking FOR EACH ROW WHEN (((octet_length((new.enrichment_fields)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.enrichment_fields))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''enrichment_fields'', ''has at most 1,000 texts of at most 255 characters'')',
+        'CREATE TRIGGER enrichment_tracking_enrichment_fields_limit BEFORE INSERT OR UPDATE OF enrichment_fields ON public.enrichment_tracking FOR EACH ROW WHEN (((octet_length((new.enrichment_fields)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.enrichment_fields))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''enrichment_fields'', ''must have at most 1,000 elements of at most 255 characters'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_failed_records_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_failed_records_limit BEFORE INSERT OR UPDATE OF failed_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.failed_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''failed_records'', ''is 0 or more'')',
+        'CREATE TRIGGER enrichment_tracking_failed_records_limit BEFORE INSERT OR UPDATE OF failed_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.failed_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''failed_records'', ''must be 0 or more'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_metadata_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_metadata_limit BEFORE INSERT OR UPDATE OF metadata ON public.enrichment_tracking FOR EACH ROW WHEN (((octet_length((new.metadata)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.metadata))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''metadata'', ''has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
+        'CREATE TRIGGER enrichment_tracking_metadata_limit BEFORE INSERT OR UPDATE OF metadata ON public.enrichment_tracking FOR EACH ROW WHEN (((octet_length((new.metadata)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.metadata))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''metadata'', ''must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_processed_records_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_processed_records_limit BEFORE INSERT OR UPDATE OF processed_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.processed_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''processed_records'', ''is 0 or more'')',
+        'CREATE TRIGGER enrichment_tracking_processed_records_limit BEFORE INSERT OR UPDATE OF processed_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.processed_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''processed_records'', ''must be 0 or more'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_started_at_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_started_at_limit BEFORE INSERT OR UPDATE OF started_at ON public.enrichment_tracking FOR EACH ROW WHEN (((new.started_at < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new.started_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''started_at'', ''is in the years 1 to 9999'')',
+        'CREATE TRIGGER enrichment_tracking_started_at_limit BEFORE INSERT OR UPDATE OF started_at ON public.enrichment_tracking FOR EACH ROW WHEN (((new.started_at < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new.started_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''started_at'', ''must be in the years 1 to 9999'')',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_total_records_limit on public.enrichment_tracking', array[
-        'CREATE TRIGGER enrichment_tracking_total_records_limit BEFORE INSERT OR UPDATE OF total_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.total_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''total_records'', ''is 0 or more'')',
+        'CREATE TRIGGER enrichment_tracking_total_records_limit BEFORE INSERT OR UPDATE OF total_records ON public.enrichment_tracking FOR EACH ROW WHEN ((new.total_records < 0)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''total_records'', ''must be 0 or more'')',
         'enabled'
       ]),
       ('trigger', 'keep_counters_enrichment_tracking on public.enrichment_tracking', array[
@@ -1208,31 +1233,31 @@ as $verification$
         'enabled'
       ]),
       ('trigger', 'segments_custom_columns_limit on public.segments', array[
-        'CREATE TRIGGER segments_custom_columns_limit BEFORE INSERT OR UPDATE OF custom_columns ON public.segments FOR EACH ROW WHEN (((octet_length((new.custom_columns)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.custom_columns))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''custom_columns'', ''has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
+        'CREATE TRIGGER segments_custom_columns_limit BEFORE INSERT OR UPDATE OF custom_columns ON public.segments FOR EACH ROW WHEN (((octet_length((new.custom_columns)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.custom_columns))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''custom_columns'', ''must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
         'enabled'
       ]),
       ('trigger', 'segments_description_limit on public.segments', array[
-        'CREATE TRIGGER segments_description_limit BEFORE INSERT OR UPDATE OF description ON public.segments FOR EACH ROW WHEN ((length(new.description) > 10000)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''description'', ''has at most 10,000 characters'')',
+        'CREATE TRIGGER segments_description_limit BEFORE INSERT OR UPDATE OF description ON public.segments FOR EACH ROW WHEN ((length(new.description) > 10000)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''description'', ''must have at most 10,000 characters'')',
         'enabled'
       ]),
       ('trigger', 'segments_enrichment_fields_limit on public.segments', array[
-        'CREATE TRIGGER segments_enrichment_fields_limit BEFORE INSERT OR UPDATE OF enrichment_fields ON public.segments FOR EACH ROW WHEN (((octet_length((new.enrichment_fields)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.enrichment_fields))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''enrichment_fields'', ''has at most 1,000 texts of at most 255 characters'')',
+        'CREATE TRIGGER segments_enrichment_fields_limit BEFORE INSERT OR UPDATE OF enrichment_fields ON public.segments FOR EACH ROW WHEN (((octet_length((new.enrichment_fields)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.enrichment_fields))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''enrichment_fields'', ''must have at most 1,000 elements of at most 255 characters'')',
         'enabled'
       ]),
       ('trigger', 'segments_filters_limit on public.segments', array[
-        'CREATE TRIGGER segments_filters_limit BEFORE INSERT OR UPDATE OF filters ON public.segments FOR EACH ROW WHEN (((octet_length((new.filters)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.filters))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''filters'', ''has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
+        'CREATE TRIGGER segments_filters_limit BEFORE INSERT OR UPDATE OF filters ON public.segments FOR EACH ROW WHEN (((octet_length((new.filters)::text) > 200) AND audiencelab_private.exceeds_json_limit(new.filters))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''filters'', ''must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'')',
         'enabled'
       ]),
       ('trigger', 'segments_name_limit on public.segments', array[
-        'CREATE TRIGGER segments_name_limit BEFORE INSERT OR UPDATE OF name ON public.segments FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''has at most 255 characters'')',
+        'CREATE TRIGGER segments_name_limit BEFORE INSERT OR UPDATE OF name ON public.segments FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''must have at most 255 characters'')',
         'enabled'
       ]),
       ('trigger', 'segments_source_id_limit on public.segments', array[
-        'CREATE TRIGGER segments_source_id_limit BEFORE INSERT OR UPDATE OF source_id ON public.segments FOR EACH ROW WHEN ((length(new.source_id) > 1000)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''source_id'', ''has at most 1,000 characters'')',
+        'CREATE TRIGGER segments_source_id_limit BEFORE INSERT OR UPDATE OF source_id ON public.segments FOR EACH ROW WHEN ((length(new.source_id) > 1000)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''source_id'', ''must have at most 1,000 characters'')',
         'enabled'
       ]),
       ('trigger', 'segments_tags_limit on public.segments', array[
-        'CREATE TRIGGER segments_tags_limit BEFORE INSERT OR UPDATE OF tags ON public.segments FOR EACH ROW WHEN (((octet_length((new.tags)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.tags))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''tags'', ''has at most 1,000 texts of at most 255 characters'')',
+        'CREATE TRIGGER segments_tags_limit BEFORE INSERT OR UPDATE OF tags ON public.segments FOR EACH ROW WHEN (((octet_length((new.tags)::text) > 255) AND audiencelab_private.exceeds_texts_limit(new.tags))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''tags'', ''must have at most 1,000 elements of at most 255 characters'')',
         'enabled'
       ]),
       ('trigger', 'set_server_columns_enrichment_tracking on public.enrichment_tracking', array[
@@ -1286,16 +1311,16 @@ as $verification$
     coalesce(expected.object, actual.object),
     case
       when actual.facts is null then 'missing'
-      when expected.facts is null then format('should not be there: %s', array_to_string(actual.facts, '; '))
+      when expected.facts is null then format('unexpected: %s', array_to_string(actual.facts, '; '))
       when actual.facts = expected.facts then 'ok'
       else concat_ws(
         '; ',
-        'lacks ' || (
+        'expected ' || (
           select string_agg(format('<%s>', item), ', ')
           from unnest(expected.facts) as item
           where item <> all (actual.facts)
         ),
-        'has ' || (
+        'found ' || (
           select string_agg(format('<%s>', item), ', ')
           from unnest(actual.facts) as item
           where item <> all (expected.facts)
@@ -1312,19 +1337,19 @@ order by status = 'ok', kind, object;
 
 do $verdict$
 declare
-  v_wrong text;
+  v_differences text;
 begin
   select string_agg(format(E'\n- %s %s: %s', kind, object, status), '' order by kind, object)
-  into v_wrong
+  into v_differences
   from pg_temp.audiencelab_verification()
   where status <> 'ok';
-  if v_wrong is not null then
-    raise exception using message = 'this database is not as the migrations leave it:' || v_wrong;
+  if v_differences is not null then
+    raise exception using message = 'the database differs from the schema that the migrations create:' || v_differences;
   end if;
 end;
 $verdict$;
 
--- The SQL editor shows the last result only. psql has shown it already.
+-- The SQL editor shows the last result only. psql has already printed the same rows.
 select kind, object, status
 from pg_temp.audiencelab_verification()
 where current_setting('application_name') <> 'psql'

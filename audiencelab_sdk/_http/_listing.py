@@ -1,19 +1,22 @@
 """Pages by keyset: each begins after the last row of the one before it, newest first."""
 
 import json
+import re
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import repeat
 from operator import attrgetter, eq
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from uuid import UUID
+from zlib import crc32
 
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._http._json_text import member
 from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request, RequestBuilder
 from audiencelab_sdk._http._reading import Rows, unexpected_shape
-from audiencelab_sdk.errors import UnexpectedResponseError
+from audiencelab_sdk.errors import InvalidArgumentError, UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
 
 if TYPE_CHECKING:
@@ -30,6 +33,9 @@ class Row(Protocol):
 
 
 R = TypeVar("R", bound=Row)
+
+# Of the time only the characters are checked, so that a cursor cannot add conditions to a query.
+_CURSOR = re.compile(r"([0-9a-f]{8})([0-9A-Z:.+ -]{1,40}|-?infinity)\|([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True)
@@ -68,17 +74,53 @@ class Listing(Generic[R]):
     Attributes:
         rows: How its rows are read.
         select: Makes the request for all of them.
-        page_size: How many are asked for at once.
-        equal: The values that were asked for, by column.
+        page_size: How many rows are requested at once.
+        identity: Text that differs for lists with other arguments. A cursor contains its checksum.
+        equal: The requested values, by column.
+        start: The place after which the first page begins.
     """
 
     rows: Rows[R]
     select: Callable[[PostgrestClient], "BaseSelectRequestBuilder[Any]"]
     page_size: int
+    identity: str
     equal: Mapping[str, str | UUID] = field(default_factory=dict[str, "str | UUID"])
+    start: Place | None = None
+
+    def starting_at(self, cursor: Any) -> "Listing[R]":
+        """Return the list from a cursor on; the whole list if it is None.
+
+        Raises:
+            InvalidArgumentError: The cursor is damaged, or is one of another list.
+        """
+        return self if cursor is None else replace(self, start=self._place(cursor))
+
+    def cursor(self, place: Place) -> str:
+        """Return the text from which `starting_at` continues after a place."""
+        text = f"{place.created_at}|{place.id}"
+        return urlsafe_b64encode(f"{self._checksum(text)}{text}".encode()).decode().rstrip("=")
+
+    def _place(self, cursor: Any) -> Place:
+        if not isinstance(cursor, str):
+            raise InvalidArgumentError(f"cursor must be a str, not {type(cursor).__name__}")
+        try:
+            text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
+        except ValueError:
+            text = ""
+        match = _CURSOR.fullmatch(text)
+        if match is None or match[1] != self._checksum(f"{match[2]}|{match[3]}"):
+            raise InvalidArgumentError(
+                "cursor is damaged or belongs to another list: pass the cursor of a page unchanged "
+                "to the same method with the same arguments"
+            )
+        return Place(match[2], UUID(match[3]))
+
+    def _checksum(self, place: str) -> str:
+        return f"{crc32(f'{self.identity}{place}'.encode()):08x}"
 
     def page(self, after: Place | None = None) -> Operation[Fetched[R]]:
-        """The newest rows, or those that come after a place."""
+        """Return the newest rows, or those after a place."""
+        after = after or self.start
 
         def build(api: PostgrestClient) -> RequestBuilder:
             request = self.select(api).limit(self.page_size)

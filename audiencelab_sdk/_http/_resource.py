@@ -9,6 +9,7 @@ the same parameters and the same docstring.
 # pyright: reportPrivateUsage=false
 
 import inspect
+import sys
 from collections.abc import Callable, Coroutine
 from functools import partial, wraps
 from types import MethodType
@@ -18,7 +19,7 @@ from uuid import UUID
 from audiencelab_sdk._http._drivers import AsyncDriver, Driver
 from audiencelab_sdk._http._listing import Listing, Place, Row
 from audiencelab_sdk._http._operation import Operation
-from audiencelab_sdk.models import AsyncPage, Page
+from audiencelab_sdk.models import AsyncPage, AsyncPages, Page
 
 D = TypeVar("D", Driver, AsyncDriver)
 P = ParamSpec("P")
@@ -81,12 +82,12 @@ def operation(
 
 def listing(
     function: Callable[Concatenate[Any, P], Listing[R]],
-) -> Method[P, Page[R], Coroutine[Any, Any, AsyncPage[R]]]:
+) -> Method[P, Page[R], AsyncPages[R]]:
     """Make a method of a function that returns a listing: it returns the first page."""
     row = get_args(inspect.signature(function).return_annotation)
     return Method(
         _plain(function, _page, cast("Any", Page)[row]),
-        _coroutine(function, _async_page, cast("Any", AsyncPage)[row]),
+        _pages(function, cast("Any", AsyncPages)[row]),
     )
 
 
@@ -140,6 +141,29 @@ def _coroutine(
     return _with_result(method, result)
 
 
+def _pages(function: Callable[..., Any], result: Any) -> Callable[..., Any]:
+    """Return a method that returns the :class:`AsyncPages` of a listing."""
+    first = _coroutine(function, _async_page, result)
+
+    @wraps(first)
+    def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
+        return AsyncPages(first(self, *args, **kwargs))
+
+    _mark_as_coroutine_function(method)
+    return method
+
+
+def _mark_as_coroutine_function(method: Any) -> None:
+    """Let `inspect` and `unittest.mock` take a function for a coroutine function."""
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(method)
+    else:
+        from asyncio import coroutines  # noqa: PLC0415 - only this version needs it
+
+        # asyncio and mock look at this mark. Python 3.11 has none for `inspect`.
+        method._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
+
+
 def _with_result(method: Callable[..., Any], result: Any) -> Callable[..., Any]:
     """Document that `method` returns `result`, for `help` and `inspect.signature`."""
     signature = inspect.signature(method).replace(return_annotation=result)
@@ -154,13 +178,17 @@ def _run(driver: Callable[[str, Operation[T]], A], name: str, made: Operation[T]
 
 def _page(driver: Driver, name: str, listed: Listing[R], after: Place | None = None) -> Page[R]:
     fetched = driver(name, listed.page(after))
-    fetch_next = partial(_page, driver, name, listed, fetched.last) if fetched.last else None
-    return Page(fetched.items, fetched.unreadable, fetch_next)
+    if fetched.last is None:
+        return Page(fetched.items, fetched.unreadable, None, None)
+    fetch_next = partial(_page, driver, name, listed, fetched.last)
+    return Page(fetched.items, fetched.unreadable, listed.cursor(fetched.last), fetch_next)
 
 
 async def _async_page(
     driver: AsyncDriver, name: str, listed: Listing[R], after: Place | None = None
 ) -> AsyncPage[R]:
     fetched = await driver(name, listed.page(after))
-    fetch_next = partial(_async_page, driver, name, listed, fetched.last) if fetched.last else None
-    return AsyncPage(fetched.items, fetched.unreadable, fetch_next)
+    if fetched.last is None:
+        return AsyncPage(fetched.items, fetched.unreadable, None, None)
+    fetch_next = partial(_async_page, driver, name, listed, fetched.last)
+    return AsyncPage(fetched.items, fetched.unreadable, listed.cursor(fetched.last), fetch_next)

@@ -92,8 +92,10 @@ class Table(Generic[R]):
         rows = self.rows.read(response)
         return self._checked(row_id, rows[0]) if rows else None
 
-    def listing(self, conditions: Sequence[Condition], page_size: int) -> Listing[R]:
-        """The rows that meet the conditions."""
+    def listing(
+        self, conditions: Sequence[Condition], page_size: int, cursor: str | None
+    ) -> Listing[R]:
+        """Return the rows that meet the conditions, from a cursor on."""
 
         def select(api: PostgrestClient) -> "BaseSelectRequestBuilder[Any]":
             request = api.from_(self.rows.name).select("*")
@@ -102,7 +104,9 @@ class Table(Generic[R]):
             return request
 
         expected = {column: value for column, operator, value in conditions if operator == "eq"}
-        return Listing(self.rows, select, checked_page_size(page_size), expected)
+        identity = repr([self.rows.name, *map(str, conditions)])
+        listing = Listing(self.rows, select, checked_page_size(page_size), identity, expected)
+        return listing.starting_at(cursor)
 
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> Operation[list[R]]:
         """New rows, all or none, in this order.

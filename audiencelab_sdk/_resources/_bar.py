@@ -12,12 +12,10 @@ Observer: TypeAlias = Callable[[EnrichmentJob], object]
 
 
 @contextmanager
-def shown(on_progress: Observer | None, *, show: bool) -> Generator[Observer | None, None, None]:
+def observer(on_progress: Observer | None, *, show: bool) -> Generator[Observer | None, None, None]:
     """Yield the observer: `on_progress`, combined with a progress bar if `show` is true."""
     if inspect.iscoroutinefunction(on_progress):
-        raise InvalidArgumentError(
-            "on_progress must be a plain function: a coroutine function would not be awaited"
-        )
+        raise InvalidArgumentError("on_progress must be a plain function, not a coroutine function")
     if not show:
         yield on_progress
         return
@@ -38,7 +36,7 @@ def _bar() -> Generator[Observer, None, None]:
         from rich import progress  # noqa: PLC0415
         from rich.console import Console  # noqa: PLC0415
     except ImportError:
-        advice = "a progress bar needs rich: pip install 'audiencelab-sdk[progress]'"
+        advice = "the progress bar needs rich: pip install 'audiencelab-sdk[progress]'"
         raise ConfigurationError(advice) from None
     columns = (
         progress.TextColumn("{task.description}"),

@@ -34,7 +34,7 @@ TABLE = Table(
         TypeAdapter(EnrichmentJob),
         TypeAdapter(list[EnrichmentJob], config=Model.model_config),
     ),
-    absent="there is no such enrichment job: it never was, or it is not yours to see",
+    absent="the enrichment job does not exist, or is not visible to this client",
 )
 # Transient errors: `wait` and `track` continue after them.
 TRANSIENT = (APIConnectionError, RateLimitError, ServerError)
@@ -64,7 +64,7 @@ def start(job_id: UUID | str) -> Operation[EnrichmentJob]:
 def complete(
     job_id: UUID | str, *, moment: datetime | None = None, delay: float = 0.0
 ) -> Operation[EnrichmentJob]:
-    """Move a processing job to completed. A repetition with the same moment is no conflict."""
+    """Move a processing job to completed. A retry with the same `moment` is no conflict."""
     moment = moment or datetime.now(UTC)
     return _move(job_id, PROCESSING, COMPLETED, "completed_at", moment, delay=delay)
 
@@ -80,7 +80,7 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
     for _ in range(_MOST_TRIES):
         if job.status is FAILED and job.completed_at == moment:
             return job
-        if job.status.is_final:
+        if job.is_final:
             raise _impossible(job, FAILED)
         changes: dict[str, Any] = {
             "status": FAILED,
@@ -96,7 +96,9 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
         before, job = job, (yield from TABLE.get(job.id))
         if job == before:
             raise _read_only()
-    raise ConflictError(409, None, "the enrichment job changes too fast to be failed: try again")
+    raise ConflictError(
+        409, None, "the enrichment job changed during each attempt to mark it as failed: try again"
+    )
 
 
 def _move(
@@ -125,11 +127,12 @@ def _move(
 
 def _read_only() -> PermissionDeniedError:
     # Row level security hides the row from the update and not from the read.
-    message = "you may read this enrichment job, but not change it"
+    message = "this client may read the enrichment job, but not change it"
     return PermissionDeniedError(403, None, message)
 
 
 def _impossible(job: EnrichmentJob, target: EnrichmentStatus) -> ConflictError:
-    return ConflictError(
-        409, None, f"an enrichment job that is {job.status} cannot become {target}"
+    state = (
+        f"already {target}" if job.status is target else f"{job.status} and cannot become {target}"
     )
+    return ConflictError(409, None, f"the enrichment job is {state}")

@@ -7,7 +7,6 @@ from typing import Any, cast
 
 from audiencelab_sdk._arguments import (
     checked_json,
-    checked_member,
     checked_sequence,
     checked_size,
     checked_text,
@@ -21,7 +20,6 @@ from audiencelab_sdk._limits import (
     MOST_JSON_LEVELS,
 )
 from audiencelab_sdk.errors import InvalidArgumentError
-from audiencelab_sdk.models import SourceType
 from audiencelab_sdk.models._stored import StoredObject
 from audiencelab_sdk.models.segments import FilterField
 
@@ -51,10 +49,6 @@ def _description(name: str, value: Any) -> str | None:
     return checked_text(name, value, longest=LONGEST_DESCRIPTION)
 
 
-def _source_type(name: str, value: Any) -> str:
-    return checked_member(name, value, SourceType).value
-
-
 def _objects(name: str, value: Any) -> list[Any]:
     """Return filters or custom columns as JSON."""
     items: list[Any] = []
@@ -74,7 +68,7 @@ def _objects(name: str, value: Any) -> list[Any]:
 _STORED: dict[str, Callable[[str, Any], Any]] = {
     "name": partial(checked_text, longest=LONGEST_NAME),
     "description": _description,
-    "source_type": _source_type,
+    "source_type": checked_text,
     "source_id": partial(checked_text, longest=LONGEST_SOURCE_ID),
     "filters": _objects,
     "enrichment_fields": checked_texts,

@@ -20,7 +20,7 @@ from audiencelab_sdk._http._operation import Operation
 from audiencelab_sdk._http._resource import D
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
-from audiencelab_sdk._resources._bar import Observer, shown
+from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk.errors import AudienceLabError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
@@ -88,7 +88,7 @@ class _Worker(Generic[D]):
                 not entered yet.
         """
         if self._job is None:
-            raise InvalidArgumentError("the job is known once the with block is entered")
+            raise InvalidArgumentError("the job is not available yet: enter the with block first")
         return self._job
 
     def _count(self, processed: int, failed: int) -> bool:
@@ -123,7 +123,7 @@ class _Worker(Generic[D]):
             yield from self._report()
         except AudienceLabError as error:
             # Failing the job matters more than the last totals.
-            logger.warning("the last report on enrichment job %s was lost: %s", self._job_id, error)
+            logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
         return (yield from jobs.fail(self._job_id, reason))
 
     def _update(self, job: EnrichmentJob) -> None:
@@ -132,14 +132,17 @@ class _Worker(Generic[D]):
             self._observe(job)
 
     def _open_display(self) -> None:
-        self._observe = self._display.enter_context(shown(None, show=self._show))
+        self._observe = self._display.enter_context(observer(None, show=self._show))
 
-    def _lost(self, error: AudienceLabError) -> None:
+    def _log_lost_report(self, error: AudienceLabError) -> None:
         logger.warning(
-            "a report on enrichment job %s was lost, the next one makes up for it: %s",
+            "a report for enrichment job %s failed, the next one includes its totals: %s",
             self._job_id,
             error,
         )
+
+    def _not_failed(self, reason: object) -> str:
+        return f"Enrichment job {self._job_id} could not be marked as failed: {reason}"
 
 
 class Progress(_Worker[Driver]):
@@ -188,13 +191,13 @@ class Progress(_Worker[Driver]):
         try:
             self._update(self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
-            self._lost(error)
+            self._log_lost_report(error)
 
     def _fail(self, reason: BaseException) -> None:
         try:
             self._update(self._run(self._name, self._report_and_fail(reason)))
         except AudienceLabError as error:
-            reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
+            reason.add_note(self._not_failed(error))
 
 
 class AsyncProgress(_Worker[AsyncDriver]):
@@ -240,7 +243,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
         try:
             self._update(await self._run(self._name, self._report()))
         except jobs.TRANSIENT as error:
-            self._lost(error)
+            self._log_lost_report(error)
 
     async def _fail(self, reason: BaseException) -> None:
         # Shielded, so that a canceled worker fails its job too.
@@ -248,9 +251,9 @@ class AsyncProgress(_Worker[AsyncDriver]):
             try:
                 self._update(await self._run(self._name, self._report_and_fail(reason)))
             except AudienceLabError as error:
-                reason.add_note(f"Enrichment job {self._job_id} could not be failed: {error}")
+                reason.add_note(self._not_failed(error))
         if scope.cancelled_caught:
-            reason.add_note(f"Enrichment job {self._job_id} could not be failed in time.")
+            reason.add_note(self._not_failed(f"no response within {_SECONDS_TO_FAIL:g} s"))
 
 
 def _retry_until_deadline(

@@ -26,7 +26,7 @@ class _Entry(Model, frozen=True):
     def log(self, function: str) -> UsageLog:
         """Return the entry that `function` wrote, or raise the error that it reports."""
         if not self.success:
-            reason = shown(self.error or "the database gave no reason")
+            reason = shown(self.error or "the database returned no error message")
             raise UsageLogError(reason, self.error_code and shown(self.error_code))
         if self.log_id is None or self.timestamp is None:
             raise unexpected_shape(function, ["log_id", "timestamp"])
@@ -66,7 +66,7 @@ def read_batch(response: Response, first: int, count: int) -> list[Outcome[Usage
 def _outcome(index: int, key: int, entries: Mapping[int, _BatchEntry]) -> Outcome[UsageLog]:
     entry = entries.get(key)
     if entry is None:
-        message = f"{_BATCH} did not say whether it was written"
+        message = f"the response of {_BATCH} lacks this event, which may have been written"
         return Outcome(index, error=UnexpectedResponseError(message))
     try:
         return Outcome(index, entry.log(_BATCH))

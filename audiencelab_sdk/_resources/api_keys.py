@@ -40,13 +40,13 @@ from audiencelab_sdk.errors import (
 )
 from audiencelab_sdk.models import (
     ApiKey,
+    ApiKeyVerification,
     CreatedApiKey,
     InvalidApiKey,
     Outcome,
     Scope,
     UsageEvent,
     UsageLog,
-    ValidApiKey,
 )
 from audiencelab_sdk.models._base import Model
 
@@ -56,8 +56,8 @@ _CREATED = TypeAdapter(CreatedApiKey)
 _KEYS = Rows(
     "list_api_keys", TypeAdapter(ApiKey), TypeAdapter(list[ApiKey], config=Model.model_config)
 )
-_VERIFICATION: TypeAdapter[ValidApiKey | InvalidApiKey] = TypeAdapter(
-    Annotated[ValidApiKey | InvalidApiKey, Field(discriminator="valid")]
+_VERIFICATION: TypeAdapter[ApiKeyVerification] = TypeAdapter(
+    Annotated[ApiKeyVerification, Field(discriminator="valid")]
 )
 _COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
 _BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
@@ -66,7 +66,7 @@ _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
 # The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
-_API_KEY_HINT = "Only an API key may ask this: call it on client.as_api_key(...)."
+_API_KEY_HINT = "Only an API key may call this: use client.as_api_key(...)."
 
 
 class ApiKeys(Resource[D]):
@@ -78,7 +78,7 @@ class ApiKeys(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -134,7 +134,9 @@ class ApiKeys(Resource[D]):
         return read("create_api_key", _CREATED, response)
 
     @listing
-    def list(self, account_id: UUID | str, *, page_size: int = 100) -> Listing[ApiKey]:
+    def list(
+        self, account_id: UUID | str, *, page_size: int = 100, cursor: str | None = None
+    ) -> Listing[ApiKey]:
         """List the account's keys, newest first, including revoked and expired ones.
 
         Calls the database function ``list_api_keys``, as a user who is a member of the account::
@@ -142,12 +144,13 @@ class ApiKeys(Resource[D]):
             for key in client.api_keys.list(account_id):
                 print(key.name, key.key_prefix)
 
-            async for key in await async_client.api_keys.list(account_id):
+            async for key in async_client.api_keys.list(account_id):
                 print(key.name, key.key_prefix)
 
         Args:
             account_id: The account.
             page_size: How many keys to fetch per request, 1 to 1000.
+            cursor: The `cursor` of a page of the same list, to continue after that page.
 
         Returns:
             The first page. Iterating over it fetches the following pages as needed.
@@ -157,9 +160,13 @@ class ApiKeys(Resource[D]):
                 exist, or the client does not act as a user.
         """
         arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
-        return Listing(
-            _KEYS, lambda api: api.rpc("list_api_keys", arguments), checked_page_size(page_size)
+        listing = Listing(
+            _KEYS,
+            lambda api: api.rpc("list_api_keys", arguments),
+            checked_page_size(page_size),
+            repr(arguments),
         )
+        return listing.starting_at(cursor)
 
     @operation
     def revoke(self, api_key_id: UUID | str) -> Operation[None]:
@@ -190,8 +197,8 @@ class ApiKeys(Resource[D]):
 
         Args:
             user_id: The user who created the keys.
-            account_id: The account whose keys are revoked. None means all accounts, which only the
-                service role may ask for.
+            account_id: The account whose keys are revoked. None means all accounts and needs the
+                service role.
 
         Returns:
             The number of keys revoked by this call.
@@ -207,11 +214,11 @@ class ApiKeys(Resource[D]):
         return read("revoke_api_keys_of", _COUNT, response)
 
     @operation
-    def verify(self, api_key: str | SecretStr) -> Operation[ValidApiKey | InvalidApiKey]:
+    def verify(self, api_key: str | SecretStr) -> Operation[ApiKeyVerification]:
         """Check whether a text is a valid API key, and whose.
 
-        Calls the database function ``verify_api_key``, as the service role. Malformed keys, such
-        as mistyped ones, are rejected without a request::
+        Calls the database function ``verify_api_key``, as the service role or as an API key.
+        Malformed keys, such as mistyped ones, are rejected without a request::
 
             verification = client.api_keys.verify(request.headers["x-api-key"])
             if not verification:

@@ -11,7 +11,6 @@ from pydantic import JsonValue
 from audiencelab_sdk._arguments import (
     checked_int,
     checked_json,
-    checked_member,
     checked_seconds,
     checked_size,
     checked_text,
@@ -25,7 +24,7 @@ from audiencelab_sdk._http._resource import D, Resource, listing, made_by, opera
 from audiencelab_sdk._http._table import created, creator, equal
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
-from audiencelab_sdk._resources._bar import Observer, shown
+from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
 from audiencelab_sdk.errors import (
     AudienceLabError,
@@ -47,7 +46,7 @@ class Enrichment(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -96,7 +95,7 @@ class Enrichment(Resource[D]):
             "id": str(uuid4()),
             "account_id": str(checked_uuid("account_id", account_id)),
             "audience_id": str(checked_uuid("audience_id", audience_id)),
-            "enrichment_type": checked_member("enrichment_type", enrichment_type, EnrichmentType),
+            "enrichment_type": checked_text("enrichment_type", enrichment_type),
             "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
             "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
             "metadata": _checked_object("metadata", {} if metadata is None else metadata),
@@ -133,6 +132,7 @@ class Enrichment(Resource[D]):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
+        cursor: str | None = None,
     ) -> Listing[EnrichmentJob]:
         """List the jobs that are visible to the caller, newest first.
 
@@ -141,7 +141,7 @@ class Enrichment(Resource[D]):
             for job in client.enrichment.list(status="pending"):
                 print(job.id, job.enrichment_type)
 
-            async for job in await async_client.enrichment.list(status="pending"):
+            async for job in async_client.enrichment.list(status="pending"):
                 print(job.id, job.enrichment_type)
 
         Args:
@@ -152,6 +152,7 @@ class Enrichment(Resource[D]):
             created_after: Only jobs created after this time, an aware datetime.
             created_before: Only jobs created before this time, an aware datetime.
             page_size: How many jobs to fetch per request, 1 to 1000.
+            cursor: The `cursor` of a page of the same list, to continue after that page.
 
         Returns:
             The first page. Iterating over it fetches the following pages as needed, and yields each
@@ -163,11 +164,11 @@ class Enrichment(Resource[D]):
         if audience_id is not None:
             conditions.append(equal("audience_id", checked_uuid("audience_id", audience_id)))
         if status is not None:
-            conditions.append(equal("status", checked_member("status", status, EnrichmentStatus)))
+            conditions.append(equal("status", checked_text("status", status)))
         if enrichment_type is not None:
-            member = checked_member("enrichment_type", enrichment_type, EnrichmentType)
-            conditions.append(equal("enrichment_type", member))
-        return jobs.TABLE.listing(conditions, page_size)
+            checked_type = checked_text("enrichment_type", enrichment_type)
+            conditions.append(equal("enrichment_type", checked_type))
+        return jobs.TABLE.listing(conditions, page_size, cursor)
 
     @operation
     def start(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
@@ -264,8 +265,8 @@ class Enrichment(Resource[D]):
         """Move a pending or processing job to failed.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``. The other keys are kept, including concurrent changes. Decimal numbers of more
-        than 15 digits lose precision.
+        ``error``. The other keys are kept, including concurrent changes. Decimal numbers in them
+        that have more than 15 digits lose precision.
 
         Args:
             job_id: The job's id.
@@ -315,7 +316,7 @@ class Enrichment(Resource[D]):
             NotFoundError: The job does not exist, or is not visible to the caller.
             ConfigurationError: `show` is true, and rich is not installed.
         """
-        with shown(on_progress, show=show) as observe:
+        with observer(on_progress, show=show) as observe:
             checked_id = checked_uuid("job_id", job_id)
             interval = checked_seconds("poll_interval", poll_interval)
             deadline = time.monotonic() + checked_seconds("timeout", timeout)
@@ -323,7 +324,7 @@ class Enrichment(Resource[D]):
             if observe:
                 observe(job)
             last_error: AudienceLabError | None = None
-            while not job.status.is_final:
+            while not job.is_final:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     raise EnrichmentTimeoutError(job, timeout) from last_error

@@ -10,7 +10,6 @@ from pydantic import TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_items,
-    checked_member,
     checked_text,
     checked_texts,
     checked_uuid,
@@ -43,7 +42,7 @@ from audiencelab_sdk.models._stored import Json
 
 _TABLE = Table(
     Rows("segments", TypeAdapter(Segment), TypeAdapter(list[Segment], config=Model.model_config)),
-    absent="there is no such segment: it never was, it is deleted, or it is not yours to see",
+    absent="the segment does not exist, is deleted, or is not visible to this client",
     visible=[("deleted", "is", "false")],
 )
 _ID = TypeAdapter(UUID)
@@ -60,7 +59,7 @@ class Segments(Resource[D]):
 
     - InvalidArgumentError if an argument is invalid. No request is sent then.
     - AuthenticationError if the server rejects the key or the access token, or if the client has
-      only the publishable (anon) key.
+      only the publishable (anon) key and no access token.
     - APIConnectionError if no response arrives.
     - UnexpectedResponseError if the body of the response has an unexpected format.
     - ClientClosedError if the client is closed.
@@ -87,7 +86,8 @@ class Segments(Resource[D]):
 
         Calls the database function ``create_studio_segment``, then reads the segment from the table
         ``segments``. A transient error is retried only if the server did not carry out the request,
-        because a retry could create a second segment. `create_many` retries all of them::
+        because a retry could create a second segment. `create_many` retries all of them. If reading
+        the new segment fails, the error has a note with its id::
 
             client.segments.create(
                 account_id,
@@ -143,7 +143,7 @@ class Segments(Resource[D]):
         try:
             return (yield from _TABLE.get(segment_id))
         except AudienceLabError as error:
-            error.add_note(f"The segment was created nevertheless: its id is {segment_id}.")
+            error.add_note(f"The segment was created. Its id is {segment_id}.")
             raise
 
     @operation
@@ -213,6 +213,7 @@ class Segments(Resource[D]):
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
+        cursor: str | None = None,
     ) -> Listing[Segment]:
         """List the segments that are visible to the caller, newest first.
 
@@ -221,7 +222,7 @@ class Segments(Resource[D]):
             for segment in client.segments.list(account_id=account_id, tags=["vip"]):
                 print(segment.name)
 
-            async for segment in await async_client.segments.list(account_id=account_id):
+            async for segment in async_client.segments.list(account_id=account_id):
                 print(segment.name)
 
         Args:
@@ -233,6 +234,7 @@ class Segments(Resource[D]):
             created_after: Only segments created after this time, an aware datetime.
             created_before: Only segments created before this time, an aware datetime.
             page_size: How many segments to fetch per request, 1 to 1000.
+            cursor: The `cursor` of a page of the same list, to continue after that page.
 
         Returns:
             The first page. Iterating over it fetches the following pages as needed, and yields each
@@ -242,13 +244,12 @@ class Segments(Resource[D]):
         if account_id is not None:
             conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
         if source_type is not None:
-            member = checked_member("source_type", source_type, SourceType)
-            conditions.append(equal("source_type", member))
+            conditions.append(equal("source_type", checked_text("source_type", source_type)))
         if wanted := checked_texts("tags", tags):
             conditions.append(has_tags(wanted))
         if name_contains is not None:
             conditions.append(contains(checked_text("name_contains", name_contains)))
-        return _TABLE.listing(conditions, page_size)
+        return _TABLE.listing(conditions, page_size, cursor)
 
     @operation
     def update(
@@ -264,9 +265,9 @@ class Segments(Resource[D]):
         custom_columns: Sequence[CustomColumn | Json] | Unset = UNSET,
         tags: Sequence[str] | Unset = UNSET,
     ) -> Operation[Segment]:
-        """Update a segment, as a member of its account. Omitted arguments are left unchanged.
+        """Update a segment. Omitted arguments are left unchanged.
 
-        Updates the table ``segments``::
+        Updates the table ``segments``, as a member of the account or as the service role::
 
             client.segments.update(segment_id, name="EU engineers", description=None)
 
@@ -302,7 +303,7 @@ class Segments(Resource[D]):
         }
         changes = {column: value for column, value in given.items() if value is not UNSET}
         if not changes:
-            raise InvalidArgumentError("there is nothing to update: pass what is to change")
+            raise InvalidArgumentError("there is nothing to update: pass an argument to change")
         return (yield from _TABLE.update(checked_uuid("segment_id", segment_id), columns(changes)))
 
     @operation

@@ -1,5 +1,5 @@
--- What a new hosted Supabase project has before its first migration. The superuser applies it to one database, and can
--- apply it again.
+-- The roles, schemas and privileges of a new hosted Supabase project, before its first migration. A superuser applies it to
+-- a database, and can apply it again.
 
 set client_min_messages = warning;
 
@@ -14,11 +14,11 @@ begin
   if to_regrole('service_role') is null then
     create role service_role nologin bypassrls;
   end if;
-  -- The REST API logs in as authenticator, which has no privileges, and switches to the role of each request's token.
+  -- The REST API logs in as authenticator, which has no privileges, and sets the role of each request.
   if to_regrole('authenticator') is null then
     create role authenticator login noinherit password 'postgres';
   end if;
-  -- Not a superuser, as on hosted Supabase, so that a migration that needs one fails here, too.
+  -- Not a superuser, as on hosted Supabase, so that a migration that requires one fails on the embedded stack, too.
   if to_regrole('postgres') is null then
     create role postgres login createrole createdb bypassrls replication password 'postgres';
   end if;
@@ -59,7 +59,8 @@ create table if not exists auth.users (
 create unique index if not exists users_email_key on auth.users (email);
 grant select, insert, update, delete, references on auth.users to postgres;
 
--- The claims of the request's token. PostgREST sets request.jwt.claims; older versions set one setting per claim.
+-- The claims of the request's token. PostgREST stores them in request.jwt.claims; older versions used one setting for each
+-- claim.
 create or replace function auth.jwt()
 returns jsonb
 language sql

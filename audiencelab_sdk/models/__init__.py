@@ -13,7 +13,7 @@ from audiencelab_sdk.models.api_keys import (
 )
 from audiencelab_sdk.models.enrichment import EnrichmentJob, EnrichmentStatus, EnrichmentType
 from audiencelab_sdk.models.outcome import Outcome
-from audiencelab_sdk.models.page import AsyncPage, Page, UnreadableRow
+from audiencelab_sdk.models.page import AsyncPage, AsyncPages, Page, UnreadableRow
 from audiencelab_sdk.models.request_attempt import RequestAttempt
 from audiencelab_sdk.models.segments import (
     CustomColumn,
@@ -21,6 +21,8 @@ from audiencelab_sdk.models.segments import (
     Segment,
     SegmentFilter,
     SourceType,
+    UnknownColumn,
+    UnknownFilter,
 )
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "ApiKey",
     "ApiKeyVerification",
     "AsyncPage",
+    "AsyncPages",
     "CreatedApiKey",
     "CustomColumn",
     "EnrichmentJob",
@@ -42,6 +45,8 @@ __all__ = [
     "Segment",
     "SegmentFilter",
     "SourceType",
+    "UnknownColumn",
+    "UnknownFilter",
     "UnreadableRow",
     "Unset",
     "UsageEvent",

@@ -26,7 +26,11 @@ class StoredObject(Model, frozen=True):
     """An object in a jsonb column. `model_dump` returns it as stored, unknown keys included."""
 
     @model_serializer
-    def _stored(self) -> dict[str, Any]:
+    def _serialized(self) -> Any:
+        # pydantic calls this serializer for subclasses too, so it must not be overridden.
+        return self._stored()
+
+    def _stored(self) -> Any:
         fields = type(self).model_fields
         keys = ((name, fields[name].serialization_alias or name) for name in fields)
         known = {key: getattr(self, name) for name, key in keys if name in self.model_fields_set}
@@ -50,7 +54,7 @@ def or_convert(convert: Callable[[Any], Any]) -> GetPydanticSchema:
             mode="left_to_right",
             # One error instead of one for each choice.
             custom_error_type="stored_shape",
-            custom_error_message="Input is neither of the type that it should be nor like it",
+            custom_error_message="Input is not valid for this field",
         )
 
     def documented(schema: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
@@ -81,7 +85,7 @@ _INFINITE = {
 def _infinite(value: Any) -> datetime:
     if isinstance(value, str) and value in _INFINITE:
         return _INFINITE[value]
-    raise ValueError("not a time with its zone")
+    raise ValueError("not a timestamp")
 
 
 TextArray: TypeAlias = Annotated[tuple[str, ...], or_convert(_flattened)]

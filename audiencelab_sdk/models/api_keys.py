@@ -1,6 +1,6 @@
 """API keys, their scopes, verifications and usage log."""
 
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeAlias, cast
 from uuid import UUID
 
 from pydantic import (
@@ -102,28 +102,7 @@ class CreatedApiKey(Model, frozen=True):
     created_at: AwareDatetime
 
 
-class ApiKeyVerification(Model, frozen=True):
-    """The result of `verify`: a :class:`ValidApiKey` or an :class:`InvalidApiKey`.
-
-    It is truthy if the key is valid. Type checkers narrow it by its truth value.
-
-    Attributes:
-        valid: Whether the key exists, is active and has not expired.
-        api_key_id: The key's id, or None if the key is not valid.
-        account_id: The account that owns the key, or None if the key is not valid.
-        error: The same message for unknown, revoked and expired keys, or None if the key is valid.
-    """
-
-    valid: StrictBool
-    api_key_id: UUID | None
-    account_id: UUID | None
-    error: str | None
-
-    def __bool__(self) -> bool:
-        return self.valid
-
-
-class ValidApiKey(ApiKeyVerification, frozen=True):
+class ValidApiKey(Model, frozen=True):
     """A key that exists, is active and has not expired. It is truthy.
 
     Attributes:
@@ -142,14 +121,14 @@ class ValidApiKey(ApiKeyVerification, frozen=True):
         return True
 
 
-class InvalidApiKey(ApiKeyVerification, frozen=True):
+class InvalidApiKey(Model, frozen=True):
     """A text that is not a valid key. It is falsy.
 
     Attributes:
         valid: False.
         api_key_id: None.
         account_id: None.
-        error: The same message for unknown, revoked and expired keys.
+        error: The error message, the same for unknown, revoked and expired keys.
     """
 
     valid: Literal[False] = False
@@ -159,6 +138,10 @@ class InvalidApiKey(ApiKeyVerification, frozen=True):
 
     def __bool__(self) -> Literal[False]:
         return False
+
+
+ApiKeyVerification: TypeAlias = ValidApiKey | InvalidApiKey
+"""The result of `verify`. Type checkers narrow it by its truth value."""
 
 
 def _storable(longest: int) -> BeforeValidator:

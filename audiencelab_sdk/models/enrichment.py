@@ -4,7 +4,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime
+from pydantic import AwareDatetime, Field
 
 from audiencelab_sdk.models._base import Model
 from audiencelab_sdk.models._stored import TextArray, Timestamp, or_convert
@@ -28,11 +28,6 @@ class EnrichmentStatus(StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
 
-    @property
-    def is_final(self) -> bool:
-        """Whether the job is completed or failed."""
-        return self in {EnrichmentStatus.COMPLETED, EnrichmentStatus.FAILED}
-
 
 def _as_object(metadata: Any) -> dict[str, Any]:
     # Other applications write this column too. A value that is not an object must not make the job
@@ -47,8 +42,9 @@ class EnrichmentJob(Model, frozen=True):
         id: The job's id.
         account_id: The account that owns the job.
         audience_id: The audience whose records are enriched.
-        enrichment_type: What the job adds.
-        status: The status of the job.
+        enrichment_type: What the job adds. A type that this version of the SDK does not know is a
+            str.
+        status: The status of the job. A status that this version of the SDK does not know is a str.
         total_records: The number of records. 0 means unknown.
         processed_records: The number of records that all workers have processed, failures included.
         failed_records: How many of these failed.
@@ -65,8 +61,8 @@ class EnrichmentJob(Model, frozen=True):
     id: UUID
     account_id: UUID
     audience_id: UUID
-    enrichment_type: EnrichmentType
-    status: EnrichmentStatus
+    enrichment_type: Annotated[EnrichmentType | str, Field(union_mode="left_to_right")]
+    status: Annotated[EnrichmentStatus | str, Field(union_mode="left_to_right")]
     total_records: int
     processed_records: int
     failed_records: int
@@ -77,6 +73,11 @@ class EnrichmentJob(Model, frozen=True):
     created_by: UUID
     created_at: AwareDatetime
     updated_at: AwareDatetime
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the job is completed or failed."""
+        return self.status in {EnrichmentStatus.COMPLETED, EnrichmentStatus.FAILED}
 
     @property
     def error(self) -> str | None:

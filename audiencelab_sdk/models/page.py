@@ -1,8 +1,16 @@
 """Pages of lists."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Generator,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from uuid import UUID
 
 T = TypeVar("T")
@@ -30,20 +38,25 @@ class Page(Generic[T]):
 
     Attributes:
         items: The items of this page, in the list's order.
-        unreadable: The rows of this page that do not fit their model. A walk skips them, with a
-            warning in the log.
+        unreadable: The rows of this page that do not fit their model. Iteration skips them. The log
+            has a warning for each.
+        cursor: Opaque text for the `cursor` argument of the same method with the same arguments,
+            which then returns the page after this one, in any process. None if this page has no
+            rows, which is the end of the list.
     """
 
-    __slots__ = ("_fetch_next", "items", "unreadable")
+    __slots__ = ("_fetch_next", "cursor", "items", "unreadable")
 
     def __init__(
         self,
         items: list[T],
         unreadable: "list[UnreadableRow]",
+        cursor: str | None,
         fetch_next: "Callable[[], Page[T]] | None",
     ) -> None:
         self.items: list[T] = items
         self.unreadable: list[UnreadableRow] = unreadable
+        self.cursor = cursor
         self._fetch_next = fetch_next
 
     def next(self) -> "Page[T] | None":
@@ -82,20 +95,25 @@ class AsyncPage(Generic[T]):
 
     Attributes:
         items: The items of this page, in the list's order.
-        unreadable: The rows of this page that do not fit their model. A walk skips them, with a
-            warning in the log.
+        unreadable: The rows of this page that do not fit their model. Iteration skips them. The log
+            has a warning for each.
+        cursor: Opaque text for the `cursor` argument of the same method with the same arguments,
+            which then returns the page after this one, in any process. None if this page has no
+            rows, which is the end of the list.
     """
 
-    __slots__ = ("_fetch_next", "items", "unreadable")
+    __slots__ = ("_fetch_next", "cursor", "items", "unreadable")
 
     def __init__(
         self,
         items: list[T],
         unreadable: "list[UnreadableRow]",
+        cursor: str | None,
         fetch_next: "Callable[[], Awaitable[AsyncPage[T]]] | None",
     ) -> None:
         self.items: list[T] = items
         self.unreadable: list[UnreadableRow] = unreadable
+        self.cursor = cursor
         self._fetch_next = fetch_next
 
     async def next(self) -> "AsyncPage[T] | None":
@@ -114,6 +132,43 @@ class AsyncPage(Generic[T]):
 
     def __repr__(self) -> str:
         return _repr(self)
+
+
+class AsyncPages(Coroutine[Any, Any, AsyncPage[T]]):
+    """A list, from a method of the asynchronous client, that is not fetched yet.
+
+    Await it for the first page, or iterate over it for the items of all pages::
+
+        page = await client.segments.list()
+
+        async for segment in client.segments.list():
+            print(segment.name)
+
+    It is a coroutine, so ``asyncio.create_task`` and the like accept it.
+    """
+
+    __slots__ = ("_first",)
+
+    def __init__(self, first: Coroutine[Any, Any, AsyncPage[T]]) -> None:
+        self._first = first
+
+    def __await__(self) -> Generator[Any, Any, AsyncPage[T]]:
+        return self._first.__await__()
+
+    def __aiter__(self) -> AsyncIterator[T]:
+        return _AsyncItems((), lambda: self._first)
+
+    def send(self, value: Any) -> Any:
+        """Resume the coroutine with a value."""
+        return self._first.send(value)
+
+    def throw(self, *exception: Any) -> Any:
+        """Resume the coroutine with an exception."""
+        return self._first.throw(*exception)
+
+    def close(self) -> None:
+        """Close the coroutine."""
+        self._first.close()
 
 
 class _AsyncItems(Generic[T]):

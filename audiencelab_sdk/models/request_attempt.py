@@ -1,4 +1,4 @@
-"""What `on_response` is called with."""
+"""The argument of the callback `on_response`."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RequestAttempt:
-    """One attempt of a request, for logs and metrics. It holds no key, token, query or body.
+    """One attempt of a request, for logs and metrics. It has no key, token, query or body.
 
     Attributes:
         call: The method that was called, such as ``api_keys.verify``.
@@ -18,8 +18,8 @@ class RequestAttempt:
         status: The HTTP status. None if no response arrived.
         request_id: The request's id in the logs of Supabase or of a proxy.
         attempt: The number of the attempt, from 1.
-        duration: How long the attempt took, in seconds, waiting for a free connection included.
-        error: The class of the error that the attempt became. None for a success.
+        duration: The seconds that the attempt took, including the wait for a free connection.
+        error: The class of the error that the attempt raised. None if it succeeded.
     """
 
     call: str

@@ -65,8 +65,8 @@ class SegmentFilter(StoredObject, frozen=True):
     def __bool__(self) -> NoReturn:
         # `where("age") >= 18 and where("age") < 65` would silently evaluate to its last part.
         raise TypeError(
-            "a filter is neither true nor false: to combine filters, pass a list of them, "
-            "and no `and`, `or`, `not` or chained comparison"
+            "a filter has no truth value: pass a list of filters, "
+            "without `and`, `or`, `not` and chained comparisons"
         )
 
 
@@ -123,13 +123,54 @@ class CustomColumn(StoredObject, frozen=True, validate_by_name=True, validate_by
     type: _Text
 
 
-AnyFilter: TypeAlias = Annotated[SegmentFilter | JsonValue, Field(union_mode="left_to_right")]
-AnyColumn: TypeAlias = Annotated[CustomColumn | JsonValue, Field(union_mode="left_to_right")]
+class UnknownFilter(SegmentFilter, frozen=True):
+    """A filter that another application stored in a format of its own.
+
+    Attributes:
+        raw: The filter as stored: any JSON. `update` writes it back unchanged.
+        field: Empty.
+        operator: Empty.
+        value: None.
+    """
+
+    raw: JsonValue
+    field: str = ""
+    operator: str = ""
+
+    def _stored(self) -> Any:
+        return self.raw
 
 
-def _as_array(column: Any) -> tuple[Any, ...]:
-    # Other applications write these columns too. A value that is not an array is read as its item.
-    return () if column is None else (column,)
+class UnknownColumn(CustomColumn, frozen=True):
+    """A custom column that another application stored in a format of its own.
+
+    Attributes:
+        raw: The column as stored: any JSON. `update` writes it back unchanged.
+        field: Empty.
+        header_name: Empty.
+        type: Empty.
+    """
+
+    raw: JsonValue
+    field: str = ""
+    header_name: str = ""
+    type: str = ""
+
+    def _stored(self) -> Any:
+        return self.raw
+
+
+_Filter: TypeAlias = Annotated[SegmentFilter, or_convert(lambda raw: UnknownFilter(raw=raw))]
+_Column: TypeAlias = Annotated[CustomColumn, or_convert(lambda raw: UnknownColumn(raw=raw))]
+
+
+# Other applications write these columns too. A value that is not an array is read as its only item.
+def _as_filters(column: Any) -> tuple[UnknownFilter, ...]:
+    return () if column is None else (UnknownFilter(raw=column),)
+
+
+def _as_columns(column: Any) -> tuple[UnknownColumn, ...]:
+    return () if column is None else (UnknownColumn(raw=column),)
 
 
 class Segment(Model, frozen=True):
@@ -140,13 +181,14 @@ class Segment(Model, frozen=True):
         account_id: The account that owns the segment.
         name: A label for people.
         description: A longer description, or None.
-        source_type: Where its records come from.
+        source_type: Where its records come from. A type that this version of the SDK does not know
+            is a str.
         source_id: The id of that audience or upload.
-        filters: The conditions that its records meet. Filters that another application stored in a
-            different format are plain JSON, which `update` writes back unchanged.
+        filters: The conditions that its records meet. A filter that another application stored in a
+            format of its own is an UnknownFilter.
         enrichment_fields: The fields to add to its records.
-        custom_columns: The columns to show in addition to the default ones. Other formats are plain
-            JSON, as in `filters`.
+        custom_columns: The columns to show in addition to the default ones. A column that another
+            application stored in a format of its own is an UnknownColumn.
         tags: The segment's tags.
         created_by: The user who created the segment.
         created_at: When the segment was created.
@@ -158,11 +200,11 @@ class Segment(Model, frozen=True):
     account_id: UUID
     name: str
     description: str | None
-    source_type: SourceType
+    source_type: Annotated[SourceType | str, Field(union_mode="left_to_right")]
     source_id: str
-    filters: Annotated[tuple[AnyFilter, ...], or_convert(_as_array)]
+    filters: Annotated[tuple[_Filter, ...], or_convert(_as_filters)]
     enrichment_fields: TextArray
-    custom_columns: Annotated[tuple[AnyColumn, ...], or_convert(_as_array)]
+    custom_columns: Annotated[tuple[_Column, ...], or_convert(_as_columns)]
     tags: TextArray
     created_by: UUID
     created_at: AwareDatetime
@@ -185,7 +227,7 @@ class NewSegment(Model, frozen=True, extra="forbid"):
     """
 
     name: _Text
-    source_type: SourceType
+    source_type: Annotated[SourceType | _Text, Field(union_mode="left_to_right")]
     source_id: _Text
     description: str | None = None
     filters: Sequence[InstanceOf[SegmentFilter] | JsonValue] = ()

@@ -1,6 +1,6 @@
--- A stand-in for V3's base schema: the accounts, roles and memberships that the later migrations build on, for local
--- stacks and tests. Where public.accounts exists, as on every real project, or anything else in schema public, this does
--- nothing at all.
+-- A stand-in for V3's base schema, for local stacks and tests: the accounts, roles and memberships that the later
+-- migrations require. It does nothing if public.accounts exists, as in every V3 project, or if schema public contains any
+-- other table or view.
 
 begin;
 
@@ -11,22 +11,22 @@ set local statement_timeout = '60s';
 do $stand_in$
 begin
   if to_regclass('public.accounts') is not null then
-    raise notice 'public.accounts exists: V3''s base schema is in place, the stand-in is not needed';
+    raise notice 'public.accounts exists, so the stand-in for V3''s base schema is not created';
     return;
   end if;
-  -- A project of somebody else's, to which this was pushed by mistake, is left as it is.
+  -- Another project, to which the migrations were pushed by mistake, is left unchanged.
   if exists (
     select from pg_class
     where relnamespace = 'public'::regnamespace
       and relkind in ('r', 'p', 'v', 'm')
       and not exists (select from pg_depend where classid = 'pg_class'::regclass and objid = pg_class.oid and deptype = 'e')
   ) then
-    raise notice 'schema public is in use, and not by V3: the stand-in is only for empty projects';
+    raise notice 'schema public contains other tables or views, so the stand-in for V3''s base schema is not created';
     return;
   end if;
 
-  -- What V3 does to a plain Supabase project: anon cannot even name what is in public, and a new function belongs
-  -- to its owner until it is granted. The default of PUBLIC is global: revoked "in schema" it would stay.
+  -- As in V3, anon has no usage of schema public, and PUBLIC cannot execute new functions. The default privilege of
+  -- PUBLIC is global: revoking it "in schema" has no effect.
   revoke usage on schema public from public, anon;
   grant usage on schema public to authenticated, service_role;
   alter default privileges revoke execute on functions from public;
@@ -48,7 +48,7 @@ begin
     name varchar(50) primary key,
     hierarchy_level integer not null unique check (hierarchy_level > 0)
   );
-  comment on table public.roles is 'Account roles, 1 being the highest. Stand-in for V3''s own table.';
+  comment on table public.roles is 'Account roles. Level 1 is the highest. Stand-in for V3''s own table.';
   insert into public.roles (name, hierarchy_level) values ('owner', 1), ('member', 2);
 
   create table public.accounts_memberships (
@@ -61,13 +61,13 @@ begin
   );
   create index ix_accounts_memberships_account_id on public.accounts_memberships (account_id);
   create index ix_accounts_memberships_account_role on public.accounts_memberships (account_role);
-  comment on table public.accounts_memberships is 'Who belongs to which account. Stand-in for V3''s own table.';
+  comment on table public.accounts_memberships is 'Memberships of users in accounts. Stand-in for V3''s own table.';
 
   create function public.has_role_on_account(account_id uuid, account_role varchar(50) default null)
   returns boolean
   language sql
   stable
-  -- Definer, because it is asked from policies whose caller may not read the memberships of others.
+  -- Definer: policies call it for callers who cannot read other users' memberships. It checks the caller's own.
   security definer
   set search_path = pg_catalog, pg_temp
   as $function$
@@ -81,7 +81,8 @@ begin
     );
   $function$;
   comment on function public.has_role_on_account(uuid, varchar) is
-    'Whether the caller is a member of the account, with that role if one is given. Stand-in for V3''s own function.';
+    'Returns whether the caller is a member of the account, with the account role if one is passed. Stand-in for V3''s own'
+    ' function.';
 
   create function public.trigger_set_timestamps()
   returns trigger
@@ -95,7 +96,7 @@ begin
   end;
   $function$;
   comment on function public.trigger_set_timestamps() is
-    'Before update: sets updated_at and keeps created_at. Stand-in for V3''s own function.';
+    'Trigger function, before update: sets updated_at and keeps created_at. Stand-in for V3''s own function.';
 
   alter table public.accounts enable row level security;
   alter table public.roles enable row level security;

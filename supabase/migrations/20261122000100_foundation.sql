@@ -1,7 +1,7 @@
--- The foundation of the other migrations: role api_key, the accounts of the caller, and helpers that alter an existing
--- database to match the schema.
+-- The foundation of the other migrations: role api_key, functions that identify the caller, and helpers that alter an
+-- existing database to match the schema.
 --
--- One transaction, safe to run again. It builds on V3's base schema (accounts, memberships, auth) and does not change it.
+-- One transaction, safe to run again. Requires V3's base schema (accounts, memberships, auth) and does not change it.
 
 begin;
 
@@ -9,19 +9,19 @@ set local search_path = '';
 -- Requests queue behind a statement that waits for a lock, so the wait is short. After a timeout, run the migration again.
 set local lock_timeout = '3s';
 set local statement_timeout = '10min';
--- Two sessions that run migrations at the same time wait for each other.
+-- Serializes sessions that run migrations concurrently.
 select pg_advisory_xact_lock(hashtext('audiencelab migrations'));
 set local client_min_messages = warning;
 
--- Reports everything that is missing at once, before anything is changed. It reads the catalogs instead of calling
--- to_regclass, which raises an error for a schema that the caller may not use.
+-- Checks all prerequisites before anything is changed, and reports all that are not met in one error. It reads the
+-- catalogs instead of calling to_regclass, which raises an error for a schema that the caller may not use.
 do $requirements$
 declare
   c_pgcrypto constant text := 'run: create extension pgcrypto with schema extensions,'
-    ' or if it is elsewhere: alter extension pgcrypto set schema extensions';
-  v_missing text;
+    ' or if it is in another schema: alter extension pgcrypto set schema extensions';
+  v_unmet text;
 begin
-  with present (thing) as (
+  with existing (object) as (
     select format('%s.%s', namespace.nspname, class.relname)
     from pg_class as class
     join pg_namespace as namespace on namespace.oid = class.relnamespace
@@ -46,7 +46,7 @@ begin
     from pg_roles
     where rolname = 'api_key'
   ),
-  -- From PostgreSQL 16 on, a membership is revoked in the name of the role that granted it.
+  -- From PostgreSQL 16 on, only a role with the privileges of the grantor can revoke a membership.
   api_key_membership as (
     select
       quote_ident(pg_get_userbyid(granted.roleid)) as role_name,
@@ -61,8 +61,8 @@ begin
     join pg_auth_members as granted on granted.member = api_key.oid
     cross join caller
   ),
-  required (thing, remedy, is_met) as (
-    select needed.thing, needed.remedy, needed.thing in (select present.thing from present)
+  required (prerequisite, remedy, is_met) as (
+    select needed.object, needed.remedy, needed.object in (select existing.object from existing)
     from (
       values
         ('public.accounts', 'apply V3''s base schema first'),
@@ -70,30 +70,30 @@ begin
         ('public.roles', 'apply V3''s base schema first'),
         ('public.has_role_on_account(uuid, character varying)', 'apply V3''s base schema first'),
         ('public.trigger_set_timestamps()', 'apply V3''s base schema first'),
-        ('auth.users', 'this has to be a Supabase database'),
-        ('auth.uid()', 'this has to be a Supabase database'),
-        ('role anon', 'this has to be a Supabase database'),
-        ('role authenticated', 'this has to be a Supabase database'),
-        ('role service_role', 'this has to be a Supabase database'),
-        ('role authenticator', 'this has to be a Supabase database'),
+        ('auth.users', 'run the migrations on a Supabase database'),
+        ('auth.uid()', 'run the migrations on a Supabase database'),
+        ('role anon', 'run the migrations on a Supabase database'),
+        ('role authenticated', 'run the migrations on a Supabase database'),
+        ('role service_role', 'run the migrations on a Supabase database'),
+        ('role authenticator', 'run the migrations on a Supabase database'),
         ('extensions.gen_random_bytes(integer)', c_pgcrypto),
         ('extensions.crypt(text, text)', c_pgcrypto),
         ('publication supabase_realtime', 'run: create publication supabase_realtime')
-    ) as needed (thing, remedy)
+    ) as needed (object, remedy)
     union all
     select
-      allowed.thing,
-      format('run this as a role that has it, such as postgres; you are %s', current_user),
+      allowed.prerequisite,
+      format('run the migration as a role that has it, such as postgres; the current role is %s', current_user),
       allowed.is_met
     from (
       values
         (
-          'the right to create role api_key',
+          'the privilege to create role api_key',
           exists (select from api_key) or exists (select from caller where rolsuper or rolcreaterole)
         ),
-        ('the right to create schemas', has_database_privilege(current_database(), 'create')),
+        ('the privilege to create schemas', has_database_privilege(current_database(), 'create')),
         (
-          'the right to create in schema public and to grant its use',
+          'the privilege to create objects in schema public and to grant its usage',
           not exists (
             select from pg_namespace
             where nspname = 'public'
@@ -101,14 +101,14 @@ begin
           )
         ),
         (
-          'the right to use the schemas auth and extensions',
+          'the privilege to use the schemas auth and extensions',
           not exists (
             select from pg_namespace
             where nspname in ('auth', 'extensions') and not has_schema_privilege(oid, 'usage')
           )
         ),
         (
-          'the right to reference public.accounts, public.roles and auth.users',
+          'the privilege to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
             join pg_namespace as namespace on namespace.oid = class.relnamespace
@@ -117,16 +117,16 @@ begin
           )
         ),
         (
-          'the right to add tables to publication supabase_realtime',
+          'the privilege to add tables to publication supabase_realtime',
           not exists (
             select from pg_publication
             where pubname = 'supabase_realtime' and not puballtables and not pg_has_role(pubowner, 'usage')
           )
         )
-    ) as allowed (thing, is_met)
+    ) as allowed (prerequisite, is_met)
     union all
     select
-      'the right to alter and grant role api_key',
+      'the privilege to alter and grant role api_key',
       format('as a superuser, or as the role that created it, run: grant api_key to %I with admin option', caller.rolname),
       caller.rolsuper
         or pg_has_role(api_key.oid, 'member with admin option')
@@ -139,9 +139,9 @@ begin
     from api_key
     cross join caller
     union all
-    -- A role that can log in or bypass row level security may have been created so on purpose, so it is not altered.
+    -- These attributes may have been set on purpose, so the migration does not alter them.
     select
-      'a role api_key without ' || attribute.name,
+      format('role api_key without the attribute %s', attribute.name),
       'as a superuser, run: alter role api_key no' || attribute.name,
       not attribute.is_set
     from api_key
@@ -156,13 +156,13 @@ begin
     ) as attribute (name, is_set)
     union all
     select
-      format('a role api_key that is no member of %s', role_name),
+      format('role api_key without membership in %s', role_name),
       format('as %s, run: revoke %s from api_key', grantor_name, role_name),
       role_name = 'anon' and is_revocable
     from api_key_membership
     union all
     select
-      format('a role api_key without the member %I', member.rolname),
+      format('role api_key without the member %I', member.rolname),
       format('as %I, run: revoke api_key from %I', pg_get_userbyid(granted.grantor), member.rolname),
       member.rolname = 'authenticator' or member.rolsuper or member.rolcreaterole
     from api_key
@@ -171,29 +171,29 @@ begin
     union all
     select
       'the ownership of schema audiencelab_private',
-      format('run this as %s', pg_get_userbyid(nspowner)),
+      format('run the migration as %s', pg_get_userbyid(nspowner)),
       pg_has_role(nspowner, 'usage')
     from pg_namespace
     where nspname = 'audiencelab_private'
   )
-  select string_agg(format(E'\n- %s: %s', missing.things, missing.remedy), '' order by missing.remedy)
-  into v_missing
+  select string_agg(format(E'\n- %s: %s', unmet.prerequisites, unmet.remedy), '' order by unmet.remedy)
+  into v_unmet
   from (
-    select string_agg(required.thing, ', ' order by required.thing) as things, required.remedy
+    select string_agg(required.prerequisite, ', ' order by required.prerequisite) as prerequisites, required.remedy
     from required
     where not required.is_met
     group by required.remedy
-  ) as missing;
+  ) as unmet;
 
-  if v_missing is not null then
+  if v_unmet is not null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed, because this is missing:' || v_missing;
+      message = 'nothing was changed, because prerequisites are not met:' || v_unmet;
   end if;
 end;
 $requirements$;
 
--- A request whose token was made for an API key runs as this role; the token's sub is the id of the key.
+-- Requests with a token for an API key run as this role. The token's sub is the id of the key.
 do $role$
 declare
   c_version constant integer := current_setting('server_version_num');
@@ -204,7 +204,7 @@ begin
   if not found then
     create role api_key nologin noinherit;
   elsif v_api_key.rolinherit then
-    raise warning 'role api_key inherited the privileges of its roles; it is altered to noinherit';
+    raise warning 'role api_key is altered from inherit to noinherit';
     alter role api_key noinherit;
   end if;
 
@@ -212,7 +212,8 @@ begin
     select pg_get_userbyid(roleid) as role, pg_get_userbyid(member) as member, pg_get_userbyid(grantor) as grantor
     from pg_auth_members
     where (roleid = to_regrole('anon') and member = to_regrole('api_key'))
-      -- From PostgreSQL 16 on, the creator of a role is a member already, by a grant of the bootstrap superuser.
+      -- From PostgreSQL 16 on, the bootstrap superuser makes the creator of a role a member of it. A second grant is not
+      -- needed.
       or (
         roleid = to_regrole('api_key')
         and member = to_regrole(quote_ident(current_user))
@@ -229,13 +230,13 @@ begin
   ) then
     grant api_key to authenticator;
   end if;
-  -- On PostgreSQL 15 the creator of a role is not a member of it. This gives the same state as on later versions.
+  -- On PostgreSQL 15, the creator of a role is not a member of it. This grant results in the same state on all versions.
   if c_version < 160000 and not (select rolsuper from pg_roles where rolname = current_user) then
     execute format('grant api_key to %I', current_user);
   end if;
 end;
 $role$;
--- V3's base schema grants usage of schema public to named roles only.
+-- V3's base schema revokes usage of schema public from PUBLIC.
 grant usage on schema public to api_key;
 
 create schema if not exists audiencelab_private;
@@ -246,21 +247,22 @@ create or replace function audiencelab_private.caller_id()
 returns uuid
 language plpgsql
 stable
--- Definer, because role api_key has no access to schema auth. It returns the caller's own id only.
+-- Definer: role api_key has no access to schema auth. It returns the caller's own id only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   return auth.uid();
 exception
-  -- A sub that is no UUID makes auth.uid() raise, and claims that are no JSON. Realtime loses the changes of all subscribers
-  -- when a policy raises for one of them.
+  -- auth.uid() raises if the sub is not a UUID or the claims are not JSON. If a policy raises for one subscriber, Realtime
+  -- loses the changes for all of them.
   when others then
     return null;
 end;
 $$;
 comment on function audiencelab_private.caller_id() is
-  'Returns the sub of the request''s claims, a user or an API key; null if there is none or it is no UUID. Never raises.';
+  'Returns the id of the user or API key that the request runs as, from the sub of its claims. Returns null if there is no'
+  ' sub or it is not a UUID. Never raises an error.';
 
 create or replace function audiencelab_private.member_account_ids()
 returns setof uuid
@@ -275,7 +277,7 @@ as $$
   where membership.user_id = (select audiencelab_private.caller_id());
 $$;
 comment on function audiencelab_private.member_account_ids() is
-  'Returns the accounts that the caller is a member of, for row level security.';
+  'Returns the ids of the accounts that the caller is a member of. Used by policies.';
 
 create or replace function audiencelab_private.is_member(p_account_id uuid, p_account_role varchar default null)
 returns boolean
@@ -284,16 +286,16 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- has_role_on_account calls auth.uid(), which raises where caller_id() is null.
+  -- has_role_on_account calls auth.uid(), which can raise an error if caller_id() returns null.
   if audiencelab_private.caller_id() is null then
     return false;
   end if;
-  -- Passes both arguments, so that an overload of the function cannot make the call ambiguous.
+  -- Both arguments are passed, so that an overload of the function cannot make the call ambiguous.
   return public.has_role_on_account(p_account_id, p_account_role) is true;
 end;
 $$;
 comment on function audiencelab_private.is_member(uuid, varchar) is
-  'Returns whether the caller is a member of the account, with the account role if one is given. Never null.';
+  'Returns whether the caller is a member of the account, with the account role if one is passed. Never returns null.';
 
 create or replace function audiencelab_private.require_member(p_account_id uuid)
 returns void
@@ -309,39 +311,40 @@ begin
   end if;
 end;
 $$;
-comment on function audiencelab_private.require_member(uuid) is 'Raises 42501 unless the caller is a member of the account.';
+comment on function audiencelab_private.require_member(uuid) is
+  'Raises 42501 if the account does not exist or the caller is not a member of it.';
 
 create or replace function audiencelab_private.is_service()
 returns boolean
 language sql
 stable
--- Definer, so that current_user is the owner of our functions and tables.
+-- Definer: current_user is then the owner of the functions and tables. It reads no table.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  -- The setting "role" is the role of the request, even in definer functions; it is "none" without a SET ROLE.
   select acting.role = 'service_role' or pg_has_role(acting.role, current_user, 'usage')
   from (
     select case current_setting('role') when 'none' then session_user else current_setting('role')::name end
   ) as acting (role);
 $$;
 comment on function audiencelab_private.is_service() is
-  'Returns whether the request runs as service_role, or as the owner of the tables.';
+  'Returns whether the request runs as service_role or as the owner of the tables.';
 
--- The triggers of the tables that clients write.
+-- Trigger functions of the tables that clients write.
 
 create or replace function audiencelab_private.set_server_columns()
 returns trigger
 language plpgsql
--- Definer, because those who insert have no access to schema audiencelab_private. It reads the caller's own id only.
+-- Definer: callers cannot execute caller_id. It changes the inserted row only.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  -- The setting is the request's role, in definer functions too, or none where no role was set.
+  -- The setting "role" is the role of the request, even in definer functions; it is "none" without a SET ROLE.
   c_role constant name := case current_setting('role') when 'none' then session_user else current_setting('role')::name end;
 begin
-  -- The owner of the table seeds it, and restores rows as they were.
+  -- The owner of the table may insert any values, for example to restore a backup.
   if not pg_has_role(c_role, current_user, 'usage') then
     new.created_at := now();
     new.updated_at := now();
@@ -353,7 +356,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.set_server_columns() is
-  'Before insert: sets created_at, updated_at and, except for service_role, created_by.';
+  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller. service_role may'
+  ' choose created_by, and the owner of the table may choose all three.';
 
 create or replace function audiencelab_private.keep_identity()
 returns trigger
@@ -364,16 +368,16 @@ begin
   if not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage') then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = format('id, account_id and created_by of %I never change', tg_table_name);
+      message = format('id, account_id and created_by of %I cannot be changed', tg_table_name);
   end if;
   return new;
 end;
 $$;
 comment on function audiencelab_private.keep_identity() is
-  'Before update of id, account_id or created_by: raises 42501, except for the owner of the table.';
+  'Trigger function, before a change of id, account_id or created_by: raises 42501, except for the owner of the table.';
 
--- A limit is a trigger whose condition is true for what exceeds it. A check constraint would also refuse every update of an
--- older row that exceeds it, even if it is NOT VALID.
+-- A limit is a trigger whose condition is true for a value that exceeds the limit. A check constraint, even if it is NOT
+-- VALID, would also reject every update of an older row that exceeds the limit.
 create or replace function audiencelab_private.enforce_limit()
 returns trigger
 language plpgsql
@@ -382,7 +386,7 @@ as $$
 declare
   c_column constant text := tg_argv[0];
 begin
-  -- The same value may have been written before the limit was there.
+  -- An unchanged value may have been written before the limit was introduced.
   if tg_op = 'UPDATE' and to_jsonb(new) -> c_column = to_jsonb(old) -> c_column then
     return new;
   end if;
@@ -396,7 +400,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.enforce_limit() is
-  'Before insert or update, when a limit is exceeded: raises 23514. Its arguments are the column and the rule.';
+  'Trigger function, before an insert or update that exceeds a limit: raises 23514 unless the value is unchanged. The'
+  ' trigger arguments are the column and the rule, which is part of the message.';
 
 create or replace function audiencelab_private.exceeds_json_limit(p_value jsonb)
 returns boolean
@@ -407,11 +412,11 @@ as $$
   select octet_length(p_value::text) > 262144
     -- The outermost value is at level 0.
     or p_value @? 'strict $.**{100} ? (@.type() == "object" || @.type() == "array")'
-    -- The range of a double, which most readers of JSON have for numbers.
+    -- Most JSON parsers read numbers as doubles.
     or p_value @? 'strict $.** ? (@.type() == "number" && (@ > 1.7976931348623157e308 || @ < -1.7976931348623157e308))';
 $$;
 comment on function audiencelab_private.exceeds_json_limit(jsonb) is
-  'Returns whether JSON has more than 262,144 bytes as text, 100 levels, or a number beyond the range of a double.';
+  'Returns whether JSON exceeds 262,144 bytes as text or 100 levels, or contains a number beyond the range of a double.';
 
 create or replace function audiencelab_private.exceeds_texts_limit(p_texts text[])
 returns boolean
@@ -423,12 +428,13 @@ as $$
     or exists (select from unnest(p_texts) as element (value) where length(element.value) > 255);
 $$;
 comment on function audiencelab_private.exceeds_texts_limit(text[]) is
-  'Returns whether an array has more than 1,000 texts, or one of more than 255 characters.';
+  'Returns whether an array has more than 1,000 elements, or an element of more than 255 characters.';
 
--- The functions below are for migrations. A migration creates its tables and types in the schema audiencelab_desired, which
--- it drops at its end. The functions compare each table with the one of the same name that the database has, as the server
--- prints their definitions, and alter the differences. Rows are never deleted. Foreign keys are not created in that schema,
--- because creating and dropping them would lock the referenced tables even if nothing differs.
+-- The functions below are helpers for migrations. A migration creates its tables and types in the schema
+-- audiencelab_desired, which it drops at its end. The helpers compare the definition of each table there with that of the
+-- existing table of the same name, as PostgreSQL prints them, and alter the existing table where they differ. They never
+-- delete rows. Foreign keys are not created in that schema, because creating and dropping them would lock the referenced
+-- tables even if nothing differs.
 
 create or replace function audiencelab_private.require_ownership(p_schema text, p_names text[])
 returns void
@@ -437,7 +443,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_missing text;
+  v_unmet text;
 begin
   select string_agg(
     format(
@@ -445,13 +451,13 @@ begin
       owned.object,
       case
         when owned.is_api_role
-          then format('alter its owner from %s to %I', pg_get_userbyid(owned.owner), current_user)
-        else format('run this as %s', pg_get_userbyid(owned.owner))
+          then format('change its owner from %s to %I', pg_get_userbyid(owned.owner), current_user)
+        else format('run the migration as %s', pg_get_userbyid(owned.owner))
       end
     ),
     '' order by owned.object
   )
-  into v_missing
+  into v_unmet
   from (
     select format('%I.%I', p_schema, relname), relowner
     from pg_class
@@ -466,7 +472,7 @@ begin
     where nspname = p_schema and nspname <> 'public'
   ) as found (object, owner)
   cross join lateral (
-    -- The owner of a table is above row level security, so it cannot be a role that requests run as.
+    -- Row level security does not apply to the owner of a table, so a role that requests run as must not own one.
     select
       found.object,
       found.owner,
@@ -474,15 +480,15 @@ begin
   ) as owned (object, owner, is_api_role)
   where owned.is_api_role or not pg_has_role(owned.owner, 'usage');
 
-  if v_missing is not null then
+  if v_unmet is not null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed, because this is missing:' || v_missing;
+      message = 'nothing was changed, because prerequisites are not met:' || v_unmet;
   end if;
 end;
 $$;
 comment on function audiencelab_private.require_ownership(text, text[]) is
-  'Raises 55000 unless the caller owns the schema and the relations and functions of these names in it.';
+  'Raises 55000 unless the caller owns the schema, and the relations and functions with these names in it.';
 
 create or replace function audiencelab_private.revoke_privileges(p_schema text, p_names text[] default null)
 returns void
@@ -522,7 +528,8 @@ begin
     cross join lateral aclexplode(privileged.acl) as entry
     where entry.grantee <> privileged.owner and pg_has_role(privileged.owner, 'usage')
   loop
-    -- Default privileges and earlier scripts grant to these. What they may do is granted again by the migration.
+    -- Default privileges and earlier scripts grant to these roles, so no warning is needed. The migration grants again what
+    -- they need.
     if v_granted.grantee not in ('public', 'anon', 'authenticated', 'service_role', 'api_key') then
       raise warning 'the privileges of % on % % are revoked', v_granted.grantee, v_granted.kind, v_granted.object;
     end if;
@@ -531,7 +538,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes all privileges except the owner''s: on the named relations and functions, or on everything in the schema.';
+  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema and all objects'
+  ' in it. Raises a warning for each role that is not one of Supabase''s.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void
@@ -562,7 +570,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.prepare_functions(text[]) is
-  'Drops the functions in public that have one of these names but another signature, with a warning.';
+  'Drops the functions in schema public that have one of these names but another signature, with a warning. A signature is'
+  ' spelled name(arguments) returns type, as PostgreSQL prints them.';
 
 create or replace function audiencelab_private.apply_type(p_name text)
 returns void
@@ -595,13 +604,16 @@ begin
   if v_found is distinct from v_desired then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = format('nothing was changed, because type public.%I is (%s) and not (%s)', p_name, v_found, v_desired),
-      hint = 'Rename or drop it, then run the migration again.';
+      message = format(
+        'nothing was changed, because type public.%I has the attributes (%s) instead of (%s)', p_name, v_found, v_desired
+      ),
+      hint = 'Rename or drop the type, then run the migration again.';
   end if;
 end;
 $$;
 comment on function audiencelab_private.apply_type(text) is
-  'Moves the composite type from audiencelab_desired to public. Raises 55000 if public has another type of that name.';
+  'Moves a composite type from audiencelab_desired to public. Raises 55000 if public contains a type of that name with other'
+  ' attributes.';
 
 create or replace function audiencelab_private.table_parts(p_table regclass)
 returns table (kind text, name text, definition text)
@@ -669,7 +681,8 @@ as $$
   where polrelid = p_table;
 $$;
 comment on function audiencelab_private.table_parts(regclass) is
-  'Lists the constraints, indexes, triggers, rules and policies of a table, spelled without the name of the table.';
+  'Returns the constraints, indexes, triggers, rules and policies of a table. The definitions do not contain the name of the'
+  ' table, so that those of two tables can be compared.';
 
 create or replace function audiencelab_private.table_columns(p_table regclass)
 returns table ("position" smallint, name text, type text, expression text, is_required boolean, definition text)
@@ -699,7 +712,7 @@ as $$
   where attribute.attrelid = p_table and attribute.attnum > 0 and not attribute.attisdropped;
 $$;
 comment on function audiencelab_private.table_columns(regclass) is
-  'Lists the columns of a table, with their types, defaults and nullability.';
+  'Returns the columns of a table, with their types, defaults and nullability.';
 
 create or replace function audiencelab_private.apply_columns(p_table regclass, p_desired regclass)
 returns void
@@ -733,8 +746,8 @@ begin
       raise warning 'column % of % is not part of the schema; it is kept: %',
         v_column.name, p_table, v_column.found_definition;
       if v_column.found_definition ~ ' not null$' then
-        -- Without a default, no insert of ours would succeed.
-        raise warning 'column % of % may be null now', v_column.name, p_table;
+        -- Inserts do not set the column, so they would fail if it has no default.
+        raise warning 'column % of % is altered to be nullable', v_column.name, p_table;
         execute format('alter table %s alter column %I drop not null', p_table, v_column.name);
       end if;
       continue;
@@ -745,7 +758,7 @@ begin
     raise warning 'column % of % is altered from % to %',
       v_column.name, p_table, v_column.found_definition, v_column.desired_definition;
     if v_column.has_other_type then
-      -- The default goes first, because it need not have a cast to the new type.
+      -- The default is dropped first, because it may have no cast to the new type.
       execute format('alter table %s alter column %I drop default', p_table, v_column.name);
       execute format('alter table %s alter column %I type %s', p_table, v_column.name, v_column.type);
     end if;
@@ -761,7 +774,7 @@ begin
       );
       get diagnostics v_filled = row_count;
       if v_filled > 0 then
-        raise warning 'column % of % is set to its default in % rows, where it was null', v_column.name, p_table, v_filled;
+        raise warning 'column % of % is set to its default in % rows that were null', v_column.name, p_table, v_filled;
       end if;
     end if;
     if v_column.has_other_nullability then
@@ -774,7 +787,7 @@ begin
 end;
 $$;
 comment on function audiencelab_private.apply_columns(regclass, regclass) is
-  'Gives a table the columns of another one. Further columns are kept, with a warning.';
+  'Alters the columns of a table to match those of another table. Additional columns are kept, with a warning.';
 
 create or replace function audiencelab_private.apply_parts(
   p_table regclass, p_desired regclass, p_kinds text[], p_foreign_keys jsonb default '{}'
@@ -799,7 +812,9 @@ begin
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = format('nothing was changed, because %s has an index with the name %I', v_taken.owner, v_taken.name),
-      hint = format('Run: alter index %s.%I rename to another name', c_schema, v_taken.name);
+      hint = format(
+        'Rename the index (alter index %s.%I rename to ...), then run the migration again.', c_schema, v_taken.name
+      );
   end loop;
 
   for v_step in
@@ -814,7 +829,7 @@ begin
     ),
     -- An existing part with the same definition is reused: it is renamed and validated, not built again. A part with the
     -- right name is preferred.
-    served as materialized (
+    matched as materialized (
       select distinct on (desired.kind, desired.name)
         desired.kind,
         desired.name,
@@ -835,16 +850,16 @@ begin
     from (
       select 1, found.kind, found.name, found.definition, null::text
       from found
-      where not exists (select from served where served.kind = found.kind and served.found_name = found.name)
+      where not exists (select from matched where matched.kind = found.kind and matched.found_name = found.name)
       union all
       -- Columns are altered after the drops, because a policy or a check can block altering a column.
       select 2, 'column', null, null, null where 'column' = any (p_kinds)
       union all
-      select 3, kind, found_name, definition, name from served where found_name <> name
+      select 3, kind, found_name, definition, name from matched where found_name <> name
       union all
-      select 4, kind, name, definition, null from served where found_definition <> definition
+      select 4, kind, name, definition, null from matched where found_definition <> definition
       union all
-      select 5, kind, name, definition, null from served where found_name is null
+      select 5, kind, name, definition, null from matched where found_name is null
     ) as steps (step, kind, name, definition, new_name)
     order by step, array_position(p_kinds, kind), name
   loop
@@ -883,7 +898,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.apply_parts(regclass, regclass, text[], jsonb) is
-  'Gives a table the parts of these kinds that another one has. Further parts are dropped, with a warning.';
+  'Alters the parts of a table that are of these kinds to match those of another table. Additional parts are dropped and'
+  ' misnamed ones renamed, with a warning.';
 
 create or replace function audiencelab_private.apply_table(p_schema text, p_name text)
 returns void
@@ -904,7 +920,8 @@ begin
   if v_found.relkind <> 'r' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = format('nothing was changed, because %s is not an ordinary table: rename it first', v_table);
+      message = format('nothing was changed, because %s is not an ordinary table', v_table),
+      hint = 'Rename it, then run the migration again.';
   end if;
 
   perform audiencelab_private.apply_parts(
@@ -918,7 +935,7 @@ begin
     raise warning 'FORCE ROW LEVEL SECURITY is removed from %', v_table;
     execute format('alter table %s no force row level security', v_table);
   end if;
-  -- Logical replication refuses updates of a table whose replica identity is an index that was dropped.
+  -- PostgreSQL rejects updates of a published table whose replica identity is an index that was dropped.
   if v_found.relreplident in ('i', 'n') then
     raise warning 'the replica identity of % is reset to its primary key', v_table;
     execute format('alter table %s replica identity default', v_table);
@@ -927,7 +944,8 @@ begin
 end;
 $$;
 comment on function audiencelab_private.apply_table(text, text) is
-  'Alters a table to match its namesake in audiencelab_desired, but for foreign keys; enables RLS, revokes all privileges.';
+  'Creates a table or alters it to match the table of the same name in audiencelab_desired, except for foreign keys. Enables'
+  ' row level security and revokes all privileges.';
 
 create or replace function audiencelab_private.apply_foreign_keys(p_table regclass, p_foreign_keys jsonb)
 returns void
@@ -938,7 +956,8 @@ as $$
   select audiencelab_private.apply_parts(p_table, null, '{foreign key}', p_foreign_keys);
 $$;
 comment on function audiencelab_private.apply_foreign_keys(regclass, jsonb) is
-  'Gives a table these foreign keys, by name, each spelled as pg_get_constraintdef does. Others are dropped, with a warning.';
+  'Alters the foreign keys of a table to match an object of names and definitions, spelled as by pg_get_constraintdef.'
+  ' Additional ones are dropped, with a warning.';
 
 create or replace function audiencelab_private.publish(p_table regclass)
 returns void
@@ -965,10 +984,11 @@ begin
   end if;
 end;
 $$;
-comment on function audiencelab_private.publish(regclass) is 'Adds a table to the publication of Supabase Realtime.';
+comment on function audiencelab_private.publish(regclass) is
+  'Adds a table to publication supabase_realtime, with all rows and columns.';
 
 select audiencelab_private.revoke_privileges('audiencelab_private');
--- For policies and triggers only: without usage of the schema nobody can call them by name.
+-- Only policies and triggers can call these, because no role has usage of the schema.
 grant execute on function audiencelab_private.member_account_ids() to authenticated;
 grant execute on function audiencelab_private.exceeds_json_limit(jsonb) to authenticated, service_role, api_key;
 grant execute on function audiencelab_private.exceeds_texts_limit(text[]) to authenticated, service_role, api_key;

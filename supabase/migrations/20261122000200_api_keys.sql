@@ -1,6 +1,6 @@
 -- API keys: digests, scopes and usage logs, in a schema that the REST API does not expose.
 --
--- One transaction, safe to run again, after 20261122000100_foundation.sql.
+-- One transaction, safe to run again. Requires 20261122000100_foundation.sql.
 
 begin;
 
@@ -19,7 +19,9 @@ begin
   end if;
 end;
 $requirements$;
-select audiencelab_private.require_ownership('api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}');
+select audiencelab_private.require_ownership(
+  'api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}'
+);
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
@@ -28,8 +30,8 @@ select audiencelab_private.require_ownership(
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for its foreign key, the keys. Locks in the other order would deadlock.
--- Where the migration was applied before, it needs neither.
+-- An insert into the log locks the log and then, for the foreign key, the keys. Locking in the opposite order could
+-- deadlock. If the migration was applied before, it does not alter the tables and needs no lock.
 do $lock$
 begin
   if to_regclass('api_keys_private.api_key_logs') is not null
@@ -40,11 +42,11 @@ begin
 end;
 $lock$;
 
--- What earlier scripts granted is revoked; everything that anybody may do is granted below.
+-- Revokes what earlier scripts granted. All required privileges are granted below.
 select audiencelab_private.revoke_privileges('api_keys_private');
 grant usage on schema api_keys_private to service_role;
 
--- The tables are created here, and then applied to those that the database has.
+-- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.api_keys (
@@ -66,13 +68,13 @@ create unique index api_keys_key_hash_key on audiencelab_desired.api_keys (key_h
 -- Lists are read newest first; id makes the order total.
 create index api_keys_account_id_created_at_id_idx
   on audiencelab_desired.api_keys (account_id, created_at desc, id desc);
--- bcrypt hashes cannot be looked up, so that their keys are found by prefix until they have been verified once.
+-- bcrypt hashes cannot be looked up, so keys hashed with bcrypt are found by prefix until they are re-hashed.
 create index api_keys_key_prefix_idx on audiencelab_desired.api_keys (key_prefix) where key_hash like '$2a$%';
 
 create trigger api_keys_name_limit
   before insert or update of name on audiencelab_desired.api_keys
   for each row when (length(new.name) > 255)
-  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+  execute function audiencelab_private.enforce_limit('name', 'must have at most 255 characters');
 create trigger api_keys_scopes_limit
   before insert or update of scopes on audiencelab_desired.api_keys
   for each row
@@ -80,20 +82,22 @@ create trigger api_keys_scopes_limit
     case jsonb_typeof(new.scopes) when 'array' then jsonb_array_length(new.scopes) end > 100
     or new.scopes @? '$[*].* ? (@ like_regex "^.{255}." flag "s")'
   )
-  execute function audiencelab_private.enforce_limit('scopes', 'has at most 100 scopes with texts of at most 255 characters');
+  execute function audiencelab_private.enforce_limit(
+    'scopes', 'must have at most 100 elements, with values of at most 255 characters'
+  );
 create trigger api_keys_expires_at_limit
   before insert or update of expires_at on audiencelab_desired.api_keys
   for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
-  execute function audiencelab_private.enforce_limit('expires_at', 'is before the year 10000');
+  execute function audiencelab_private.enforce_limit('expires_at', 'must be before the year 10000');
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
-comment on table api_keys_private.api_keys is 'API keys by account. The keys themselves are not stored.';
-comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters, by which people recognise a key.';
+comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
+comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters of the key, which identify it in lists.';
 comment on column api_keys_private.api_keys.key_hash is
-  'SHA-256 of the key, in hex; bcrypt for keys from before SHA-256 that have not been verified since.';
+  'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
-comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used, to the minute.';
--- There is no policy: only service_role reads the table, and row level security does not bind it.
+comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
+-- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
 create table audiencelab_desired.api_key_logs (
@@ -107,11 +111,11 @@ create table audiencelab_desired.api_key_logs (
   timestamp timestamptz not null default now(),
   constraint api_key_logs_pkey primary key (id)
 );
--- Not a NOT NULL of the column: older logs hold rows without a key. They are kept, and new rows need one.
+-- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
 alter table audiencelab_desired.api_key_logs
   add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
 create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
--- The log grows in the order of time, so that a block range index is enough to find its old end.
+-- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
 create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
 
 select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
@@ -127,7 +131,11 @@ create table audiencelab_desired.failed_comparisons (
 );
 select audiencelab_private.apply_table('api_keys_private', 'failed_comparisons');
 comment on table api_keys_private.failed_comparisons is
-  'How many comparisons with bcrypt hashes failed lately, by prefix. It bounds the CPU time that invalid keys cost.';
+  'Recently failed comparisons with bcrypt hashes, by prefix. The counts limit the CPU time that invalid keys cost.';
+comment on column api_keys_private.failed_comparisons.period is 'The period of 30 seconds, counted from 1970.';
+comment on column api_keys_private.failed_comparisons.comparisons is 'The number of failed comparisons in the period.';
+comment on column api_keys_private.failed_comparisons.slot is
+  'The latest slot of two seconds, counted from 1970, in which a key was compared although the limit was reached.';
 grant select, delete on api_keys_private.failed_comparisons to service_role;
 
 create table audiencelab_desired.settings (
@@ -138,9 +146,9 @@ create table audiencelab_desired.settings (
 );
 create index settings_manage_keys_role_idx on audiencelab_desired.settings (manage_keys_role);
 select audiencelab_private.apply_table('api_keys_private', 'settings');
-comment on table api_keys_private.settings is 'The settings of the API keys, in one row.';
+comment on table api_keys_private.settings is 'Settings for all API keys, in one row.';
 comment on column api_keys_private.settings.manage_keys_role is
-  'The account role that may create, change and revoke keys, such as owner; null for every member.';
+  'The account role that is required to create and revoke API keys, such as owner. Null allows every member.';
 insert into api_keys_private.settings default values on conflict do nothing;
 grant select, update on api_keys_private.settings to service_role;
 
@@ -163,10 +171,10 @@ from api_keys_private.api_keys as api_key
 join api_keys_private.live_api_keys as live on live.id = api_key.id
 where api_key.key_hash like '$2a$%';
 comment on view api_keys_private.bcrypt_api_keys is
-  'The live API keys that have not been verified since bcrypt was replaced. When it is empty, no text is compared with bcrypt.';
+  'The live API keys that are still hashed with bcrypt. If there are none, verify_api_key compares nothing with bcrypt.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{bcrypt_api_keys}');
 grant select on api_keys_private.bcrypt_api_keys to service_role;
--- The view reads it as its caller.
+-- bcrypt_api_keys reads this view with the privileges of its caller.
 grant select on api_keys_private.live_api_keys to service_role;
 
 create type audiencelab_desired.create_api_key_response as (
@@ -180,7 +188,7 @@ create type audiencelab_desired.create_api_key_response as (
   created_at timestamptz
 );
 select audiencelab_private.apply_type('create_api_key_response');
-comment on type public.create_api_key_response is 'A new API key. The key itself is shown here only.';
+comment on type public.create_api_key_response is 'A new API key. The key itself appears only here.';
 
 create type audiencelab_desired.verify_api_key_response as (
   valid boolean,
@@ -189,7 +197,8 @@ create type audiencelab_desired.verify_api_key_response as (
   error text
 );
 select audiencelab_private.apply_type('verify_api_key_response');
-comment on type public.verify_api_key_response is 'Whether a text is a live API key, and whose.';
+comment on type public.verify_api_key_response is
+  'The result of verify_api_key: the id and account of a valid API key, or an error.';
 
 create type audiencelab_desired.api_key_usage_log_response as (
   success boolean,
@@ -199,7 +208,8 @@ create type audiencelab_desired.api_key_usage_log_response as (
   error_code text
 );
 select audiencelab_private.apply_type('api_key_usage_log_response');
-comment on type public.api_key_usage_log_response is 'The log row written, or the message and SQLSTATE of the failure.';
+comment on type public.api_key_usage_log_response is
+  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
 
 create or replace function api_keys_private.require_scopes(p_scopes jsonb)
 returns void
@@ -235,7 +245,7 @@ begin
         raise exception using
           errcode = 'invalid_parameter_value',
           message = format('scopes[%s].%s must be a non-empty string', v_index, v_name),
-          hint = 'Use "*" for any.';
+          hint = 'Use "*" to match any value.';
       end if;
     end loop;
 
@@ -251,7 +261,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.require_scopes(jsonb) is
-  'Raises 22023 unless it is an array of well-formed scopes.';
+  'Raises 22023 unless p_scopes is an array of objects with exactly entity_type, entity_id and action, none of them blank.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_scopes}');
 
 create or replace function api_keys_private.base62(p_digit integer)
@@ -281,7 +291,7 @@ begin
     v_bytes := extensions.gen_random_bytes(64);
     for v_position in 0..63 loop
       v_byte := get_byte(v_bytes, v_position);
-      -- 248 is 4 * 62. A byte above it would make the first eight characters more likely than the others.
+      -- 248 is 4 * 62. Larger bytes would make the first eight characters more likely than the others.
       if v_byte < 248 then
         v_text := v_text || api_keys_private.base62(v_byte % 62);
       end if;
@@ -291,7 +301,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.random_base62(integer) is
-  'Returns that many random characters A-Z, a-z, 0-9, all equally likely.';
+  'Returns p_length random characters from A-Z, a-z and 0-9, uniformly distributed.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{random_base62}');
 
 create or replace function api_keys_private.crc32(p_bytes bytea)
@@ -312,7 +322,7 @@ begin
   return v_crc # x'ffffffff'::bigint;
 end;
 $$;
-comment on function api_keys_private.crc32(bytea) is 'Returns the CRC-32 that zip and PNG use.';
+comment on function api_keys_private.crc32(bytea) is 'Returns the CRC-32 of the bytes, as in zip and PNG.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{crc32}');
 
 create or replace function api_keys_private.generate_api_key()
@@ -325,7 +335,7 @@ declare
   v_key text := 'sk_' || api_keys_private.random_base62(40);
   v_checksum bigint := api_keys_private.crc32(convert_to(v_key, 'UTF8'));
 begin
-  -- The checksum lets a client tell a mistyped key from a revoked one without asking, most significant digit first.
+  -- The checksum, most significant digit first, lets clients detect mistyped keys without a request.
   for v_exponent in reverse 5..0 loop
     v_key := v_key || api_keys_private.base62((v_checksum / (62 ^ v_exponent)::bigint % 62)::integer);
   end loop;
@@ -333,10 +343,11 @@ begin
 end;
 $$;
 comment on function api_keys_private.generate_api_key() is
-  'Returns a new key: sk_, 40 random characters, 6 characters of CRC-32 of the preceding ones.';
+  'Returns a new API key: sk_, 40 random characters, and the CRC-32 of both in 6 characters.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{generate_api_key}');
 
--- "create or replace" changes neither a result nor an argument, and an overload would make calls by name ambiguous.
+-- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
+-- arguments ambiguous.
 select audiencelab_private.prepare_functions(
   'create_api_key(p_account_id uuid, p_name text, p_scopes jsonb,
      p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
@@ -370,12 +381,12 @@ begin
   if c_role is not null and not audiencelab_private.is_member(p_account_id, c_role) then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = format('API keys are managed by members with the account role %s, which you do not have', c_role);
+      message = format('only members with the account role %s may manage the API keys of the account', c_role);
   end if;
 end;
 $$;
 comment on function api_keys_private.require_manager(uuid) is
-  'Raises 42501 unless the caller is a member of the account, with the role that settings.manage_keys_role names.';
+  'Raises 42501 unless the caller is a member of the account, with the account role settings.manage_keys_role if it is set.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
 create or replace function public.create_api_key(
@@ -387,12 +398,12 @@ create or replace function public.create_api_key(
 returns public.create_api_key_response
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; members only.
+-- Definer: callers have no access to the table. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_most constant integer := 1000;
+  c_max_live_keys constant integer := 1000;
   v_key text;
   v_row api_keys_private.api_keys;
 begin
@@ -406,16 +417,16 @@ begin
   if p_expires_at <= now() or not isfinite(p_expires_at) then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('the expiry of an API key must be a moment in the future, and %s is not', p_expires_at);
+      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
   end if;
 
-  -- Concurrent calls for the account wait here, so that none of them misses a key of another.
+  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
   perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_most then
+  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_max_live_keys then
     raise exception using
       errcode = 'PT409',
-      message = format('the account has %s live API keys, and more are not allowed', c_most),
-      hint = 'Revoke keys that are no longer used.';
+      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
+      hint = 'Revoke an API key that is no longer used.';
   end if;
 
   v_key := api_keys_private.generate_api_key();
@@ -444,7 +455,18 @@ begin
 end;
 $$;
 comment on function public.create_api_key(uuid, text, jsonb, timestamptz) is
-  'Creates an API key of an account. Members only.';
+$$Creates an API key for an account. The result contains the key itself, which is not stored and cannot be read again.
+
+Callers: authenticated, as a member of the account who may manage its API keys.
+
+- p_account_id: the account that the key acts for.
+- p_name: not blank, at most 255 characters.
+- p_scopes: an array of at most 100 objects {"entity_type", "entity_id", "action"}. Each value is a string that is not blank
+  and has at most 255 characters; "*" matches any value.
+- p_expires_at: a time in the future, before the year 10000. Null, the default, means that the key does not expire.
+
+Errors: 42501 if the account does not exist or the caller may not manage its API keys; 22023 for an invalid argument; 23514
+for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 live API keys.$$;
 select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
@@ -462,7 +484,7 @@ returns table (
 )
 language plpgsql
 stable
--- Definer, because callers have no access to the table; members only.
+-- Definer: callers have no access to the table. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -484,7 +506,12 @@ begin
     order by api_key.created_at desc, api_key.id desc;
 end;
 $$;
-comment on function public.list_api_keys(uuid) is 'Lists the API keys of an account, newest first. Members only.';
+comment on function public.list_api_keys(uuid) is
+$$Returns all API keys of an account, newest first. The result contains neither the keys themselves nor their hashes.
+
+Callers: authenticated, as a member of the account.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it.$$;
 select audiencelab_private.revoke_privileges('public', '{list_api_keys}');
 grant execute on function public.list_api_keys(uuid) to authenticated;
 
@@ -492,7 +519,7 @@ create or replace function public.revoke_api_key(p_api_key_id uuid)
 returns boolean
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; members only.
+-- Definer: callers have no access to the table. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -511,7 +538,12 @@ begin
   return true;
 end;
 $$;
-comment on function public.revoke_api_key(uuid) is 'Revokes an API key permanently. Members of its account only.';
+comment on function public.revoke_api_key(uuid) is
+$$Revokes an API key permanently and returns true. A repeated call has no effect.
+
+Callers: authenticated, as a member of the account of the key who may manage its API keys.
+
+Errors: 42501 if the API key does not exist or the caller may not manage it.$$;
 select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
 grant execute on function public.revoke_api_key(uuid) to authenticated;
 
@@ -519,7 +551,7 @@ create or replace function public.revoke_api_keys_of(p_user_id uuid, p_account_i
 returns integer
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; service_role, and members for the account that they name.
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -527,18 +559,19 @@ declare
   v_live integer;
 begin
   if p_user_id is null then
-    raise exception using errcode = 'invalid_parameter_value', message = 'the id of the user must not be null';
+    raise exception using errcode = 'invalid_parameter_value', message = 'the user id must not be null';
   end if;
   if not audiencelab_private.is_service() then
     if p_account_id is null then
       raise exception using
         errcode = 'insufficient_privilege',
-        message = 'only the service role may revoke the API keys of all accounts: name your account';
+        message = 'only service_role may revoke API keys in all accounts',
+        hint = 'Pass the id of an account as p_account_id.';
     end if;
     perform api_keys_private.require_manager(p_account_id);
   end if;
 
-  -- Expired keys are revoked as well, in case that their expiry is moved, but not counted.
+  -- Expired keys are also revoked, in case their expiry is extended, but not counted.
   with revoked as (
     update api_keys_private.api_keys as api_key
     set is_active = false
@@ -547,7 +580,7 @@ begin
       and (p_account_id is null or api_key.account_id = p_account_id)
     returning api_key.id
   )
-  -- Both parts of the statement read the keys as they were before it.
+  -- The whole statement reads one snapshot, in which the revoked keys are still live.
   select count(*)::integer into v_live
   from revoked
   join api_keys_private.live_api_keys as live on live.id = revoked.id;
@@ -555,13 +588,22 @@ begin
 end;
 $$;
 comment on function public.revoke_api_keys_of(uuid, uuid) is
-  'Revokes all API keys that a user created, in one account or in all, and returns how many of them were live.';
+$$Revokes all API keys that a user created, in one account or in all accounts. Returns the number of keys that were live.
+
+Callers: service_role; authenticated, as a member of the account who may manage its API keys.
+
+- p_user_id: the user who created the keys.
+- p_account_id: the account whose keys are revoked. Null, the default, means all accounts and requires service_role.
+
+Errors: 22023 if p_user_id is null; 42501 if the account does not exist or the caller may not manage its API keys.$$;
 select audiencelab_private.revoke_privileges('public', '{revoke_api_keys_of}');
 grant execute on function public.revoke_api_keys_of(uuid, uuid) to authenticated, service_role;
 
--- A text that shares its prefix with an old key costs a comparison with bcrypt, 0.2 s of CPU. So the comparisons of a prefix that
--- fail are counted, in periods of 30 seconds. After six, a text is compared only in its own slot of the period, two seconds
--- long, and one text a slot. Texts that are sent at random miss their slots; the owner of a key is told when to come back.
+-- A comparison with a bcrypt hash takes 0.2 s of CPU, and an invalid key costs one if it has the prefix of a key that is
+-- hashed with bcrypt. The failed comparisons of each prefix are therefore counted, in periods of 30 seconds. After six of
+-- them, a key is compared only in one slot of two seconds, which its hash determines, and only one key is compared in a
+-- slot. Keys sent at random times mostly miss their slots. The owner of a valid key receives the time until its slot as
+-- Retry-After.
 create or replace function api_keys_private.admit_comparison(p_key_prefix text, p_key_hash text)
 returns bigint
 language plpgsql
@@ -569,43 +611,49 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_seconds constant integer := 2;
-  c_slots constant integer := 15;
-  c_free constant integer := 6;
-  c_now constant numeric := extract(epoch from clock_timestamp()) / c_seconds;
-  c_slot constant bigint := floor(c_now)::bigint;
-  c_own constant bigint := mod(mod(hashtextextended(p_key_hash, 0), c_slots) + c_slots, c_slots);
-  -- In slots from now: 0 to 14.
-  c_distance constant bigint := mod(c_own + c_slots - mod(c_slot, c_slots), c_slots);
+  c_slot_seconds constant integer := 2;
+  c_period_slots constant integer := 15;
+  c_unlimited_comparisons constant integer := 6;
+  -- In slots since 1970.
+  c_now constant numeric := extract(epoch from clock_timestamp()) / c_slot_seconds;
+  c_current_slot constant bigint := floor(c_now)::bigint;
+  -- Relative to the start of a period: 0 to 14.
+  c_key_slot constant bigint :=
+    mod(mod(hashtextextended(p_key_hash, 0), c_period_slots) + c_period_slots, c_period_slots);
+  -- Relative to the current slot: 0 to 14.
+  c_distance constant bigint := mod(c_key_slot + c_period_slots - mod(c_current_slot, c_period_slots), c_period_slots);
   v_comparisons integer;
-  v_slot bigint;
+  v_used_slot bigint;
   v_seconds integer;
 begin
   select failed.comparisons, failed.slot
-  into v_comparisons, v_slot
+  into v_comparisons, v_used_slot
   from api_keys_private.failed_comparisons as failed
-  where failed.key_prefix = p_key_prefix and failed.period = c_slot / c_slots;
-  if not found or v_comparisons < c_free then
+  where failed.key_prefix = p_key_prefix and failed.period = c_current_slot / c_period_slots;
+  if not found or v_comparisons < c_unlimited_comparisons then
     return null;
   end if;
-  if c_distance = 0 and v_slot is distinct from c_slot then
-    return c_slot;
+  if c_distance = 0 and v_used_slot is distinct from c_current_slot then
+    return c_current_slot;
   end if;
 
-  v_seconds := ceil((c_slot + coalesce(nullif(c_distance, 0), c_slots) - c_now) * c_seconds)::integer;
-  -- PTnnn cannot carry a header.
+  v_seconds := ceil(
+    (c_current_slot + coalesce(nullif(c_distance, 0), c_period_slots) - c_now) * c_slot_seconds
+  )::integer;
+  -- SQLSTATE PGRST, because PTnnn cannot set response headers.
   raise exception using
     errcode = 'PGRST',
     message = json_build_object(
       'code', 'PT429',
-      'message', 'too many invalid API keys with this prefix: whether this one is valid can be told later',
+      'message', 'too many invalid API keys with this prefix: the API key was not verified',
       'hint', format('Retry after %s seconds.', v_seconds)
     ),
     detail = json_build_object('status', 429, 'headers', json_build_object('Retry-After', v_seconds::text));
 end;
 $$;
 comment on function api_keys_private.admit_comparison(text, text) is
-  'Admits a text to comparisons with bcrypt: null, or the slot that it uses. Otherwise raises PT429 with Retry-After.';
+  'Admits a key to comparisons with bcrypt hashes: returns null, or the slot that the key uses if the prefix has reached the'
+  ' limit. Otherwise raises PGRST, which is HTTP 429 with Retry-After in seconds.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{admit_comparison}');
 
 create or replace function api_keys_private.count_failed_comparisons(
@@ -627,7 +675,7 @@ as $$
     slot = coalesce(excluded.slot, failed.slot);
 $$;
 comment on function api_keys_private.count_failed_comparisons(text, integer, bigint) is
-  'Counts comparisons with bcrypt hashes that failed, and the slot that admit_comparison returned.';
+  'Adds failed comparisons with bcrypt hashes to the count of a prefix. p_slot is the result of admit_comparison.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{count_failed_comparisons}');
 
 create or replace function api_keys_private.require_live_caller()
@@ -645,22 +693,22 @@ begin
 end;
 $$;
 comment on function api_keys_private.require_live_caller() is
-  'Raises 42501 unless the API key that the request runs as is live.';
+  'Raises 42501 if the API key that the request runs as is revoked or expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; granted to roles that receive keys from clients.
+-- Definer: callers have no access to the table. The result reveals nothing about other keys than the one passed.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
+  c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
   v_id uuid;
   v_account_id uuid;
-  v_old record;
+  v_candidate record;
   v_comparisons integer := 0;
   v_slot bigint;
 begin
@@ -671,32 +719,32 @@ begin
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.key_hash = v_hash;
+  where api_key.key_hash = c_hash;
   if found then
     return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
   end if;
 
-  -- Keys from before SHA-256 have at most 43 characters after sk_, and new ones 46, so the cost of bcrypt is paid only
-  -- for a text that shares its prefix with an old key, and by that key's owner only once.
+  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
+  -- older key costs comparisons with bcrypt, and a valid key costs them once.
   if p_api_key ~ '^sk_[A-Za-z0-9]{4,43}$' then
-    for v_old in
+    for v_candidate in
       select api_key.id, api_key.account_id, api_key.key_hash
       from api_keys_private.live_api_keys as api_key
       where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- Another call may have re-hashed the key since the first query. This query finds it by either hash.
-        or api_key.key_hash = v_hash
+        -- A concurrent call may have re-hashed the key since the first query.
+        or api_key.key_hash = c_hash
     loop
-      if v_old.key_hash <> v_hash then
+      if v_candidate.key_hash <> c_hash then
         if v_comparisons = 0 then
-          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), v_hash);
+          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), c_hash);
         end if;
         v_comparisons := v_comparisons + 1;
       end if;
-      if v_old.key_hash = v_hash or extensions.crypt(p_api_key, v_old.key_hash) = v_old.key_hash then
+      if v_candidate.key_hash = c_hash or extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
         update api_keys_private.api_keys as api_key
-        set key_hash = v_hash
-        where api_key.id = v_old.id and api_key.key_hash <> v_hash;
-        return row(true, v_old.id, v_old.account_id, null::text)::public.verify_api_key_response;
+        set key_hash = c_hash
+        where api_key.id = v_candidate.id and api_key.key_hash <> c_hash;
+        return row(true, v_candidate.id, v_candidate.account_id, null::text)::public.verify_api_key_response;
       end if;
     end loop;
     if v_comparisons > 0 then
@@ -708,7 +756,13 @@ begin
 end;
 $$;
 comment on function public.verify_api_key(text) is
-  'Returns whether a text is a live API key, and whose. Replaces a bcrypt hash when the key is valid.';
+$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked and expired keys
+alike, valid is false and error is 'Invalid API key'. A valid key that is hashed with bcrypt is re-hashed with SHA-256.
+
+Callers: service_role; api_key, as a live API key.
+
+Errors: 42501 if the caller is a revoked or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
+invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
@@ -723,7 +777,7 @@ create or replace function public.log_api_key_usage(
 returns public.api_key_usage_log_response
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; granted to service_role only.
+-- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -734,7 +788,7 @@ begin
   insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
   values (
     p_api_key_id,
-    -- What clients send is cut, because a refusal would lose the record.
+    -- Values from clients are truncated, because an error would lose the log row.
     left(p_endpoint, 2000),
     left(p_method, 255),
     p_status_code,
@@ -743,7 +797,7 @@ begin
   )
   returning log.id, log.timestamp into v_id, v_timestamp;
 
-  -- At most once a minute, and without waiting for a concurrent update, so that calls with the same key do not queue.
+  -- At most once a minute, and without waiting for a concurrent update, so that uses of the same key do not queue.
   update api_keys_private.api_keys as api_key
   set last_used_at = now()
   where api_key.id = (
@@ -761,7 +815,14 @@ exception
 end;
 $$;
 comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
-  'Writes one log row for a use of an API key. A failure is part of the result.';
+$$Writes one log row for a use of an API key, and updates last_used_at of the key at most once a minute. It does not raise an
+error: success is false, and error and error_code are the message and the SQLSTATE.
+
+Callers: service_role.
+
+- p_endpoint, p_method: required; truncated to 2,000 and 255 characters.
+- p_status_code: the HTTP status, or null.
+- p_ip_address, p_user_agent: null, or truncated to 255 and 1,000 characters.$$;
 select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
 grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
 
@@ -806,7 +867,8 @@ as $$
   )
   select event.index, event.id, event.logged_at from event order by event.index;
 $$;
-comment on function api_keys_private.log_usage_events(jsonb) is 'Writes one log row for each event; all or none.';
+comment on function api_keys_private.log_usage_events(jsonb) is
+  'Writes one log row for each event, or none if one of them fails. event_index counts from 0.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
 
 create or replace function public.log_api_key_usage_batch(p_events jsonb)
@@ -820,20 +882,20 @@ returns table (
 )
 language plpgsql
 volatile
--- Definer, because callers have no access to the table; granted to service_role only.
+-- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_most constant integer := 1000;
+  c_max_events constant integer := 1000;
 begin
-  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_most then
+  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_max_events then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('events must be an array of at most %s', c_most);
+      message = format('events must be an array of at most %s objects', c_max_events);
   end if;
 
-  -- Usually all events are valid and one statement inserts them. Otherwise each is inserted separately.
+  -- Usually all events are valid, and one statement inserts them. If it fails, each event is inserted separately.
   begin
     return query
       select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
@@ -863,7 +925,15 @@ begin
 end;
 $$;
 comment on function public.log_api_key_usage_batch(jsonb) is
-  'Writes up to 1,000 log rows, each with its own outcome: a failure does not affect the others.';
+$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time of
+the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
+
+Callers: service_role.
+
+- p_events: an array of objects with api_key_id, endpoint and method, and optionally status_code, ip_address, user_agent and
+  timestamp, which defaults to now(). Texts are truncated as by log_api_key_usage.
+
+Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
 select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
 grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
 
@@ -871,7 +941,7 @@ create or replace function public.has_scope(p_entity_type text, p_entity_id text
 returns boolean
 language sql
 stable
--- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -891,7 +961,10 @@ as $$
   );
 $$;
 comment on function public.has_scope(text, text, text) is
-  'Returns whether the API key that the request runs as has the scope.';
+$$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
+revoked or expired, or if an argument is null.
+
+Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{has_scope}');
 grant execute on function public.has_scope(text, text, text) to api_key;
 
@@ -899,7 +972,7 @@ create or replace function public.get_api_key_account_id()
 returns uuid
 language sql
 stable
--- Definer, because callers have no access to the table; it tells only the account of the key that the request runs as.
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -908,7 +981,9 @@ as $$
   where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
-  'Returns the account of the API key that the request runs as; null if the key is revoked or expired.';
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
+
+Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
 grant execute on function public.get_api_key_account_id() to api_key;
 
@@ -916,7 +991,7 @@ create or replace function api_keys_private.scoped_entity_ids(p_entity_type text
 returns setof uuid
 language sql
 stable
--- Definer, because callers have no access to the table; it tells only the scopes of the key that the request runs as.
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -935,35 +1010,37 @@ as $$
     and scope.value ->> 'action' = any (p_actions || '*'::text);
 $$;
 comment on function api_keys_private.scoped_entity_ids(text, text[]) is
-  'Returns the ids that the scopes of the request''s API key name, for an entity type and any of the actions.';
+  'Returns the entity ids in the scopes of the API key that the request runs as, for an entity type and any of the actions.'
+  ' Wildcards and ids that are not UUIDs are returned as null. Used by policies.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{scoped_entity_ids}');
--- For policies only: without usage of the schema nobody can call it by name.
+-- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.scoped_entity_ids(text, text[]) to api_key;
 
 create or replace function api_keys_private.has_scope_on_all(p_entity_type text, p_actions text[])
 returns boolean
 language sql
 stable
--- Invoker: the caller may execute has_scope itself.
+-- Invoker: the caller may execute has_scope.
 security invoker
 set search_path = pg_catalog, pg_temp
 as $$
   select bool_or(public.has_scope(p_entity_type, '*', action)) from unnest(p_actions) as action;
 $$;
 comment on function api_keys_private.has_scope_on_all(text, text[]) is
-  'Returns whether the request''s API key may do any of the actions with every entity of a type.';
+  'Returns whether the API key that the request runs as has a scope for any of the actions on all entities of a type. Used'
+  ' by policies.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_all}');
--- For policies only: without usage of the schema nobody can call it by name.
+-- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
 drop schema audiencelab_desired cascade;
 
--- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
   "settings_manage_keys_role_fkey":
     "FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE"
 }');
--- The next is NOT VALID in every database, because older ones hold keys of accounts that are gone. Their rows are kept.
+-- NOT VALID, because older databases contain keys of deleted accounts. These rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
 }');
@@ -972,7 +1049,7 @@ select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '
     "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
 }');
 
--- After the foreign key, which keeps accounts from being deleted meanwhile.
+-- Deactivates the keys of deleted accounts. This follows the foreign key, so that no account is deleted in between.
 update api_keys_private.api_keys as api_key
 set is_active = false
 where api_key.is_active

@@ -1,6 +1,6 @@
 -- Enrichment jobs: their counters, their status, and the progress of each worker.
 --
--- One transaction, safe to run again, after 20261122000200_api_keys.sql.
+-- One transaction, safe to run again. Requires 20261122000200_api_keys.sql.
 
 begin;
 
@@ -20,7 +20,9 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership('enrichment_private', '{worker_progress}');
-select audiencelab_private.require_ownership('public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}');
+select audiencelab_private.require_ownership(
+  'public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}'
+);
 
 create schema if not exists enrichment_private;
 comment on schema enrichment_private is 'The progress of the workers of enrichment jobs. Not exposed by the REST API.';
@@ -33,22 +35,22 @@ language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- Functions that run as the owner of the table may lower them.
+  -- Functions that run as the owner of the table may decrease the counters.
   if current_user <> 'service_role'
     and not pg_has_role((select relowner from pg_class where oid = tg_relid), 'usage')
   then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = 'only the service role may lower processed_records or failed_records';
+      message = 'only service_role may decrease processed_records or failed_records';
   end if;
   return new;
 end;
 $$;
 comment on function enrichment_private.keep_counters() is
-  'Before update that lowers a counter: raises 42501, except for service_role and the owner of the table.';
+  'Trigger function, before an update that decreases a counter: raises 42501, except for service_role and the table owner.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{keep_counters}');
 
--- The tables are created here, and then applied to those that the database has.
+-- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.enrichment_tracking (
@@ -80,7 +82,7 @@ create index enrichment_tracking_account_id_status_created_at_idx
 create index enrichment_tracking_audience_id_created_at_idx
   on audiencelab_desired.enrichment_tracking (audience_id, created_at desc);
 create index enrichment_tracking_created_by_idx on audiencelab_desired.enrichment_tracking (created_by);
--- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
+-- BRIN, because the planner could scan a B-tree of all accounts for one page of an account.
 create index enrichment_tracking_created_at_idx on audiencelab_desired.enrichment_tracking using brin (created_at);
 -- Workers look for unfinished jobs in all accounts.
 create index enrichment_tracking_unfinished_idx
@@ -106,41 +108,41 @@ create trigger keep_counters_enrichment_tracking
 create trigger enrichment_tracking_total_records_limit
   before insert or update of total_records on audiencelab_desired.enrichment_tracking
   for each row when (new.total_records < 0)
-  execute function audiencelab_private.enforce_limit('total_records', 'is 0 or more');
+  execute function audiencelab_private.enforce_limit('total_records', 'must be 0 or more');
 create trigger enrichment_tracking_processed_records_limit
   before insert or update of processed_records on audiencelab_desired.enrichment_tracking
   for each row when (new.processed_records < 0)
-  execute function audiencelab_private.enforce_limit('processed_records', 'is 0 or more');
+  execute function audiencelab_private.enforce_limit('processed_records', 'must be 0 or more');
 create trigger enrichment_tracking_failed_records_limit
   before insert or update of failed_records on audiencelab_desired.enrichment_tracking
   for each row when (new.failed_records < 0)
-  execute function audiencelab_private.enforce_limit('failed_records', 'is 0 or more');
+  execute function audiencelab_private.enforce_limit('failed_records', 'must be 0 or more');
 create trigger enrichment_tracking_started_at_limit
   before insert or update of started_at on audiencelab_desired.enrichment_tracking
   for each row when (new.started_at < '0001-01-01 00:00:00+00' or new.started_at >= '10000-01-01 00:00:00+00')
-  execute function audiencelab_private.enforce_limit('started_at', 'is in the years 1 to 9999');
+  execute function audiencelab_private.enforce_limit('started_at', 'must be in the years 1 to 9999');
 create trigger enrichment_tracking_completed_at_limit
   before insert or update of completed_at on audiencelab_desired.enrichment_tracking
   for each row when (new.completed_at < '0001-01-01 00:00:00+00' or new.completed_at >= '10000-01-01 00:00:00+00')
-  execute function audiencelab_private.enforce_limit('completed_at', 'is in the years 1 to 9999');
--- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+  execute function audiencelab_private.enforce_limit('completed_at', 'must be in the years 1 to 9999');
+-- Short values cannot exceed the limits. Checking the length first saves the function call for most rows.
 create trigger enrichment_tracking_metadata_limit
   before insert or update of metadata on audiencelab_desired.enrichment_tracking
   for each row
   when (octet_length(new.metadata::text) > 200 and audiencelab_private.exceeds_json_limit(new.metadata))
   execute function audiencelab_private.enforce_limit(
-    'metadata', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+    'metadata', 'must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
   );
 create trigger enrichment_tracking_enrichment_fields_limit
   before insert or update of enrichment_fields on audiencelab_desired.enrichment_tracking
   for each row
   when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
   execute function audiencelab_private.enforce_limit(
-    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+    'enrichment_fields', 'must have at most 1,000 elements of at most 255 characters'
   );
 
--- `= any (array(select ...))` evaluates the caller's accounts once a statement, and can use an index on account_id.
--- has_role_on_account(account_id) would run once a row.
+-- `= any (array(select ...))` evaluates the caller's accounts once per statement, and can use an index on account_id.
+-- has_role_on_account(account_id) would run once per row.
 create policy enrichment_tracking_select on audiencelab_desired.enrichment_tracking
   for select to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())));
@@ -151,8 +153,8 @@ create policy enrichment_tracking_update on audiencelab_desired.enrichment_track
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())))
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An API key reads the jobs of its account that one of its scopes covers: all of them, or the one that a scope names.
--- A key that may write a job may read it.
+-- An API key reads the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope. A scope
+-- for writing includes reading.
 create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichment_tracking
   for select to api_key
   using (
@@ -180,12 +182,12 @@ create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichme
   );
 
 select audiencelab_private.apply_table('public', 'enrichment_tracking');
-comment on table public.enrichment_tracking is 'Jobs that enrich the records of an audience, by account.';
-comment on column public.enrichment_tracking.enrichment_fields is 'The fields that the job fills.';
+comment on table public.enrichment_tracking is 'Enrichment jobs, by account. A job adds data to the records of an audience.';
+comment on column public.enrichment_tracking.enrichment_fields is 'The names of the fields that the job adds.';
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
 grant select on public.enrichment_tracking to api_key;
--- Neither the account of the job nor its audience.
+-- Not the columns that identify the job, such as account_id and audience_id.
 grant update (
   status, total_records, processed_records, failed_records, enrichment_fields, metadata, started_at, completed_at
 ) on public.enrichment_tracking to api_key;
@@ -202,7 +204,7 @@ create table audiencelab_desired.worker_progress (
 select audiencelab_private.apply_table('enrichment_private', 'worker_progress');
 comment on table enrichment_private.worker_progress is
   'The running totals of each worker of a job. The counters of the job are their sums.';
--- There is no policy: only service_role reads the table, and row level security does not bind it.
+-- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on enrichment_private.worker_progress to service_role;
 
 create or replace function enrichment_private.may_write(p_job public.enrichment_tracking)
@@ -211,7 +213,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- Inside a definer function current_user is its owner, but the setting is still the request's role.
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
@@ -225,7 +227,8 @@ as $$
   end;
 $$;
 comment on function enrichment_private.may_write(public.enrichment_tracking) is
-  'Returns whether the request may report progress of the job.';
+  'Returns whether the caller may report progress of the job: service_role, the members of its account, and API keys with a'
+  ' scope for writing it.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}');
 
 select audiencelab_private.prepare_functions(
@@ -240,7 +243,7 @@ language sql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
-  -- A worker that reports nonsense must not stop the reports of the others: the sums end at the range of the columns.
+  -- The sums are limited to the range of the columns, so that a wrong report does not make those of other workers fail.
   select
     least(coalesce(sum(progress.processed_records), 0), 2147483647)::integer,
     least(coalesce(sum(progress.failed_records), 0), 2147483647)::integer
@@ -248,7 +251,7 @@ as $$
   where progress.job_id = p_job_id;
 $$;
 comment on function enrichment_private.count_records(uuid) is
-  'Returns the sums of the totals of all workers of a job, at most 2147483647 each.';
+  'Returns the sums of the totals of all workers of a job, each limited to 2147483647.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{count_records}');
 
 create or replace function public.report_enrichment_progress(
@@ -260,39 +263,39 @@ create or replace function public.report_enrichment_progress(
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer, because the workers' totals are closed to everybody; members, service_role and keys with the scope only.
+-- Definer: callers have no access to worker_progress. The function checks write access to the job itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.enrichment_tracking;
-  v_found boolean;
+  v_may_write boolean;
   v_processed integer;
   v_failed integer;
 begin
   if p_worker is null or btrim(p_worker) = '' or length(p_worker) > 255 then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'the name of a worker must have 1 to 255 characters, not all of them blank';
+      message = 'the worker name must not be blank and must have at most 255 characters';
   end if;
   if p_processed is null or p_processed < 0 or p_failed is null or p_failed < 0 then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'a worker''s totals of processed and failed records must be 0 or more';
+      message = 'the numbers of processed and failed records must be 0 or more';
   end if;
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
-  v_found := enrichment_private.may_write(v_job);
-  if v_found then
+  v_may_write := enrichment_private.may_write(v_job);
+  if v_may_write then
     -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
     -- on one job, so that each sum includes all earlier reports.
     select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
-    v_found := found;
+    v_may_write := found;
   end if;
-  if v_found is not true then
+  if v_may_write is not true then
     raise exception using
       errcode = 'PT404',
-      message = 'the enrichment job does not exist, or you may not write it';
+      message = 'the enrichment job does not exist, or you may not update it';
   end if;
   if v_job.status in ('completed', 'failed') then
     raise exception using
@@ -300,7 +303,7 @@ begin
       message = format('the enrichment job is already %s: its progress can no longer change', v_job.status);
   end if;
 
-  -- Totals only increase: repeated or late reports change nothing.
+  -- Totals only increase, so repeated and late reports change nothing.
   insert into enrichment_private.worker_progress as progress (job_id, worker, processed_records, failed_records)
   values (p_job_id, p_worker, p_processed, p_failed)
   on conflict (job_id, worker) do update
@@ -331,7 +334,18 @@ begin
 end;
 $$;
 comment on function public.report_enrichment_progress(uuid, text, integer, integer) is
-  'Stores a worker''s running totals and returns the job. A repeated or late report changes nothing.';
+$$Stores the running totals of a worker and returns the job. The counters of the job become the sums over all its workers. The
+first report sets the status to processing and, if it is null, started_at to now(). Totals never decrease, so a repeated
+or late report changes nothing.
+
+Callers: service_role; authenticated, as a member of the account of the job; api_key, with a scope for writing the job.
+
+- p_worker: a name that identifies the worker within the job; not blank, at most 255 characters.
+- p_processed: the number of records that the worker has processed since the job started; 0 or more.
+- p_failed: how many of them failed; 0 or more.
+
+Errors: 22023 for an invalid argument; PT404 (HTTP 404) if the job does not exist or the caller may not update it; PT409
+(HTTP 409) if the job is completed or failed.$$;
 select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
@@ -340,7 +354,7 @@ create or replace function public.reset_enrichment_progress(p_job_id uuid, p_wor
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer, because the sums are closed to everybody; granted to service_role only.
+-- Definer: the owner may execute count_records. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -365,17 +379,23 @@ begin
 end;
 $$;
 comment on function public.reset_enrichment_progress(uuid, text) is
-  'Discards the totals of one worker of a job, or of all, and returns the job with its counters recalculated.';
+$$Deletes the totals of a worker of a job, recalculates the counters of the job and returns it.
+
+Callers: service_role.
+
+- p_worker: the name of the worker. Null, the default, means all workers of the job.
+
+Errors: PT404 (HTTP 404) if the job does not exist.$$;
 select audiencelab_private.revoke_privileges('public', '{reset_enrichment_progress}');
 grant execute on function public.reset_enrichment_progress(uuid, text) to service_role;
 
 drop schema audiencelab_desired cascade;
 
--- Progress of jobs that no longer exist, for example after the table of jobs was dropped.
+-- Deletes the progress of jobs that no longer exist, for example because the table of jobs was dropped.
 delete from enrichment_private.worker_progress as progress
 where not exists (select from public.enrichment_tracking as job where job.id = progress.job_id);
 
--- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('enrichment_private.worker_progress', '{
   "worker_progress_job_id_fkey":
     "FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE"

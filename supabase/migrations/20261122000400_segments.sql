@@ -1,6 +1,6 @@
 -- Segments: saved audiences of an account, with soft delete.
 --
--- One transaction, safe to run again, after 20261122000200_api_keys.sql.
+-- One transaction, safe to run again. Requires 20261122000200_api_keys.sql.
 
 begin;
 
@@ -23,7 +23,7 @@ select audiencelab_private.require_ownership(
   'public', '{segments,create_studio_segment,delete_studio_segment,restore_studio_segment}'
 );
 
--- The table is created here, and then applied to the one that the database has.
+-- The table is created in this schema, then applied to that of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.segments (
@@ -44,14 +44,14 @@ create table audiencelab_desired.segments (
   constraint segments_pkey primary key (id),
   constraint segments_source_type_check check (source_type in ('audience', 'webhook_upload', 'csv_upload'))
 );
--- Lists are read newest first within an account; id makes the order total. The included columns are those that the policy
--- reads, so that counting needs the index only.
+-- Lists are read newest first within an account; id makes the order total. The policy reads the included columns, so that
+-- counting uses index-only scans.
 create index segments_account_id_created_at_id_idx
   on audiencelab_desired.segments (account_id, created_at desc, id desc) include (deleted, updated_at);
 create index segments_account_id_source_type_created_at_idx
   on audiencelab_desired.segments (account_id, source_type, created_at desc);
 create index segments_created_by_idx on audiencelab_desired.segments (created_by);
--- BRIN, because a B-tree over all accounts could lead the planner to scan everybody's rows for one account's page.
+-- BRIN, because the planner could scan a B-tree of all accounts for one page of an account.
 create index segments_created_at_idx on audiencelab_desired.segments using brin (created_at);
 -- For purging deleted segments, which are few.
 create index segments_deleted_idx on audiencelab_desired.segments (updated_at) where deleted;
@@ -71,46 +71,46 @@ create trigger keep_identity_segments
 create trigger segments_name_limit
   before insert or update of name on audiencelab_desired.segments
   for each row when (length(new.name) > 255)
-  execute function audiencelab_private.enforce_limit('name', 'has at most 255 characters');
+  execute function audiencelab_private.enforce_limit('name', 'must have at most 255 characters');
 create trigger segments_description_limit
   before insert or update of description on audiencelab_desired.segments
   for each row when (length(new.description) > 10000)
-  execute function audiencelab_private.enforce_limit('description', 'has at most 10,000 characters');
+  execute function audiencelab_private.enforce_limit('description', 'must have at most 10,000 characters');
 create trigger segments_source_id_limit
   before insert or update of source_id on audiencelab_desired.segments
   for each row when (length(new.source_id) > 1000)
-  execute function audiencelab_private.enforce_limit('source_id', 'has at most 1,000 characters');
--- Shorter JSON cannot exceed the limit, and shorter texts neither; so most rows do not pay for the calls.
+  execute function audiencelab_private.enforce_limit('source_id', 'must have at most 1,000 characters');
+-- Short values cannot exceed the limits. Checking the length first saves the function call for most rows.
 create trigger segments_filters_limit
   before insert or update of filters on audiencelab_desired.segments
   for each row
   when (octet_length(new.filters::text) > 200 and audiencelab_private.exceeds_json_limit(new.filters))
   execute function audiencelab_private.enforce_limit(
-    'filters', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+    'filters', 'must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
   );
 create trigger segments_custom_columns_limit
   before insert or update of custom_columns on audiencelab_desired.segments
   for each row
   when (octet_length(new.custom_columns::text) > 200 and audiencelab_private.exceeds_json_limit(new.custom_columns))
   execute function audiencelab_private.enforce_limit(
-    'custom_columns', 'has at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
+    'custom_columns', 'must have at most 262,144 bytes as text, 100 levels, and numbers in the range of a double'
   );
 create trigger segments_tags_limit
   before insert or update of tags on audiencelab_desired.segments
   for each row
   when (octet_length(new.tags::text) > 255 and audiencelab_private.exceeds_texts_limit(new.tags))
-  execute function audiencelab_private.enforce_limit('tags', 'has at most 1,000 texts of at most 255 characters');
+  execute function audiencelab_private.enforce_limit('tags', 'must have at most 1,000 elements of at most 255 characters');
 create trigger segments_enrichment_fields_limit
   before insert or update of enrichment_fields on audiencelab_desired.segments
   for each row
   when (octet_length(new.enrichment_fields::text) > 255 and audiencelab_private.exceeds_texts_limit(new.enrichment_fields))
   execute function audiencelab_private.enforce_limit(
-    'enrichment_fields', 'has at most 1,000 texts of at most 255 characters'
+    'enrichment_fields', 'must have at most 1,000 elements of at most 255 characters'
   );
 
--- PostgreSQL applies this policy to the new row of an UPDATE with a WHERE, too, and a soft delete creates a deleted row. So
--- the policy admits a row that the current transaction has changed: the trigger sets updated_at to the transaction's time,
--- and a transaction that only reads has no id.
+-- PostgreSQL also applies this policy to the new row of an UPDATE with a WHERE clause, which is deleted after a soft delete.
+-- The policy therefore admits rows that the current transaction changed: the trigger sets their updated_at to now(), and a
+-- transaction that only reads has no transaction id.
 create policy segments_select on audiencelab_desired.segments
   for select to authenticated
   using (
@@ -120,7 +120,7 @@ create policy segments_select on audiencelab_desired.segments
 create policy segments_insert on audiencelab_desired.segments
   for insert to authenticated
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- Without a WHERE the policy above does not apply, so that deleted rows are excluded here as well.
+-- An UPDATE or DELETE without a WHERE clause does not apply the policy above, so these exclude deleted rows, too.
 create policy segments_update on audiencelab_desired.segments
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted)
@@ -128,7 +128,7 @@ create policy segments_update on audiencelab_desired.segments
 create policy segments_delete on audiencelab_desired.segments
   for delete to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted);
--- An API key reads the segments of its account that one of its scopes covers: all of them, or the one that a scope names.
+-- An API key reads the segments of its account that its scopes cover: all segments ("*") or those with the id in a scope.
 create policy segments_select_api_key on audiencelab_desired.segments
   for select to api_key
   using (
@@ -141,13 +141,13 @@ create policy segments_select_api_key on audiencelab_desired.segments
   );
 
 select audiencelab_private.apply_table('public', 'segments');
-comment on table public.segments is 'Saved audience segments, by account. Deleted ones stay, hidden, until they are purged.';
-comment on column public.segments.source_id is 'Id of the audience or upload that source_type names.';
+comment on table public.segments is 'Saved audience segments, by account. Deleted segments are hidden until they are purged.';
+comment on column public.segments.source_id is 'The id of the audience or upload. source_type states which of them it is.';
 comment on column public.segments.filters is
   'Array of objects such as {"field": "country", "operator": "=", "value": "US"}.';
 comment on column public.segments.custom_columns is
   'Array of objects such as {"field": "score", "headerName": "Score", "type": "number"}.';
-comment on column public.segments.deleted is 'Soft delete: members no longer see the row.';
+comment on column public.segments.deleted is 'Whether the segment is deleted. Members do not see deleted segments.';
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
 grant select on public.segments to api_key;
@@ -177,7 +177,7 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Definer, because callers have no access to schema audiencelab_private; members only.
+-- Definer: callers have no access to schema audiencelab_private. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -233,7 +233,19 @@ begin
 end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
-  'Creates a segment of an account, in the caller''s name. Members only.';
+$$Creates a segment in an account and returns its id. The caller becomes its created_by.
+
+Callers: authenticated, as a member of the account.
+
+- p_name: not blank, at most 255 characters.
+- p_source_type: audience, webhook_upload or csv_upload.
+- p_source_id: the id of the audience or upload; not blank, at most 1,000 characters.
+- p_description: at most 10,000 characters.
+- p_filters, p_custom_columns: arrays of objects, each array of at most 262,144 bytes.
+- p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a
+value that exceeds a limit.$$;
 select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
   to authenticated;
@@ -242,7 +254,7 @@ create or replace function public.delete_studio_segment(p_segment_id uuid)
 returns void
 language plpgsql
 volatile
--- Definer, so that a segment that is deleted already is found; members only.
+-- Definer: row level security hides deleted segments. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -258,7 +270,12 @@ begin
   update public.segments as segment set deleted = true where segment.id = p_segment_id and not segment.deleted;
 end;
 $$;
-comment on function public.delete_studio_segment(uuid) is 'Deletes a segment softly. Members only.';
+comment on function public.delete_studio_segment(uuid) is
+$$Deletes a segment softly: the segment is hidden until it is restored or purged. A repeated call has no effect.
+
+Callers: authenticated, as a member of the account of the segment.
+
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
 select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
 grant execute on function public.delete_studio_segment(uuid) to authenticated;
 
@@ -266,7 +283,7 @@ create or replace function public.restore_studio_segment(p_segment_id uuid)
 returns public.segments
 language plpgsql
 volatile
--- Definer, because row security shows deleted segments to nobody; members only.
+-- Definer: row level security hides deleted segments. The function checks membership itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -286,13 +303,18 @@ begin
   return v_segment;
 end;
 $$;
-comment on function public.restore_studio_segment(uuid) is 'Restores a deleted segment. Members only.';
+comment on function public.restore_studio_segment(uuid) is
+$$Restores a deleted segment and returns it. A segment that is not deleted is returned unchanged.
+
+Callers: authenticated, as a member of the account of the segment.
+
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
 select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
 grant execute on function public.restore_studio_segment(uuid) to authenticated;
 
 drop schema audiencelab_desired cascade;
 
--- Foreign keys come last: adding one locks the referenced table until the transaction ends.
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('public.segments', '{
   "segments_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE",
   "segments_created_by_fkey": "FOREIGN KEY (created_by) REFERENCES auth.users(id) ON DELETE CASCADE"

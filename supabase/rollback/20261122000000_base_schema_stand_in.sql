@@ -1,6 +1,7 @@
--- Rolls back the stand-in for V3's base schema. On a database with V3's own base schema it does nothing at all.
+-- Rolls back the stand-in for V3's base schema. On a database with V3's own base schema, it does nothing.
 --
--- THIS DELETES DATA: all accounts and memberships. It refuses to run until confirmed in the same session:
+-- THIS DELETES DATA: all accounts and memberships. It raises an error and changes nothing unless confirmed in the same
+-- session:
 --
 --   set audiencelab.confirm_rollback = 'delete the stand-in accounts';
 
@@ -15,17 +16,17 @@ begin
   if obj_description(to_regclass('public.accounts'), 'pg_class') is null
     or obj_description(to_regclass('public.accounts'), 'pg_class') not like '%Stand-in for V3''s own table.'
   then
-    raise notice 'public.accounts is not the stand-in: nothing to roll back';
+    raise notice 'public.accounts is not the stand-in for V3''s base schema, so there is nothing to roll back';
     return;
   end if;
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete the stand-in accounts' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed: this would delete all accounts and memberships. If that is what you want, run'
+      message = 'nothing was changed: this deletes all accounts and memberships. To confirm, run'
         ' first: set audiencelab.confirm_rollback = ''delete the stand-in accounts''';
   end if;
 
-  -- In one statement, because the policies of one name another.
+  -- One statement, because the policy of public.accounts depends on another of the tables.
   drop table public.accounts, public.accounts_memberships, public.roles;
   drop function public.has_role_on_account(uuid, varchar);
   drop function public.trigger_set_timestamps();

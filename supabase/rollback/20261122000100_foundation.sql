@@ -1,8 +1,8 @@
 -- Rolls back the migration of the same name: role api_key and schema audiencelab_private.
 --
--- It deletes no rows. Role api_key is dropped even if it existed before the migration, but it is kept, with a warning, where
--- other objects depend on it, such as policies of other tables.
--- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- It deletes no rows. Role api_key is dropped even if it existed before the migration. It is kept, with a warning, if other
+-- objects depend on it, such as policies of other tables.
+-- If `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
 -- supabase migration repair --status reverted 20261122000100
 
 begin;
@@ -43,7 +43,7 @@ drop function if exists audiencelab_private.require_member(uuid);
 drop function if exists audiencelab_private.is_member(uuid, varchar);
 drop function if exists audiencelab_private.member_account_ids();
 drop function if exists audiencelab_private.caller_id();
--- Without cascade: objects of somebody else in the schema make this fail.
+-- Without CASCADE, so that it raises an error if the schema contains other objects.
 drop schema if exists audiencelab_private;
 
 do $role$
@@ -65,7 +65,7 @@ begin
     left join pg_database as database on database.oid = dependency.dbid
     where dependency.refclassid = 'pg_authid'::regclass
       and dependency.refobjid = to_regrole('api_key')
-      -- The migration granted usage of schema public.
+      -- The usage of schema public that the migration granted is no other object.
       and (dependency.classid, dependency.objid, database.datname)
         is distinct from ('pg_namespace'::regclass, to_regnamespace('public'), current_database())
   ) as dependent (description);

@@ -1,13 +1,13 @@
 -- Rolls back the migration of the same name: the tables, types and functions of API keys.
 --
 -- THIS DELETES DATA: all API keys, including those from before the migration, and their usage logs. Every API key stops working.
--- What an earlier script had created for the tables was replaced by the migration and is not restored.
--- It refuses to run until confirmed in the same session:
+-- Objects of earlier scripts that the migration replaced are not restored.
+-- It raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all API keys';
 --
 -- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
--- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- If `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
 -- supabase migration repair --status reverted 20261122000200
 
 begin;
@@ -32,8 +32,8 @@ begin
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed: this deletes all API keys, including those from before the migration, and their logs. To confirm, run'
-        ' first: set audiencelab.confirm_rollback = ''delete all API keys''';
+      message = 'nothing was changed: this deletes all API keys, including those from before the migration, and their'
+        ' usage logs. To confirm, run first: set audiencelab.confirm_rollback = ''delete all API keys''';
   end if;
 end;
 $confirmation$;
@@ -70,7 +70,7 @@ drop table if exists api_keys_private.settings;
 drop table if exists api_keys_private.failed_comparisons;
 drop table if exists api_keys_private.api_key_logs;
 drop table if exists api_keys_private.api_keys;
--- Without cascade: objects of somebody else in the schema make this fail.
+-- Without CASCADE, so that it raises an error if the schema contains other objects.
 drop schema if exists api_keys_private;
 
 notify pgrst, 'reload schema';

@@ -1,13 +1,13 @@
 -- Rolls back the migration of the same name: the tables of enrichment jobs and of worker progress, and their functions.
 --
--- THIS DELETES DATA: all enrichment jobs, including those from before the migration, and the totals of each worker. What an
--- earlier script had created for the table (policies, indexes) was replaced by the migration and is not restored.
--- It refuses to run until confirmed in the same session:
+-- THIS DELETES DATA: all enrichment jobs, including those from before the migration, and the totals of each worker.
+-- Objects of earlier scripts that the migration replaced, such as policies and indexes, are not restored.
+-- It raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all enrichment jobs';
 --
 -- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
--- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- If `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
 -- supabase migration repair --status reverted 20261122000300
 
 begin;
@@ -22,8 +22,8 @@ begin
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all enrichment jobs' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
-      message = 'nothing was changed: this deletes all enrichment jobs, including those from before the migration. To confirm, run'
-        ' first: set audiencelab.confirm_rollback = ''delete all enrichment jobs''';
+      message = 'nothing was changed: this deletes all enrichment jobs, including those from before the migration. To'
+        ' confirm, run first: set audiencelab.confirm_rollback = ''delete all enrichment jobs''';
   end if;
 end;
 $confirmation$;
@@ -39,14 +39,14 @@ begin
   end if;
 end;
 $schema$;
--- Its policies and triggers go with the table, and so does its entry in the publication.
+-- This also drops its policies, its triggers and its entry in the publication.
 drop table if exists public.enrichment_tracking;
 do $schema$
 begin
   if to_regnamespace('enrichment_private') is not null then
-    -- Only now, because the table had a trigger that calls it.
+    -- After the table, because a trigger of the table calls it.
     drop function if exists enrichment_private.keep_counters();
-    -- Without cascade: objects of somebody else in the schema make this fail.
+    -- Without CASCADE, so that it raises an error if the schema contains other objects.
     drop schema enrichment_private;
   end if;
 end;

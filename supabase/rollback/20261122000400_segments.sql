@@ -1,13 +1,13 @@
 -- Rolls back the migration of the same name: the table of segments and its functions.
 --
--- THIS DELETES DATA: all segments, including those from before the migration. What an earlier script had created for the table
--- (policies, indexes, functions) was replaced by the migration and is not restored.
--- It refuses to run until confirmed in the same session:
+-- THIS DELETES DATA: all segments, including those from before the migration. Objects of earlier scripts that the migration
+-- replaced, such as policies, indexes and functions, are not restored.
+-- It raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all segments';
 --
 -- With psql: psql -v ON_ERROR_STOP=1 -c "set ..." -f this-file. In the SQL editor: paste the line above this file.
--- Where `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
+-- If `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
 -- supabase migration repair --status reverted 20261122000400
 
 begin;
@@ -33,7 +33,7 @@ drop function if exists public.delete_studio_segment(uuid);
 drop function if exists public.create_studio_segment(
   uuid, text, text, text, text, jsonb, text[], jsonb, text[]
 );
--- Its policies and triggers go with the table, and so does its entry in the publication.
+-- This also drops its policies, its triggers and its entry in the publication.
 drop table if exists public.segments;
 
 notify pgrst, 'reload schema';

@@ -1,4 +1,4 @@
--- Enrichment jobs: started by a member, worked on by many, finished once.
+-- Enrichment jobs: members create and finish them; workers report progress.
 
 begin;
 
@@ -12,7 +12,7 @@ as $$
   select md5(p_name)::uuid;
 $$;
 
--- As PostgREST does for a request: the role, and the claims of its token. `reset role` ends it.
+-- Sets the role and the claims as PostgREST does for a request. `reset role` resets the role.
 create function pg_temp.act_as(p_role text, p_subject uuid default null)
 returns void
 language sql
@@ -24,7 +24,7 @@ $$;
 
 grant execute on function pg_temp.id(text), pg_temp.act_as(text, uuid) to public;
 
--- Ada owns the account of the engines, and Mallory another one.
+-- Ada owns the account "engines". Mallory owns another account.
 insert into auth.users (id) values (pg_temp.id('ada')), (pg_temp.id('mallory'));
 insert into public.accounts (id, name, primary_owner_user_id)
 values
@@ -43,94 +43,94 @@ values (pg_temp.id('job'), pg_temp.id('engines'), pg_temp.id('audience'), 'email
 select results_eq(
   $$ select status, processed_records, failed_records from public.enrichment_tracking $$,
   $$ values ('pending', 0, 0) $$,
-  'a job waits'
+  'a new job is pending, with counters of 0'
 );
 select throws_ok(
   $$ delete from public.enrichment_tracking $$,
   '42501',
   null,
-  'a member does not delete jobs'
+  'a member cannot delete a job'
 );
 
--- Two workers report what each has done so far.
+-- Two workers report their running totals.
 select pg_temp.act_as('service_role');
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'a', 10, 1)).status,
   'processing',
-  'the first report starts the job'
+  'the first report sets the status to processing'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'b', 20, 0)).processed_records,
   30,
-  'a job''s counter is the sum over its workers'
+  'a counter is the sum over all workers'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'b', 20, 0)).processed_records,
   30,
-  'a report that comes twice counts once'
+  'a repeated report changes nothing'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'b', 5, 0)).processed_records,
   30,
-  'a report that comes late changes nothing'
+  'a late report changes nothing'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'a', 15, 4)).failed_records,
   4,
-  'failures are summed, too'
+  'failed records are counted'
 );
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), 'a', -1, 0) $$,
   '22023',
   null,
-  'totals are not negative'
+  'a negative total raises 22023'
 );
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), ' ', 1, 0) $$,
   '22023',
   null,
-  'a worker has a name'
+  'a blank worker name raises 22023'
 );
 
--- Mallory belongs to another account.
+-- Mallory is a member of another account only.
 select pg_temp.act_as('authenticated', pg_temp.id('mallory'));
-select is_empty($$ select from public.enrichment_tracking $$, 'a stranger sees nothing');
+select is_empty($$ select from public.enrichment_tracking $$, 'a non-member reads no job');
 select is_empty(
   $$ update public.enrichment_tracking set status = 'failed' returning id $$,
-  'a stranger changes nothing'
+  'a non-member updates no job'
 );
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), 'c', 1, 0) $$,
   'PT404',
   null,
-  'a stranger reports nothing'
+  'a non-member cannot report progress'
 );
 select throws_ok(
   $$ select from enrichment_private.worker_progress $$,
   '42501',
   null,
-  'and does not see who works'
+  'a user cannot read the totals of workers'
 );
 
--- Ada finishes the job, and that is the end of it.
+-- Ada completes the job.
 select pg_temp.act_as('authenticated', pg_temp.id('ada'));
 update public.enrichment_tracking set status = 'completed', completed_at = now() where id = pg_temp.id('job');
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), 'a', 90, 4) $$,
   'PT409',
   null,
-  'a finished job takes no reports'
+  'a report for a completed job raises PT409'
 );
 select results_eq(
   $$ select processed_records, failed_records from public.enrichment_tracking $$,
   $$ values (35, 4) $$,
-  'its counters stay as they were'
+  'the counters of a completed job do not change'
 );
 select throws_ok(
   $$ update public.enrichment_tracking set status = 'done' $$,
   '23514',
   null,
-  'there are four states'
+  'an unknown status violates the check constraint'
 );
 
 select * from finish();

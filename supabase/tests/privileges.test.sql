@@ -1,15 +1,15 @@
--- Who may do what, table by table and function by function: all that is granted, and no more.
+-- Privileges on schemas, tables and functions: exactly those that the roles need.
 
 begin;
 
-select plan(49);
+select plan(36);
 
-select has_role('api_key', 'requests with an API key have a role');
-select is_member_of('api_key', 'authenticator', 'that the REST API can take');
+select has_role('api_key', 'role api_key exists');
+select is_member_of('api_key', 'authenticator', 'authenticator can switch to api_key');
 select results_eq(
   $$ select rolcanlogin, rolbypassrls, rolsuper, rolcreaterole from pg_roles where rolname = 'api_key' $$,
   $$ values (false, false, false, false) $$,
-  'and that can do nothing by itself'
+  'api_key has no attributes that grant privileges'
 );
 
 -- Schemas.
@@ -32,7 +32,7 @@ from (
     ('service_role', '{USAGE}')
 ) as role (name, privileges);
 
--- Tables: every one of ours is under row security, and these are its privileges.
+-- Tables: row level security and privileges.
 select is(
   (select bool_and(relrowsecurity) from pg_class where oid in (
     'public.segments'::regclass,
@@ -44,7 +44,7 @@ select is(
     'enrichment_private.worker_progress'::regclass
   )),
   true,
-  'row security is on for every table'
+  'row level security is enabled on every table'
 );
 select table_privs_are(
   'public',
@@ -74,7 +74,7 @@ select is(
     'completed_at', 'enrichment_fields', 'failed_records', 'metadata', 'processed_records', 'started_at', 'status',
     'total_records'
   ],
-  'api_key updates how far a job is, and not whose it is'
+  'api_key may update the progress of a job, but not the columns that identify it'
 );
 select is_empty(
   $$
@@ -84,7 +84,7 @@ select is_empty(
     where relnamespace in ('api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
       and grantee not in (relowner, 'service_role'::regrole)
   $$,
-  'nobody but service_role has anything to do with the private tables'
+  'only service_role has privileges on the private tables'
 );
 
 -- Policies.
@@ -107,54 +107,66 @@ select policies_are('api_keys_private', 'failed_comparisons', array[]::text[]);
 select policies_are('api_keys_private', 'settings', array[]::text[]);
 select policies_are('enrichment_private', 'worker_progress', array[]::text[]);
 
--- Functions of the API: who may call each.
-select is(
-  (
-    select array_agg(rolname::text order by rolname)
-    from pg_roles
-    where rolname in ('anon', 'authenticated', 'service_role', 'api_key')
-      and has_function_privilege(rolname, format('public.%I', api.name)::regproc, 'execute')
-  ),
-  api.callers,
-  format('who calls %s', api.name)
-)
-from (
-  values
-    ('create_api_key', array['authenticated']),
-    ('list_api_keys', '{authenticated}'),
-    ('revoke_api_key', '{authenticated}'),
-    ('revoke_api_keys_of', '{authenticated,service_role}'),
-    ('verify_api_key', '{api_key,service_role}'),
-    ('log_api_key_usage', '{service_role}'),
-    ('log_api_key_usage_batch', '{service_role}'),
-    ('has_scope', '{api_key}'),
-    ('get_api_key_account_id', '{api_key}'),
-    ('create_studio_segment', '{authenticated}'),
-    ('delete_studio_segment', '{authenticated}'),
-    ('restore_studio_segment', '{authenticated}'),
-    ('report_enrichment_progress', '{api_key,authenticated,service_role}'),
-    ('reset_enrichment_progress', '{service_role}')
-) as api (name, callers);
+-- The functions of the API, and the roles that may call each. Written by `make sql`.
+create temporary table api (function regprocedure, callers name[]);
+insert into api (function, callers)
+values
+  ('public.create_api_key(uuid, text, jsonb, timestamp with time zone)', '{authenticated}'),
+  ('public.list_api_keys(uuid)', '{authenticated}'),
+  ('public.revoke_api_key(uuid)', '{authenticated}'),
+  ('public.revoke_api_keys_of(uuid, uuid)', '{authenticated,service_role}'),
+  ('public.verify_api_key(text)', '{api_key,service_role}'),
+  ('public.log_api_key_usage(uuid, text, text, integer, text, text)', '{service_role}'),
+  ('public.log_api_key_usage_batch(jsonb)', '{service_role}'),
+  ('public.has_scope(text, text, text)', '{api_key}'),
+  ('public.get_api_key_account_id()', '{api_key}'),
+  ('public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])', '{authenticated}'),
+  ('public.delete_studio_segment(uuid)', '{authenticated}'),
+  ('public.restore_studio_segment(uuid)', '{authenticated}'),
+  ('public.report_enrichment_progress(uuid, text, integer, integer)', '{api_key,authenticated,service_role}'),
+  ('public.reset_enrichment_progress(uuid, text)', '{service_role}');
+
+select set_eq(
+  $$
+    select
+      api.function,
+      array(
+        select rolname
+        from pg_roles
+        where rolname in ('anon', 'authenticated', 'service_role', 'api_key')
+          and has_function_privilege(oid, api.function, 'execute')
+        order by rolname
+      )
+    from api
+  $$,
+  'select function, callers from api',
+  'each function of the API is executable by exactly these roles'
+);
+create temporary view our_functions as
+select oid::regprocedure as function, proowner, proacl, proconfig
+from pg_proc
+where pronamespace in (
+    'audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace
+  )
+  or (pronamespace, proname) in (
+    select pg_proc.pronamespace, pg_proc.proname from api join pg_proc on pg_proc.oid = api.function
+  );
 select is_empty(
   $$
-    select pg_proc.oid::regprocedure
-    from pg_proc
+    select function
+    from our_functions
     cross join lateral aclexplode(coalesce(proacl, acldefault('f', proowner)))
     where grantee = 0
-      and (pronamespace in ('audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
-           or (pronamespace = 'public'::regnamespace and proname ~ '(api_key|studio_segment|has_scope|enrichment_progress)'))
   $$,
-  'nothing of ours is executable by PUBLIC'
+  'PUBLIC may execute none of the functions'
 );
 select is_empty(
   $$
-    select oid::regprocedure
-    from pg_proc
-    where (pronamespace in ('audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace)
-           or (pronamespace = 'public'::regnamespace and proname ~ '(api_key|studio_segment|has_scope|enrichment_progress)'))
-      and not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)
+    select function
+    from our_functions
+    where not coalesce('search_path=pg_catalog, pg_temp' = any (proconfig), false)
   $$,
-  'every function looks into pg_catalog first and pg_temp last'
+  'every function has the search path pg_catalog, pg_temp'
 );
 
 select * from finish();

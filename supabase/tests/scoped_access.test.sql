@@ -1,4 +1,4 @@
--- What a request sees that comes with an API key: what its scopes cover, in its own account.
+-- Requests that run as an API key: they read and write what the scopes of the key cover, in its account only.
 
 begin;
 
@@ -12,7 +12,7 @@ as $$
   select md5(p_name)::uuid;
 $$;
 
--- As PostgREST does for a request: the role, and the claims of its token. `reset role` ends it.
+-- Sets the role and the claims as PostgREST does for a request. `reset role` resets the role.
 create function pg_temp.act_as(p_role text, p_subject uuid default null)
 returns void
 language sql
@@ -24,7 +24,7 @@ $$;
 
 grant execute on function pg_temp.id(text), pg_temp.act_as(text, uuid) to public;
 
--- Ada owns the account of the engines, and Mallory another one.
+-- Ada owns the account "engines". Mallory owns another account.
 insert into auth.users (id) values (pg_temp.id('ada')), (pg_temp.id('mallory'));
 insert into public.accounts (id, name, primary_owner_user_id)
 values
@@ -46,7 +46,7 @@ values
   (pg_temp.id('job'), pg_temp.id('engines'), pg_temp.id('audience'), 'email', pg_temp.id('ada')),
   (pg_temp.id('foreign job'), pg_temp.id('elsewhere'), pg_temp.id('audience'), 'email', pg_temp.id('mallory'));
 
--- Keys by name, each with one scope.
+-- One key for each scope, named after it.
 insert into api_keys_private.api_keys (id, account_id, name, key_prefix, key_hash, scopes, created_by)
 select
   pg_temp.id(name),
@@ -66,84 +66,84 @@ from (
     ('root', '*', '*', '*')
 ) as key (name, entity_type, entity_id, action);
 
--- All segments of the account, and nothing else.
+-- A scope for reading all segments.
 select pg_temp.act_as('api_key', pg_temp.id('reader'));
-select is(public.get_api_key_account_id(), pg_temp.id('engines'), 'a key knows its account');
+select is(public.get_api_key_account_id(), pg_temp.id('engines'), 'get_api_key_account_id returns the account of the key');
 select results_eq(
   $$ select name from public.segments order by name $$,
   $$ values ('one'), ('two') $$,
-  'by a scope for every segment it sees the account''s'
+  'the key reads all segments of its account'
 );
-select is_empty($$ select from public.enrichment_tracking $$, 'and no jobs');
-select throws_ok($$ update public.segments set name = 'x' $$, '42501', null, 'it changes no segment');
-select throws_ok($$ select * from public.list_api_keys(pg_temp.id('engines')) $$, '42501', null, 'and lists no keys');
+select is_empty($$ select from public.enrichment_tracking $$, 'the key reads no jobs');
+select throws_ok($$ update public.segments set name = 'x' $$, '42501', null, 'the key cannot update segments');
+select throws_ok($$ select * from public.list_api_keys(pg_temp.id('engines')) $$, '42501', null, 'the key cannot list API keys');
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), 'a', 1, 0) $$,
   'PT404',
   null,
-  'and reports no progress'
+  'the key cannot report progress'
 );
 
 select pg_temp.act_as('api_key', pg_temp.id('reader of one'));
 select results_eq(
   $$ select name from public.segments $$,
   $$ values ('one') $$,
-  'by a scope for one segment it sees that one'
+  'a scope for one segment covers only that segment'
 );
-select ok(public.has_scope('segment', pg_temp.id('one')::text, 'read'), 'it has the scope for that one');
-select ok(not public.has_scope('segment', pg_temp.id('two')::text, 'read'), 'not for another');
-select ok(not public.has_scope('segment', pg_temp.id('one')::text, 'write'), 'and not to write');
+select ok(public.has_scope('segment', pg_temp.id('one')::text, 'read'), 'has_scope is true for the segment in the scope');
+select ok(not public.has_scope('segment', pg_temp.id('two')::text, 'read'), 'has_scope is false for another segment');
+select ok(not public.has_scope('segment', pg_temp.id('one')::text, 'write'), 'has_scope is false for another action');
 
--- Writing a job includes reading it, but not giving it away.
+-- A scope for writing all jobs includes reading them.
 select pg_temp.act_as('api_key', pg_temp.id('worker'));
 select results_eq(
   $$ select id from public.enrichment_tracking $$,
   $$ values (pg_temp.id('job')) $$,
-  'who may write jobs may read them'
+  'a scope for writing jobs includes reading them'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'a', 1, 0)).processed_records,
   1,
-  'and report on them'
+  'the key reports progress'
 );
 select lives_ok(
   $$ update public.enrichment_tracking set status = 'completed' where id = pg_temp.id('job') $$,
-  'and finish them'
+  'the key completes a job'
 );
 select throws_ok(
   $$ update public.enrichment_tracking set account_id = pg_temp.id('elsewhere') $$,
   '42501',
   null,
-  'but not give them away'
+  'the key cannot move a job to another account'
 );
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('foreign job'), 'a', 1, 0) $$,
   'PT404',
   null,
-  'nor report on another account''s'
+  'the key cannot report progress of another account''s job'
 );
 
 -- Wildcards.
 select pg_temp.act_as('api_key', pg_temp.id('auditor'));
 select ok(
   public.has_scope('anything', 'at all', 'read') and not public.has_scope('anything', 'at all', 'write'),
-  'any entity of any type, to read'
+  'a scope for reading * * covers every entity, for reading only'
 );
 select pg_temp.act_as('api_key', pg_temp.id('caretaker'));
 select ok(
   public.has_scope('segment', pg_temp.id('one')::text, 'paint') and not public.has_scope('segment', 'other', 'paint'),
-  'one id, for anything'
+  'a scope for one id covers every type and action with that id only'
 );
 select pg_temp.act_as('api_key', pg_temp.id('root'));
-select ok(public.has_scope('anything', 'at all', 'paint'), 'everything');
+select ok(public.has_scope('anything', 'at all', 'paint'), 'a scope for * * * covers everything');
 
--- A key that is no longer live sees nothing.
+-- A revoked key.
 reset role;
 update api_keys_private.api_keys set is_active = false where id = pg_temp.id('root');
 select pg_temp.act_as('api_key', pg_temp.id('root'));
-select is(public.get_api_key_account_id(), null, 'a revoked key has no account');
-select ok(not public.has_scope('segment', '*', 'read'), 'and no scope');
-select is_empty($$ select from public.segments $$, 'and sees no segment');
+select is(public.get_api_key_account_id(), null, 'get_api_key_account_id returns null for a revoked key');
+select ok(not public.has_scope('segment', '*', 'read'), 'has_scope is false for a revoked key');
+select is_empty($$ select from public.segments $$, 'a revoked key reads no segments');
 
 select * from finish();
 

@@ -1,4 +1,4 @@
--- Segments: saved by a member, seen by the account alone, deleted softly, and restored.
+-- Segments: members of an account create, read, delete and restore them.
 
 begin;
 
@@ -12,7 +12,7 @@ as $$
   select md5(p_name)::uuid;
 $$;
 
--- As PostgREST does for a request: the role, and the claims of its token. `reset role` ends it.
+-- Sets the role and the claims as PostgREST does for a request. `reset role` resets the role.
 create function pg_temp.act_as(p_role text, p_subject uuid default null)
 returns void
 language sql
@@ -24,7 +24,7 @@ $$;
 
 grant execute on function pg_temp.id(text), pg_temp.act_as(text, uuid) to public;
 
--- Ada owns the account of the engines, and Mallory another one.
+-- Ada owns the account "engines". Mallory owns another account.
 insert into auth.users (id) values (pg_temp.id('ada')), (pg_temp.id('mallory'));
 insert into public.accounts (id, name, primary_owner_user_id)
 values
@@ -46,35 +46,35 @@ grant select on saved to public;
 select results_eq(
   $$ select name, created_by, tags, deleted from public.segments $$,
   $$ values ('US only', pg_temp.id('ada'), array[]::text[], false) $$,
-  'a member sees what he saved, and no other account''s'
+  'a member reads the segments of the account only'
 );
 select throws_ok(
   $$ select public.create_studio_segment(pg_temp.id('engines'), '', 'audience', 'a1') $$,
   '22023',
   null,
-  'a segment needs a name'
+  'create_studio_segment raises 22023 for a blank name'
 );
 select throws_ok(
   $$ select public.create_studio_segment(pg_temp.id('engines'), 'x', 'audience', 'a1', p_filters => '["country"]') $$,
   '22023',
   null,
-  'filters are objects'
+  'create_studio_segment raises 22023 for filters that are not objects'
 );
 select throws_ok(
   $$ update public.segments set source_type = 'guess' $$,
   '23514',
   null,
-  'a source is of a known type'
+  'an unknown source type violates the check constraint'
 );
 
--- Mallory belongs to another account.
+-- Mallory is a member of another account only.
 select pg_temp.act_as('authenticated', pg_temp.id('mallory'));
-select is_empty($$ select from public.segments $$, 'a stranger sees nothing');
+select is_empty($$ select from public.segments $$, 'a non-member reads no segments');
 select throws_ok(
   $$ select public.create_studio_segment(pg_temp.id('engines'), 'mine', 'audience', 'a1') $$,
   '42501',
   null,
-  'a stranger saves nothing'
+  'a non-member cannot create a segment with the function'
 );
 select throws_ok(
   $$
@@ -83,41 +83,41 @@ select throws_ok(
   $$,
   '42501',
   null,
-  'nor by writing to the table'
+  'a non-member cannot insert a segment into the table'
 );
-select is_empty($$ update public.segments set name = 'mine' returning id $$, 'a stranger changes nothing');
+select is_empty($$ update public.segments set name = 'mine' returning id $$, 'a non-member updates no segments');
 select throws_ok(
   $$ select public.delete_studio_segment((select id from saved)) $$,
   'PT404',
   null,
-  'a stranger deletes nothing'
+  'a non-member cannot delete a segment'
 );
 select pg_temp.act_as('anon');
-select throws_ok($$ select from public.segments $$, '42501', null, 'who is not logged in may not even ask');
+select throws_ok($$ select from public.segments $$, '42501', null, 'anon cannot read the table');
 
--- Ada deletes it as the web application does, with an update.
+-- Ada deletes the segment with an update, as the web application does.
 select pg_temp.act_as('authenticated', pg_temp.id('ada'));
 select lives_ok(
   $$ update public.segments set deleted = true where id = (select id from saved) $$,
-  'a member deletes softly'
+  'a member deletes a segment softly'
 );
--- The transaction that deleted the row may still see it; to be another one, it is aged.
+-- The transaction that deleted the row can still read it. An older updated_at simulates a later transaction.
 reset role;
 alter table public.segments disable trigger set_timestamps_segments;
 update public.segments set updated_at = now() - interval '1 minute' where id = (select id from saved);
 alter table public.segments enable trigger set_timestamps_segments;
 select pg_temp.act_as('authenticated', pg_temp.id('ada'));
-select is_empty($$ select from public.segments $$, 'nobody sees it any more');
+select is_empty($$ select from public.segments $$, 'a deleted segment is hidden');
 select is(
   (public.restore_studio_segment((select id from saved))).deleted,
   false,
-  'a member restores it'
+  'a member restores a segment'
 );
-select isnt_empty($$ select from public.segments $$, 'it is seen again');
-select lives_ok($$ select public.delete_studio_segment((select id from saved)) $$, 'the function deletes it as well');
-select lives_ok($$ select public.delete_studio_segment((select id from saved)) $$, 'twice is no error');
+select isnt_empty($$ select from public.segments $$, 'a restored segment is visible');
+select lives_ok($$ select public.delete_studio_segment((select id from saved)) $$, 'a member deletes a segment with the function');
+select lives_ok($$ select public.delete_studio_segment((select id from saved)) $$, 'a repeated deletion has no effect');
 reset role;
-select is((select deleted from public.segments where id = (select id from saved)), true, 'the row is kept');
+select is((select deleted from public.segments where id = (select id from saved)), true, 'the row of a deleted segment is kept');
 
 select * from finish();
 

@@ -12,15 +12,14 @@ import jwt
 import psycopg
 from psycopg.types.json import Jsonb
 
+from tests.database._inventory import PUBLIC_FUNCTIONS
+from tests.database._matrix import ACTORS
 from tests.database._sql import ANON, SERVICE_ROLE, Actor, Database, api_key, user
 
 if TYPE_CHECKING:
     import httpx
 
-ACTORS = (
-    *("anon", "member", "owner", "member of another account", "former member"),
-    *("key with the scope", "key with another", "revoked key", "expired key", "service_role"),
-)
+_FUNCTIONS = {function.rpc: function for function in PUBLIC_FUNCTIONS}
 SECRET = "a-secret-of-the-matrix-with-more-than-32-bytes"
 
 
@@ -123,46 +122,9 @@ CHANGES: dict[str, tuple[str, object]] = {
 
 
 def arguments(function: str, target: Target) -> dict[str, Any]:
-    event = {"api_key_id": str(target.key), "endpoint": "/", "method": "GET"}
-    account_id = str(target.account_id)
-    by_function: dict[str, dict[str, Any]] = {
-        "create_api_key": {"p_account_id": account_id, "p_name": "n", "p_scopes": []},
-        "list_api_keys": {"p_account_id": account_id},
-        "revoke_api_key": {"p_api_key_id": str(target.key)},
-        "revoke_api_keys_of": {"p_user_id": str(target.key_creator), "p_account_id": account_id},
-        "verify_api_key": {"p_api_key": target.key_text},
-        "log_api_key_usage": {
-            "p_api_key_id": str(target.key),
-            "p_endpoint": "/",
-            "p_method": "GET",
-            "p_status_code": 200,
-            "p_ip_address": None,
-            "p_user_agent": None,
-        },
-        "log_api_key_usage_batch": {"p_events": [event]},
-        "has_scope": {"p_entity_type": "segment", "p_entity_id": "*", "p_action": "read"},
-        "get_api_key_account_id": {},
-        "create_studio_segment": {
-            "p_account_id": account_id,
-            "p_name": "n",
-            "p_source_type": "audience",
-            "p_source_id": "1",
-        },
-        "delete_studio_segment": {"p_segment_id": str(target.segment)},
-        "restore_studio_segment": {"p_segment_id": str(target.segment)},
-        "report_enrichment_progress": {
-            "p_job_id": str(target.job),
-            "p_worker": "w",
-            "p_processed": 1,
-            "p_failed": 0,
-        },
-        "reset_enrichment_progress": {"p_job_id": str(target.job)},
-    }
-    return by_function[function]
-
-
-def returns_nothing(function: str) -> bool:
-    return function == "delete_studio_segment"
+    """The arguments of a call that concerns the target, as JSON."""
+    given = _FUNCTIONS[function].arguments(target)
+    return {name: str(it) if isinstance(it, UUID) else it for name, it in given.items()}
 
 
 def refused(sqlstate: str | None) -> str:
@@ -191,7 +153,7 @@ def through_sql(db: Database, actor: Actor, operation: str, target: Target) -> s
         with db.acting(actor) as connection:
             cursor = connection.execute(query.encode(), values)
             if verb == "call":
-                return "1" if returns_nothing(name) else worked([row[0] for row in cursor])
+                return worked([row[0] for row in cursor])
             return str(cursor.rowcount)
     except psycopg.Error as error:
         return refused(error.sqlstate)
@@ -234,7 +196,7 @@ def through_rest(api: httpx.Client, actor: Actor, operation: str, target: Target
     if verb == "call":
         response = api.post(f"/rpc/{name}", json=arguments(name, target), headers=headers)
         if response.is_success:
-            return "1" if returns_nothing(name) else worked(response.json())
+            return worked(response.json() if response.content else "")  # no content for void
         return refused(response.json()["code"])
     table = name.removeprefix("public.")
     action = verb.removesuffix(" deleted")

@@ -4,33 +4,31 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from tests.database._inventory import PRIVATE_SCHEMAS, PUBLIC_FUNCTIONS, PUBLIC_TABLES, PUBLIC_TYPES
+
 if TYPE_CHECKING:
     from tests.database._sql import Database
 
 # Every query sees these: `namespaces`, `relations`, `functions` and `types` are ours.
-_OURS = """
+_OURS = f"""
 with namespaces as (
   select oid, nspname, nspowner, nspacl from pg_namespace
-  where nspname ~ '^(api_keys|audiencelab|enrichment)_'
+  where nspname in {PRIVATE_SCHEMAS} or nspname = 'audiencelab_desired'
 ),
 relations as (
   select oid from pg_class
   where relkind in ('r', 'v') and relnamespace in (select oid from namespaces)
-     or oid in (to_regclass('public.enrichment_tracking'), to_regclass('public.segments'))
+     or relnamespace = 'public'::regnamespace and relname in {PUBLIC_TABLES}
 ),
 functions as (
   select oid from pg_proc
   where pronamespace in (select oid from namespaces)
-     or pronamespace = 'public'::regnamespace and proname in (
-       'create_api_key', 'list_api_keys', 'revoke_api_key', 'revoke_api_keys_of', 'verify_api_key',
-       'log_api_key_usage', 'reset_enrichment_progress',
-       'has_scope', 'get_api_key_account_id', 'create_studio_segment', 'delete_studio_segment',
-       'restore_studio_segment', 'report_enrichment_progress', 'log_api_key_usage_batch')
+     or pronamespace = 'public'::regnamespace
+     and proname in {tuple(function.rpc for function in PUBLIC_FUNCTIONS)}
 ),
 types as (
   select typrelid as oid from pg_type
-  where typnamespace = 'public'::regnamespace and typname in (
-    'create_api_key_response', 'verify_api_key_response', 'api_key_usage_log_response')
+  where typnamespace = 'public'::regnamespace and typname in {PUBLIC_TYPES}
 )
 """
 

@@ -147,13 +147,13 @@ def test_names_up_to_255_characters_are_kept(db: Database, tenant: Tenant, name:
 
 
 def test_an_expiry_in_the_past_is_refused(db: Database, tenant: Tenant) -> None:
-    with pytest.raises(errors.InvalidParameterValue, match="must be a moment in the future"):
+    with pytest.raises(errors.InvalidParameterValue, match="must be a finite time in the future"):
         db.rows(tenant.member, CREATE, tenant.account_id, "ci", "[]", datetime.now(UTC))
     assert count_keys(db, tenant) == 0
 
 
 def test_an_expiry_at_infinity_is_refused(db: Database, tenant: Tenant) -> None:
-    with pytest.raises(errors.InvalidParameterValue, match="must be a moment in the future"):
+    with pytest.raises(errors.InvalidParameterValue, match="must be a finite time in the future"):
         db.rows(tenant.member, CREATE, tenant.account_id, "ci", "[]", "infinity")
 
 

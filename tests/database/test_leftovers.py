@@ -184,9 +184,7 @@ def test_nulls_in_a_required_column_become_its_default(fresh: Database, db: Data
     fresh.apply("alter table public.segments alter column tags drop not null")
     fresh.admin("update public.segments set tags = null where id = %s", segment)
     said = warnings_of(fresh, SEGMENTS.read_text())
-    assert (
-        "column tags of public.segments is set to its default in 1 rows, where it was null" in said
-    )
+    assert "column tags of public.segments is set to its default in 1 rows that were null" in said
     assert fresh.admin("select tags from public.segments where id = %s", segment) == [{"tags": []}]
     assert catalog(fresh) == catalog(db)
 
@@ -257,10 +255,10 @@ def test_a_type_of_our_name_with_other_attributes_is_refused(fresh: Database) ->
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
         fresh.apply(API_KEYS.read_text())
     assert refusal.value.diag.message_primary == (
-        "nothing was changed, because type public.verify_api_key_response is (valid boolean)"
-        " and not (valid boolean, api_key_id uuid, account_id uuid, error text)"
+        "nothing was changed, because type public.verify_api_key_response has the attributes"
+        " (valid boolean) instead of (valid boolean, api_key_id uuid, account_id uuid, error text)"
     )
-    assert "Rename or drop it" in (refusal.value.diag.message_hint or "")
+    assert "Rename or drop the type" in (refusal.value.diag.message_hint or "")
 
 
 @pytest.mark.parametrize(
@@ -285,7 +283,7 @@ def test_what_belongs_to_another_is_named_with_its_owner(
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
         apply_all(fresh)
     message = refusal.value.diag.message_primary or ""
-    assert f"- {missing}: run this as supabase_admin" in message
+    assert f"- {missing}: run the migration as supabase_admin" in message
 
 
 def test_a_publication_of_all_tables_is_good_enough(fresh: Database) -> None:

@@ -153,7 +153,7 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
         db.apply(FOUNDATION.read_text())
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines() == [
-        "nothing was changed, because this is missing:",
+        "nothing was changed, because prerequisites are not met:",
         (
             "- public.accounts, public.accounts_memberships,"
             " public.has_role_on_account(uuid, character varying),"
@@ -162,7 +162,7 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
         (
             "- extensions.crypt(text, text), extensions.gen_random_bytes(integer):"
             " run: create extension pgcrypto with schema extensions,"
-            " or if it is elsewhere: alter extension pgcrypto set schema extensions"
+            " or if it is in another schema: alter extension pgcrypto set schema extensions"
         ),
         "- publication supabase_realtime: run: create publication supabase_realtime",
     ]
@@ -178,12 +178,13 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
     message = refusal.value.diag.message_primary or ""
     assert message.splitlines()[1:] == [
         (
-            "- the right to add tables to publication supabase_realtime,"
-            " the right to create in schema public and to grant its use,"
-            " the right to create role api_key, the right to create schemas,"
-            " the right to reference public.accounts, public.roles and auth.users,"
-            " the right to use the schemas auth and extensions:"
-            " run this as a role that has it, such as postgres; you are authenticator"
+            "- the privilege to add tables to publication supabase_realtime,"
+            " the privilege to create objects in schema public and to grant its usage,"
+            " the privilege to create role api_key, the privilege to create schemas,"
+            " the privilege to reference public.accounts, public.roles and auth.users,"
+            " the privilege to use the schemas auth and extensions:"
+            " run the migration as a role that has it, such as postgres; the current role is"
+            " authenticator"
         )
     ]
     assert dump(db) == before
@@ -300,29 +301,29 @@ def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) 
         (
             "create role api_key login bypassrls",
             {
-                "a role api_key without bypassrls": "alter role api_key nobypassrls",
-                "a role api_key without login": "alter role api_key nologin",
+                "role api_key without the attribute bypassrls": "alter role api_key nobypassrls",
+                "role api_key without the attribute login": "alter role api_key nologin",
             },
         ),
         (
             "create role api_key superuser",
-            {"a role api_key without superuser": "alter role api_key nosuperuser"},
+            {"role api_key without the attribute superuser": "alter role api_key nosuperuser"},
         ),
         (
             "create role api_key createrole",
-            {"a role api_key without createrole": "alter role api_key nocreaterole"},
+            {"role api_key without the attribute createrole": "alter role api_key nocreaterole"},
         ),
         (
             "create role api_key; grant service_role to api_key",
             {
-                "a role api_key that is no member of service_role": (
+                "role api_key without membership in service_role": (
                     "revoke service_role from api_key"
                 )
             },
         ),
         (
             "create role api_key; grant api_key to anon",
-            {"a role api_key without the member anon": "revoke api_key from anon"},
+            {"role api_key without the member anon": "revoke api_key from anon"},
         ),
     ],
 )
@@ -379,7 +380,7 @@ def test_what_earlier_scripts_gave_the_role_is_revoked(
         db.apply("grant anon to api_key")
     said = warnings_of(db, FOUNDATION.read_text())
     assert said == [
-        "role api_key inherited the privileges of its roles; it is altered to noinherit",
+        "role api_key is altered from inherit to noinherit",
         "the membership of api_key in anon is revoked",
     ]
     (role,) = db.admin("select rolinherit from pg_roles where rolname = 'api_key'")

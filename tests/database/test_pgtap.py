@@ -8,6 +8,11 @@ from urllib.parse import urlsplit
 from audiencelab_sdk.local import _migrate as migrate
 from tests.database._tools import ROOT, run, unavailable
 from tests.database.conftest import PROGRAMS, make_database, start_server
+from tests.database.update_pgtap import PRIVILEGES, privileges_test
+
+
+def test_the_privileges_are_those_of_the_inventory() -> None:
+    assert PRIVILEGES.read_text() == privileges_test(), "run: make sql"
 
 
 def test_pgtap() -> None:

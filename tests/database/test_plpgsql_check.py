@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.database._inventory import SCHEMAS
 from tests.database._tools import unavailable
 from tests.database.conftest import PROGRAMS, make_database, start_server
 
@@ -18,17 +19,14 @@ if TYPE_CHECKING:
     from tests.database._sql import Database
 
 # A trigger function is checked once for every table that it serves.
-FUNCTIONS = """
+FUNCTIONS = f"""
     with functions as (
       select function.oid, coalesce(trigger.tgrelid, 0) as relation
       from pg_proc as function
       join pg_language as language on language.oid = function.prolang
       left join pg_trigger as trigger on trigger.tgfoid = function.oid
       where language.lanname = 'plpgsql'
-        and function.pronamespace in (
-          'public'::regnamespace, 'audiencelab_private'::regnamespace,
-          'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace
-        )
+        and function.pronamespace::regnamespace::text in {SCHEMAS}
     )
 """
 FINDINGS = f"""

@@ -278,7 +278,7 @@ def test_a_build_waits_for_older_transactions_and_cannot_be_disturbed(live: Data
         older.commit()
 
     assert second.returncode == 3
-    assert "an index of public.segments is being built at the moment" in second.stderr
+    assert "another session is building an index on public.segments" in second.stderr
     assert first.result().returncode == 0
 
 

@@ -66,7 +66,7 @@ def test_a_stranger_changes_nothing(db: Database, tenant: Tenant, segment: UUID)
 def test_a_segment_cannot_be_given_to_another_account(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
-    with pytest.raises(errors.InsufficientPrivilege, match="never change"):
+    with pytest.raises(errors.InsufficientPrivilege, match="cannot be changed"):
         db.affected(
             tenant.member,
             "update public.segments set account_id = %s where id = %s",

@@ -28,36 +28,41 @@ DAMAGE = {
         "policy enrichment_tracking_update_api_key on public.enrichment_tracking: missing"
     ),
     "create policy extra on public.segments using (true)": (
-        "policy extra on public.segments: should not be there"
+        "policy extra on public.segments: unexpected"
     ),
     "alter policy segments_update on public.segments using (true)": (
-        "policy segments_update on public.segments: lacks"
+        "policy segments_update on public.segments: expected"
     ),
     "alter policy segments_select on public.segments to authenticated, anon": (
-        "has <to anon, authenticated>"
+        "found <to anon, authenticated>"
     ),
     "alter table public.segments disable row level security": (
-        "table public.segments: lacks <row security on>; has <row security off>"
+        "table public.segments: expected <row level security enabled>;"
+        " found <row level security disabled>"
     ),
     "alter table api_keys_private.api_keys disable row level security": (
-        "table api_keys_private.api_keys: lacks"
+        "table api_keys_private.api_keys: expected"
     ),
-    "grant select on public.segments to anon": ("privileges public.segments: has <select to anon>"),
+    "grant select on public.segments to anon": (
+        "privileges public.segments: found <select to anon>"
+    ),
     "grant update (name) on public.segments to api_key": (
-        "privileges public.segments: has <update (name) to api_key>"
+        "privileges public.segments: found <update (name) to api_key>"
     ),
     "revoke insert on public.enrichment_tracking from authenticated": (
-        "privileges public.enrichment_tracking: lacks <insert to authenticated>"
+        "privileges public.enrichment_tracking: expected <insert to authenticated>"
     ),
-    "grant delete on public.enrichment_tracking to authenticated": "has <delete to authenticated>",
+    "grant delete on public.enrichment_tracking to authenticated": (
+        "found <delete to authenticated>"
+    ),
     "grant usage on schema api_keys_private to authenticated": (
-        "privileges schema api_keys_private: has <usage to authenticated>"
+        "privileges schema api_keys_private: found <usage to authenticated>"
     ),
-    "grant execute on function public.verify_api_key(text) to public": "has <execute to public>",
+    "grant execute on function public.verify_api_key(text) to public": "found <execute to public>",
     "grant execute on function public.log_api_key_usage to authenticated": (
-        "has <execute to authenticated>"
+        "found <execute to authenticated>"
     ),
-    "grant execute on function public.revoke_api_keys_of to anon": "has <execute to anon>",
+    "grant execute on function public.revoke_api_keys_of to anon": "found <execute to anon>",
     "drop function public.reset_enrichment_progress": (
         "function public.reset_enrichment_progress(uuid,text): missing"
     ),
@@ -67,37 +72,39 @@ DAMAGE = {
     "drop function public.has_scope cascade": "function public.has_scope(text,text,text): missing",
     "create or replace function public.get_api_key_account_id() returns uuid language sql stable"
     " security definer set search_path = '' as 'select null::uuid'": (
-        "function public.get_api_key_account_id(): lacks <body"
+        "function public.get_api_key_account_id(): expected <body"
     ),
     "alter function public.revoke_api_key reset search_path": (
-        "lacks <search_path=pg_catalog, pg_temp>"
+        "expected <search_path=pg_catalog, pg_temp>"
     ),
-    "alter function api_keys_private.has_scope_on_all security definer": "has <security definer>",
+    "alter function api_keys_private.has_scope_on_all security definer": "found <security definer>",
     "create function public.revoke_api_key(text) returns int language sql return 1": (
-        "function public.revoke_api_key(text): should not be there"
+        "function public.revoke_api_key(text): unexpected"
     ),
     "drop index api_keys_private.api_keys_key_hash_key": (
         "index api_keys_private.api_keys_key_hash_key: missing"
     ),
-    "create index extra on public.segments (name)": "index public.extra: should not be there",
+    "create index extra on public.segments (name)": "index public.extra: unexpected",
     "drop trigger set_timestamps_segments on public.segments": (
         "trigger set_timestamps_segments on public.segments: missing"
     ),
     "alter table public.segments disable trigger set_timestamps_segments": (
-        "has <not always enabled>"
+        "found <not always enabled>"
     ),
     "alter publication supabase_realtime drop table public.segments": (
         "publication supabase_realtime of public.segments: missing"
     ),
     "alter table public.segments drop column tags cascade": (
-        "columns public.segments: lacks <tags text[] not null default '{}'::text[]>"
+        "columns public.segments: expected <tags text[] not null default '{}'::text[]>"
     ),
-    "alter table public.segments add column note text": "columns public.segments: has <note text>",
+    "alter table public.segments add column note text": (
+        "columns public.segments: found <note text>"
+    ),
     "alter table public.segments alter column filters drop not null": (
-        "has <filters jsonb default '[]'::jsonb>"
+        "found <filters jsonb default '[]'::jsonb>"
     ),
     "alter table public.segments alter column deleted drop default": (
-        "has <deleted boolean not null>"
+        "found <deleted boolean not null>"
     ),
     "alter table api_keys_private.api_keys drop constraint api_keys_account_id_fkey": (
         "constraint api_keys_account_id_fkey on api_keys_private.api_keys: missing"
@@ -105,48 +112,48 @@ DAMAGE = {
     "alter table public.segments drop constraint segments_source_type_check": (
         "constraint segments_source_type_check on public.segments: missing"
     ),
-    "alter type public.verify_api_key_response add attribute x text": "has <x text>",
+    "alter type public.verify_api_key_response add attribute x text": "found <x text>",
     "drop table enrichment_private.worker_progress": (
         "table enrichment_private.worker_progress: missing"
     ),
     "alter view api_keys_private.live_api_keys reset (security_invoker)": (
-        "lacks <with the rights of who asks>"
+        "expected <security invoker>"
     ),
     "create or replace view api_keys_private.live_api_keys with (security_invoker = true) as"
     " select id, account_id, key_prefix, key_hash, scopes from api_keys_private.api_keys": (
-        "view api_keys_private.live_api_keys: lacks <as SELECT"
+        "view api_keys_private.live_api_keys: expected <as SELECT"
     ),
     "alter table public.segments owner to anon": (
-        "owner public.segments: should not be there: belongs to anon"
+        "owner public.segments: unexpected: owned by anon"
     ),
-    "alter function public.create_api_key owner to service_role": "belongs to service_role",
-    "grant service_role to api_key": "role api_key: has <is a member of service_role>",
-    "grant api_key to anon": "role api_key: has <has the member anon>",
-    "alter role api_key createrole": "role api_key: has <can make roles or databases",
+    "alter function public.create_api_key owner to service_role": "owned by service_role",
+    "grant service_role to api_key": "role api_key: found <member of service_role>",
+    "grant api_key to anon": "role api_key: found <has the member anon>",
+    "alter role api_key createrole": "role api_key: found <can create roles or databases",
     "create rule silent as on delete to public.segments do instead nothing": (
-        "rule silent on public.segments: should not be there"
+        "rule silent on public.segments: unexpected"
     ),
-    "alter publication supabase_realtime set (publish = 'insert')": "has <only some changes>",
+    "alter publication supabase_realtime set (publish = 'insert')": "found <only some operations>",
     "alter publication supabase_realtime set table"
     " public.enrichment_tracking, public.segments (id)": (
-        "publication supabase_realtime of public.segments: has <only some columns>"
+        "publication supabase_realtime of public.segments: found <only some columns>"
     ),
-    "alter function api_keys_private.require_scopes strict": "has <null on null input>",
+    "alter function api_keys_private.require_scopes strict": "found <null on null input>",
     "create view public.k as select * from api_keys_private.api_keys": (
-        "view public.k: should not be there: reads api_keys_private.api_keys"
+        "view public.k: unexpected: reads api_keys_private.api_keys"
     ),
     "alter table public.segments replica identity nothing": (
-        "has <cannot be updated while it is published>"
+        "found <replica identity does not allow updates>"
     ),
-    "create table api_keys_private.copy (key text)": (
-        "table api_keys_private.copy: should not be there"
+    "create table api_keys_private.copy (key text)": ("table api_keys_private.copy: unexpected"),
+    "revoke usage on schema public from api_key": (
+        "role api_key: expected <has usage of schema public>"
     ),
-    "revoke usage on schema public from api_key": "role api_key: lacks <may use schema public>",
-    "alter role api_key login": "role api_key: lacks <cannot log in>; has <can log in>",
-    "alter role api_key inherit": "role api_key: has <inherits>",
-    "alter role api_key bypassrls": "has <is above row security>",
+    "alter role api_key login": "role api_key: expected <cannot log in>; found <can log in>",
+    "alter role api_key inherit": "role api_key: found <inherits>",
+    "alter role api_key bypassrls": "found <bypasses row level security>",
     "set local role postgres; revoke api_key from authenticator; reset role": (
-        "role api_key: lacks <is granted to authenticator>"
+        "role api_key: expected <granted to authenticator>"
     ),
 }
 
@@ -174,8 +181,7 @@ def test_a_healthy_database_is_ok(healthy: Database) -> None:
 
 
 def test_it_says_what_the_migrations_make(healthy: Database) -> None:
-    # When this fails: python -m tests.database.update_verify
-    assert update_verify.updated(update_verify.expectations(healthy.admin_url)) == VERIFY
+    assert update_verify.verify_sql(healthy.admin_url) == VERIFY, "run: make sql"
 
 
 def test_it_covers_every_public_function_of_the_migrations(fresh: Database) -> None:
@@ -216,7 +222,9 @@ def test_damage_is_found(healthy: Database, damage: str) -> None:
             connection.execute(VERIFY.encode())
         connection.rollback()
     message = verdict.value.diag.message_primary or ""
-    assert message.startswith("this database is not as the migrations leave it:\n- ")
+    assert message.startswith(
+        "the database differs from the schema that the migrations create:\n- "
+    )
     assert DAMAGE[damage] in message
 
 

@@ -44,28 +44,32 @@ ANONYMOUS = unauthenticated("42501", "permission denied for ")
 EXPIRED = unauthenticated("PGRST303", "JWT expired")
 FORGED = unauthenticated("PGRST301", "JWT ")
 NOT_ITS_ROLE = denied("permission denied for ")
-KEYS_ONLY = denied("Only an API key may ask this: call it on client.as_api_key")
+KEYS_ONLY = denied("Only an API key may call this: use client.as_api_key")
 NO_MEMBER = denied("the account does not exist, or you are not a member of it")
-NO_MANAGER = denied("API keys are managed by members with the account role owner")
-NO_ACCOUNT_NAMED = denied("only the service role may revoke the API keys of all accounts")
+NO_MANAGER = denied("only members with the account role owner may manage the API keys")
+NO_ACCOUNT_NAMED = denied("only service_role may revoke API keys in all accounts")
 NO_KEY = denied("the API key does not exist, or you are not a member of its account")
 DEAD_KEY = denied("the API key that the request runs as is revoked or expired")
 NO_LOGGED_KEY = not_logged('insert or update on table "api_key_logs" violates foreign key')
 FOREIGN_ROW = denied("new row violates row-level security policy")
 NO_CREATOR = invalid("created_by is missing, and this client acts as no user")
 NO_PARENT = conflict("23503", "insert or update on table ")
-UNSEEN_SEGMENT = Refusal(NotFoundError, 406, "PGRST116", "there is no such segment")
+UNSEEN_SEGMENT = Refusal(
+    NotFoundError, 406, "PGRST116", "the segment does not exist, is deleted, or"
+)
 NO_SEGMENT = Refusal(NotFoundError, 404, "PT404", "the segment does not exist, or you are not")
-UNSEEN_JOB = Refusal(NotFoundError, 406, "PGRST116", "there is no such enrichment job")
+UNSEEN_JOB = Refusal(
+    NotFoundError, 406, "PGRST116", "the enrichment job does not exist, or is not visible"
+)
 NO_JOB = Refusal(NotFoundError, 404, "PT404", "the enrichment job does not exist")
-WRONG_STATUS = conflict(None, "an enrichment job that is ")
+WRONG_STATUS = conflict(None, "the enrichment job is ")
 ENDED = conflict("PT409", "the enrichment job is already ")
-READ_ONLY = Refusal(PermissionDeniedError, 403, None, "you may read this enrichment job")
+READ_ONLY = Refusal(PermissionDeniedError, 403, None, "this client may read the enrichment job")
 FULL = conflict("PT409", "the account has 1000 live API keys")
 THROTTLED = Refusal(RateLimitError, 429, "PT429", "too many invalid API keys with this prefix")
 FAILED = Refusal(EnrichmentFailedError, None, None, "enrichment job ")
 TIMED_OUT = Refusal(EnrichmentTimeoutError, None, None, "enrichment job ")
-NO_RICH = unusable("a progress bar needs rich")
+NO_RICH = unusable("the progress bar needs rich")
 RETURNS = None
 
 # A call, the object that it names, the callers, and what the call raises for them.
@@ -279,7 +283,7 @@ ENRICHMENT: Table = [
     ("Progress.advance", "stopped job", "member", ENDED),
     ("Progress.advance", "left job", "member", NO_JOB),
     ("Progress.advance(-1)", "pending job", "member", invalid("processed must be from 0 to")),
-    ("Progress.job", "pending job", "member", invalid("the job is known once the with block")),
+    ("Progress.job", "pending job", "member", invalid("the job is not available yet")),
 ]
 CLIENT: Table = [
     ("AudienceLab.__init__", "nothing", "service", unusable("key is empty")),

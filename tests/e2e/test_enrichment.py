@@ -272,7 +272,7 @@ def test_advance_raises_after_the_job_has_ended(member: Client, job: EnrichmentJ
         pytest.raises(ConflictError, match="already failed") as caught,
     ):
         member.track(job, work)
-    assert "could not be failed" in caught.value.__notes__[0]
+    assert "could not be marked as failed" in caught.value.__notes__[0]
     assert member.call("enrichment.get", job.id).error == "stopped"
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
-from tests.database._attempts import ACTORS, World, through_sql
+from tests.database._attempts import World, through_sql
+from tests.database._matrix import OUTCOMES, outcomes_of
 from tests.database._sql import Actor, Database
-from tests.database.test_matrix import EXPECTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -51,8 +51,8 @@ def test_to_stop_everybodys_realtime_by_a_subject_that_is_no_uuid(
 ) -> None:
     claiming = ClaimingDatabase(db, claims)
     target = world.target()
-    for operation, expected in EXPECTED.items():
-        columns = dict(zip(ACTORS, expected.split(), strict=True))
+    for operation in OUTCOMES:
+        columns = outcomes_of(operation)
         # A former member has a user's rights in general, and none in this account.
         nobody = {
             "anon": columns["anon"],

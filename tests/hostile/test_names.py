@@ -14,9 +14,10 @@ import psycopg
 import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
-from tests.database._attempts import ACTORS, World, through_sql
+from tests.database._attempts import World, through_sql
+from tests.database._inventory import FUNCTIONS, SCHEMAS
+from tests.database._matrix import OUTCOMES, outcomes_of
 from tests.database._sql import Actor, Database
-from tests.database.test_matrix import EXPECTED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,11 +27,7 @@ EVIL = """
       $$ begin raise exception 'evil runs as %', current_user; end $$;
     create function pg_temp.evil(anyelement) returns boolean language sql as 'select pg_temp.evil()'
 """
-OUR_FUNCTIONS = """
-    from pg_proc
-    where pronamespace::regnamespace::text in
-      ('public', 'audiencelab_private', 'api_keys_private', 'enrichment_private')
-"""
+OUR_FUNCTIONS = f"from pg_proc where pronamespace::regnamespace::text in {SCHEMAS}"
 
 
 class ShadowedDatabase(Database):
@@ -78,11 +75,11 @@ def shadowed(db: Database) -> ShadowedDatabase:
     return ShadowedDatabase(db, ";".join([EVIL, *domains, *views]))
 
 
-@pytest.mark.parametrize("operation", EXPECTED)
+@pytest.mark.parametrize("operation", OUTCOMES)
 def test_to_run_code_as_the_owner_by_types_and_tables_in_pg_temp(
     db: Database, shadowed: ShadowedDatabase, world: World, operation: str
 ) -> None:
-    for name, expected in zip(ACTORS, EXPECTED[operation].split(), strict=True):
+    for name, expected in outcomes_of(operation).items():
         target = world.target()
         if " deleted " in operation or "restore" in operation:
             world.delete_softly(target)
@@ -149,18 +146,18 @@ def test_to_run_code_as_the_owner_by_operators_and_functions_in_public(
     )
     db.admin(evil)
     try:
-        for operation, expected in EXPECTED.items():
+        for operation in OUTCOMES:
             target = world.target()
             if " deleted " in operation or "restore" in operation:
                 world.delete_softly(target)
             outcome = through_sql(db, world.actors["owner"], operation, target)
-            assert outcome == expected.split()[ACTORS.index("owner")], operation
+            assert outcome == outcomes_of(operation)["owner"], operation
     finally:
         db.admin(drop)
 
 
 def test_every_function_of_ours_says_where_names_are_looked_up(db: Database) -> None:
     functions = db.admin(f"select oid::regprocedure::text as name, proconfig {OUR_FUNCTIONS}")
-    assert len(functions) > 40
+    assert len(functions) >= len(FUNCTIONS)
     for function in functions:
         assert function["proconfig"] == ["search_path=pg_catalog, pg_temp"], function["name"]

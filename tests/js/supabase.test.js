@@ -48,10 +48,10 @@ function segment(name, more = {}) {
   };
 }
 
-/** The data of an answer without an error. */
-function data(answer) {
-  assert.equal(answer.error, null);
-  return answer.data;
+/** Return the data of a response without an error. */
+function data(response) {
+  assert.equal(response.error, null);
+  return response.data;
 }
 
 test("rpc", async () => {

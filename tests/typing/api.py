@@ -1,21 +1,26 @@
 """The public types, for mypy and pyright. Never run."""
 
+import asyncio
+import ssl
 from datetime import UTC, datetime, timedelta
 from typing import assert_type
 from uuid import UUID
 
 import supabase
-from pydantic import SecretStr
+from pydantic import JsonValue, SecretStr
 
 from audiencelab_sdk import (
     UNSET,
     ApiKey,
+    ApiKeyVerification,
     APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
     AsyncPage,
+    AsyncPages,
     AsyncProgress,
     AudienceLab,
+    AudienceLabError,
     CreatedApiKey,
     CustomColumn,
     EnrichmentFailedError,
@@ -28,10 +33,12 @@ from audiencelab_sdk import (
     Page,
     Progress,
     RateLimitError,
+    RequestAttempt,
     Scope,
     Segment,
     SegmentFilter,
     SourceType,
+    UnknownFilter,
     UnreadableRow,
     UsageEvent,
     UsageLog,
@@ -63,11 +70,16 @@ def sync_client(account: UUID) -> None:
     assert_type(page, Page[ApiKey])
     assert_type(page.items, list[ApiKey])
     assert_type(page.next(), Page[ApiKey] | None)
+    assert_type(page.cursor, str | None)
+    client.api_keys.list(account, cursor=page.cursor)
     for key in page:
         assert_type(key, ApiKey)
         assert_type(key.scopes, tuple[Scope, ...])
     verification = client.api_keys.verify(created.key)
     assert_type(verification, ValidApiKey | InvalidApiKey)
+    annotated: ApiKeyVerification = verification
+    if annotated:
+        assert_type(annotated.account_id, UUID)
     if verification:
         assert_type(verification, ValidApiKey)
         assert_type(verification.api_key_id, UUID)
@@ -100,13 +112,15 @@ def segments_and_jobs(client: AudienceLab, account: UUID, log: UsageEvent) -> No
         tags=["a"],
     )
     assert_type(segment, Segment)
-    assert_type(segment.source_type, SourceType)
+    assert_type(segment.source_type, SourceType | str)
     assert_type(segment.tags, tuple[str, ...])
     client.segments.update(segment.id, description=None, filters=segment.filters)
     client.segments.update(segment.id, name=UNSET, custom_columns=segment.custom_columns)
+    assert_type(segment.filters[0].field, str)
+    assert_type(segment.custom_columns[0].header_name, str)
     for each in segment.filters:
-        if isinstance(each, SegmentFilter):
-            assert_type(each.field, str)
+        if isinstance(each, UnknownFilter):
+            assert_type(each.raw, JsonValue)
     assert_type(client.segments.list(tags=["a"]), Page[Segment])
     assert_type(client.segments.restore(segment.id), Segment)
     new = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a", tags=["a"])
@@ -116,7 +130,9 @@ def segments_and_jobs(client: AudienceLab, account: UUID, log: UsageEvent) -> No
 
     job = client.enrichment.create(account, account, EnrichmentType.EMAIL, metadata={"a": 1})
     assert_type(job, EnrichmentJob)
-    assert_type(job.status, EnrichmentStatus)
+    assert_type(job.status, EnrichmentStatus | str)
+    assert_type(job.enrichment_type, EnrichmentType | str)
+    assert_type(job.is_final, bool)
     assert_type(job.error, str | None)
     assert_type(client.enrichment.list(status="pending"), Page[EnrichmentJob])
     assert_type(client.enrichment.wait(job.id, on_progress=print), EnrichmentJob)
@@ -129,6 +145,11 @@ async def async_segments_and_jobs(client: AsyncAudienceLab, segment: UUID) -> No
     assert_type(await client.segments.get(segment), Segment)
     async for each in await client.segments.list():
         assert_type(each, Segment)
+    async for other in client.segments.list():
+        assert_type(other, Segment)
+    assert_type(client.segments.list(), AsyncPages[Segment])
+    task = asyncio.create_task(client.segments.list())
+    assert_type(await task, AsyncPage[Segment])
     assert_type(await client.enrichment.start(segment), EnrichmentJob)
     async with client.enrichment.track(segment) as progress:
         assert_type(progress, AsyncProgress)
@@ -153,6 +174,28 @@ async def async_client(account: UUID) -> None:
     assert_type(await client.api_keys.log_usage(account, endpoint="/", method="GET"), UsageLog)
     assert_type(await client.api_keys.has_scope("segment", "*", "read"), bool)
     assert_type(await client.api_keys.account_id(), UUID | None)
+
+
+def narrowed(verification: ApiKeyVerification) -> UUID | str:
+    if verification:
+        return assert_type(verification.account_id, UUID)
+    return assert_type(verification.error, str)
+
+
+def observed(attempt: RequestAttempt) -> None:
+    assert_type(attempt.status, int | None)
+    assert_type(attempt.duration, float)
+    assert_type(attempt.error, type[AudienceLabError] | None)
+
+
+async def observe(attempt: RequestAttempt) -> None:
+    observed(attempt)
+
+
+def options() -> None:
+    context = ssl.create_default_context()
+    AudienceLab("https://a.supabase.co", "key", on_response=observed, verify=context)
+    AsyncAudienceLab.from_env(on_response=observe, proxy="http://a:1", headers={"X-A": "b"})
 
 
 def errors(error: APIStatusError, limit: RateLimitError, late: APITimeoutError) -> None:

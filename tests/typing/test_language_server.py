@@ -24,9 +24,9 @@ RESULTS = {
     "sync.enrichment.track": "Progress",
     "asynchronous.api_keys.create": "Coroutine[Any, Any, CreatedApiKey]",
     "asynchronous.api_keys.verify": "Coroutine[Any, Any, ValidApiKey | InvalidApiKey]",
-    "asynchronous.api_keys.list": "Coroutine[Any, Any, AsyncPage[ApiKey]]",
+    "asynchronous.api_keys.list": "AsyncPages[ApiKey]",
     "asynchronous.segments.update": "Coroutine[Any, Any, Segment]",
-    "asynchronous.enrichment.list": "Coroutine[Any, Any, AsyncPage[EnrichmentJob]]",
+    "asynchronous.enrichment.list": "AsyncPages[EnrichmentJob]",
     "asynchronous.enrichment.track": "AsyncProgress",
 }
 DOCUMENT = [

@@ -12,7 +12,6 @@ from pydantic import SecretStr, ValidationError
 
 from audiencelab_sdk import (
     ApiKey,
-    ApiKeyVerification,
     AuthenticationError,
     InvalidArgumentError,
     PermissionDeniedError,
@@ -277,9 +276,3 @@ def test_a_key_with_scopes_round_trips() -> None:
     key = ApiKey.model_validate({**LISTED, "scopes": [READ]})
     assert ApiKey.model_validate(key.model_dump()) == key
     assert ApiKey.model_validate_json(key.model_dump_json()) == key
-
-
-def test_a_verification_of_the_base_class_has_the_truth_value_of_valid() -> None:
-    valid = ApiKeyVerification.model_validate(VALID)
-    assert valid
-    assert not valid.model_copy(update={"valid": False})

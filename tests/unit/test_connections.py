@@ -77,9 +77,11 @@ async def test_whatever_a_transport_raises_becomes_a_typed_error(
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError])
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, AssertionError]
+)
 @pytest.mark.parametrize("client_kind", ["sync", "asyncio"])
-async def test_interrupts_are_raised_unchanged(
+async def test_interrupts_and_failed_assertions_are_raised_unchanged(
     client: Any, api: respx.MockRouter, error: type[BaseException]
 ) -> None:
     def interrupt(_: httpx.Request) -> httpx.Response:

@@ -137,7 +137,7 @@ def test_complete_conflicts_with_another_completion() -> None:
     operation = enrichment.complete(KEY_ID)
     body = sent(next(operation))[2] | {"completed_at": "2025-01-02T03:04:05+00:00"}
     operation.send(json_response([]))
-    with pytest.raises(ConflictError, match="that is completed cannot become completed"):
+    with pytest.raises(ConflictError, match="is already completed"):
         operation.send(json_response(JOB | body))
 
 
@@ -166,7 +166,7 @@ def test_fail_succeeds_if_the_first_response_was_lost() -> None:
 
 def test_fail_conflicts_with_another_end_of_the_job() -> None:
     completed = JOB | {"status": "completed"}
-    with pytest.raises(ConflictError, match="that is completed cannot become failed"):
+    with pytest.raises(ConflictError, match="is completed and cannot become failed"):
         drive(enrichment.fail(KEY_ID, "no budget"), completed)
 
 
@@ -196,7 +196,7 @@ def test_wait_polls_until_the_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     requests = [next(operation)]
     requests += [operation.send(json_response(JOB)) for _ in range(2)]
     assert [request.delay for request in requests] == [0, 3, 3]
-    with pytest.raises(EnrichmentTimeoutError, match="still pending after 10 s: 3 of 10"):
+    with pytest.raises(EnrichmentTimeoutError, match="pending after 10 s, with 3 of 10"):
         operation.send(json_response(JOB))
 
 

@@ -90,6 +90,15 @@ def test_str_includes_the_status_the_code_and_the_request_id() -> None:
     assert str(UsageLogError("no such key", "23503")) == "no such key (SQLSTATE 23503)"
 
 
+@pytest.mark.parametrize(("total", "progress"), [(10, ", with 3 of 10 records processed"), (0, "")])
+def test_a_timeout_reports_records_only_if_their_total_is_known(total: int, progress: str) -> None:
+    job = EnrichmentJob.model_validate(JOB | {"total_records": total})
+    assert str(EnrichmentTimeoutError(job, 2.5)) == (
+        f"enrichment job {job.id} is still pending after 2.5 s{progress}: "
+        "wait again, or pass a longer timeout"
+    )
+
+
 @pytest.mark.parametrize(
     ("code", "advice"),
     [

@@ -3,8 +3,9 @@
 import json
 import logging
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 from uuid import UUID
 
 import httpx
@@ -14,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiencelab_sdk import (
+    InvalidArgumentError,
     UnexpectedResponseError,
 )
 from audiencelab_sdk._http._listing import Place
@@ -138,7 +140,7 @@ async def test_unreadable_rows_are_reported_and_logged(
 async def test_iteration_continues_after_an_unreadable_page(
     client: Any, api: respx.MockRouter
 ) -> None:
-    pages = [[job_row(3, created_at="infinity")], [job_row(2)], [job_row(1, status="odd")], []]
+    pages = [[job_row(3, created_at="infinity")], [job_row(2)], [job_row(1, status=7)], []]
     api.get("/enrichment_tracking").mock(
         side_effect=[httpx.Response(200, json=page) for page in pages]
     )
@@ -197,3 +199,82 @@ def test_a_row_without_a_readable_id_or_creation_time_raises(column: str, value:
     next(operation)
     with pytest.raises(UnexpectedResponseError):
         operation.send(text_response(f"[{row}]"))
+
+
+LISTS: list[tuple[str, Callable[[Any, Any], Any]]] = [
+    ("/rpc/list_api_keys", lambda client, cursor: client.api_keys.list(ACCOUNT, cursor=cursor)),
+    ("/segments", lambda client, cursor: client.segments.list(tags=["a"], cursor=cursor)),
+    ("/enrichment_tracking", lambda client, cursor: client.enrichment.list(cursor=cursor)),
+]
+
+
+@pytest.mark.parametrize(("path", "list_"), LISTS)
+async def test_a_list_continues_from_a_cursor(
+    client: Any, api: respx.MockRouter, path: str, list_: Any
+) -> None:
+    row = {"/segments": SEGMENT, "/enrichment_tracking": JOB}.get(path, LISTED)
+    route = api.route(path__regex=f"{path}$").mock(
+        side_effect=[httpx.Response(200, json=rows) for rows in ([row], [], [], [])]
+    )
+    page = await maybe_await(list_(client, None))
+    assert await maybe_await(page.next()) is None
+    resumed = await maybe_await(list_(client, page.cursor))
+
+    assert page.cursor.isascii()
+    assert resumed.cursor is None
+    urls = [call.request.url for call in route.calls]
+    assert urls[2] == urls[1]
+    assert urls[0] != urls[1]
+
+
+@pytest.mark.parametrize("moment", ["2025-01-02T03:04:05.000001+05:30", "infinity", "-infinity"])
+async def test_a_cursor_has_the_place_of_the_last_row(
+    client: Any, api: respx.MockRouter, moment: str
+) -> None:
+    route = api.get("/enrichment_tracking")
+    pages = [[job_row(1, created_at=moment)], []]
+    route.mock(side_effect=[httpx.Response(200, json=rows) for rows in pages])
+    page = await maybe_await(client.enrichment.list())
+    await maybe_await(client.enrichment.list(cursor=page.cursor))
+    assert route.calls.last.request.url.params["created_at"] == f"lte.{moment}"
+
+
+def cursor_of(listing: Any) -> str:
+    return cast("str", listing.cursor(Place("2025-01-02T03:04:05+00:00", UUID(KEY_ID))))
+
+
+OURS = cursor_of(listing_of(segments.list, account_id=ACCOUNT))
+FORGED = "2025-01-02T03:04:05+00:00,deleted.is.true"
+
+
+@pytest.mark.parametrize(
+    "cursor",
+    [
+        "",
+        "x",
+        "ü",
+        OURS[:-1],
+        OURS + "A",
+        OURS[1:],
+        OURS.swapcase(),
+        "A" * 100_000,
+        cursor_of(listing_of(segments.list)),
+        cursor_of(listing_of(segments.list, account_id=KEY_ID)),
+        cursor_of(listing_of(segments.list, account_id=ACCOUNT, tags=["a"])),
+        cursor_of(listing_of(enrichment.list, account_id=ACCOUNT)),
+        listing_of(segments.list, account_id=ACCOUNT).cursor(Place(FORGED, UUID(KEY_ID))),
+    ],
+    ids=lambda cursor: cursor[-20:],
+)
+def test_a_damaged_or_foreign_cursor_is_rejected(cursor: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="cursor is damaged or belongs to another list"):
+        listing_of(segments.list, account_id=ACCOUNT, cursor=cursor)
+
+
+def test_a_cursor_must_be_text() -> None:
+    with pytest.raises(InvalidArgumentError, match="cursor must be a str, not int"):
+        listing_of(segments.list, cursor=7)
+
+
+def test_the_page_size_may_change_from_page_to_page() -> None:
+    assert listing_of(segments.list, account_id=ACCOUNT, page_size=3, cursor=OURS).start

@@ -1,5 +1,7 @@
 """What holds for every model."""
 
+import json
+import pickle
 from typing import Any
 from uuid import UUID
 
@@ -11,12 +13,15 @@ from audiencelab_sdk import (
     CreatedApiKey,
     CustomColumn,
     EnrichmentJob,
+    EnrichmentStatus,
     InvalidApiKey,
     NewSegment,
     Scope,
     Segment,
     SegmentFilter,
     SourceType,
+    UnknownColumn,
+    UnknownFilter,
     UsageEvent,
     UsageLog,
     ValidApiKey,
@@ -73,5 +78,52 @@ def test_models_keep_unknown_columns() -> None:
     ],
 )
 def test_invalid_columns_are_rejected(column: str, value: Any) -> None:
-    with pytest.raises(ValidationError, match="neither of the type"):
+    with pytest.raises(ValidationError, match="Input is not valid for this field"):
         EnrichmentJob.model_validate(JOB | {column: value})
+
+
+def test_values_of_a_newer_database_are_read_as_text() -> None:
+    job = EnrichmentJob.model_validate(JOB | {"status": "paused", "enrichment_type": "fax"})
+    segment = Segment.model_validate(SEGMENT | {"source_type": "crm"})
+
+    assert (job.status, job.enrichment_type, segment.source_type) == ("paused", "fax", "crm")
+    assert not job.is_final
+    assert job.status != EnrichmentStatus.PENDING
+
+
+def test_known_values_are_members_of_their_enumerations() -> None:
+    job = EnrichmentJob.model_validate_json(json.dumps(JOB | {"status": "failed"}))
+
+    assert job.status is EnrichmentStatus.FAILED
+    assert job.is_final
+
+
+@pytest.mark.parametrize("raw", [{"and": []}, {"field": ""}, "legacy", ["a"], 7, True, None])
+def test_filters_and_columns_of_another_format_are_kept(raw: Any) -> None:
+    segment = Segment.model_validate_json(
+        json.dumps(SEGMENT | {"filters": [raw], "custom_columns": [raw]})
+    )
+
+    assert segment.filters == (UnknownFilter(raw=raw),)
+    assert segment.custom_columns == (UnknownColumn(raw=raw),)
+    assert segment.filters[0].field == segment.custom_columns[0].header_name == ""
+    assert segment.model_dump()["filters"] == (raw,)
+    assert json.loads(segment.model_dump_json())["custom_columns"] == [raw]
+
+
+@pytest.mark.parametrize("column", [{"field": "a", "operator": "=", "value": 1}, "legacy", 7])
+def test_a_column_that_is_not_an_array_is_its_only_item(column: Any) -> None:
+    segment = Segment.model_validate(SEGMENT | {"filters": column, "custom_columns": column})
+
+    assert segment.filters == (UnknownFilter(raw=column),)
+    assert segment.custom_columns == (UnknownColumn(raw=column),)
+
+
+def test_models_pickle() -> None:
+    for model in (
+        Segment.model_validate(SEGMENT),
+        EnrichmentJob.model_validate(JOB),
+        CreatedApiKey.model_validate(CREATED),
+        InvalidApiKey(error="no"),
+    ):
+        assert pickle.loads(pickle.dumps(model)) == model

@@ -1,5 +1,6 @@
 """Iteration over pages."""
 
+import asyncio
 import gc
 import weakref
 from typing import Any
@@ -9,9 +10,16 @@ import httpx
 import pytest
 import respx
 
-from audiencelab_sdk import Page, ServerError, UnexpectedResponseError, UnreadableRow
+from audiencelab_sdk import (
+    AsyncAudienceLab,
+    Page,
+    PermissionDeniedError,
+    ServerError,
+    UnexpectedResponseError,
+    UnreadableRow,
+)
 from tests.unit._both_clients import maybe_await
-from tests.unit._samples import ACCOUNT, LISTED
+from tests.unit._samples import ACCOUNT, KEY, LISTED, URL
 
 # All have the same creation time, so the ids alone order them.
 ROWS = [{**LISTED, "id": str(UUID(int=9 - number)), "name": f"key {number}"} for number in range(5)]
@@ -143,7 +151,7 @@ def test_iteration_frees_a_page_before_it_fetches_the_next() -> None:
         seen.append(len(alive))
         items = [Item() for _ in range(3 if len(seen) < 5 else 0)]
         alive.update(items)
-        return Page(items, [], page if items else None)
+        return Page(items, [], None, page if items else None)
 
     first = page()
     assert sum(1 for _ in first) == 12
@@ -172,3 +180,64 @@ async def test_an_iterator_of_a_page_is_its_own_iterator(
         assert aiter(items) is items
     else:
         assert [*iter(iter(page))] == page.items
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_a_list_is_iterated_without_an_await(client: Any, api: respx.MockRouter) -> None:
+    respond(api, ROWS[:1], ROWS[1:2], [])
+    names = [key.name async for key in client.api_keys.list(ACCOUNT)]
+    assert names == [row["name"] for row in ROWS[:2]]
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_a_list_that_is_iterated_raises_the_errors_of_its_first_page(
+    client: Any, api: respx.MockRouter
+) -> None:
+    respond(api, httpx.Response(403, json={"message": "no"}))
+    items = aiter(client.api_keys.list(ACCOUNT))
+    with pytest.raises(PermissionDeniedError):
+        await anext(items)
+
+
+def test_a_list_is_a_coroutine_for_asyncio(api: respx.MockRouter) -> None:
+    respond(api, ROWS, ROWS, ROWS)
+    client = AsyncAudienceLab(URL, KEY)
+
+    async def both() -> list[Any]:
+        task = asyncio.create_task(client.api_keys.list(ACCOUNT))
+        gathered = await asyncio.gather(task, client.api_keys.list(ACCOUNT))
+        await client.aclose()
+        return list(gathered)
+
+    pages = [asyncio.run(client.api_keys.list(ACCOUNT)), *asyncio.run(both())]
+    assert [len(page.items) for page in pages] == [len(ROWS)] * 3
+
+
+def test_a_list_that_is_cancelled_stops(api: respx.MockRouter) -> None:
+    async def hang(_: httpx.Request) -> httpx.Response:
+        await asyncio.sleep(60)
+        raise AssertionError
+
+    api.post("/rpc/list_api_keys").mock(side_effect=hang)
+
+    async def cancel() -> None:
+        async with AsyncAudienceLab(URL, KEY) as client:
+            task = asyncio.create_task(client.api_keys.list(ACCOUNT))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    asyncio.run(cancel())
+
+
+def test_a_list_that_is_not_awaited_warns(api: respx.MockRouter) -> None:
+    client = AsyncAudienceLab(URL, KEY)
+    with pytest.warns(RuntimeWarning, match="was never awaited"):
+        client.api_keys.list(ACCOUNT)
+
+
+def test_a_closed_list_does_not_warn() -> None:
+    client = AsyncAudienceLab(URL, KEY)
+    client.api_keys.list(ACCOUNT).close()
+    gc.collect()

@@ -81,8 +81,8 @@ def test_invalid_url_error_gives_advice_and_quotes_no_secret(url: Any, advice: s
         ("", "key is empty"),
         (" \n", "key is empty"),
         (SecretStr(""), "key is empty"),
-        ("two\nlines", "line break"),
-        ("two words", "blank"),
+        ("two\nlines", "whitespace"),
+        ("two words", "whitespace"),
         ("clé-secrète", "character"),
     ],
 )

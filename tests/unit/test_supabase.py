@@ -167,7 +167,7 @@ async def test_a_client_of_the_other_kind_is_rejected(client_kind: str, client_c
     other, ours = (
         ("asyncio", "AsyncAudienceLab") if client_kind == "sync" else ("sync", "AudienceLab")
     )
-    with pytest.raises(ConfigurationError, match=rf"give it to {ours}\.from_supabase"):
+    with pytest.raises(ConfigurationError, match=rf"pass it to {ours}\.from_supabase"):
         client_class.from_supabase(await make_supabase(other))
 
 
@@ -176,6 +176,8 @@ async def test_other_objects_are_rejected(client_kind: str, client_class: Any, v
     maker = (
         r"supabase\.create_client" if client_kind == "sync" else r"supabase\.create_async_client"
     )
-    with pytest.raises(ConfigurationError, match=f"{maker}.* not {type(value).__name__}") as caught:
+    with pytest.raises(
+        ConfigurationError, match=f" not {type(value).__name__}: .*{maker}"
+    ) as caught:
         client_class.from_supabase(value)
     assert KEY not in str(caught.value)

@@ -18,7 +18,7 @@ from tests.unit._samples import JOB, KEY_ID
 def test_get_names_the_missing_row() -> None:
     operation = segments.get(KEY_ID)
     next(operation)
-    with pytest.raises(NotFoundError, match="no such segment"):
+    with pytest.raises(NotFoundError, match="the segment does not exist"):
         operation.throw(NotFoundError(406, "PGRST116", "Cannot coerce the result"))
 
 
