@@ -20,7 +20,7 @@ demo: $(DEMO_READY) ## run the quickstart on an embedded PostgreSQL
 test: $(DEV_READY) ## run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-coverage: $(DEV_READY) ## measure the branch coverage of the client by the unit tests
+coverage: $(DEV_READY) ## fail unless the unit tests cover every branch of the client
 	@$(BIN)/python -m coverage run -m pytest tests/unit $(PYTEST_ARGS)
 	@$(BIN)/python -m coverage report
 

@@ -177,7 +177,7 @@ def _place(name: str, row: Row | UnreadableRow) -> Place:
         return Place(row.created_at.isoformat(), row.id)
     try:
         created_at = json.loads(member(row.raw, "created_at") or "")
-    except ValueError:
+    except (ValueError, RecursionError):
         created_at = None
     if not isinstance(created_at, str):
         raise unexpected_shape(name, ["created_at"])

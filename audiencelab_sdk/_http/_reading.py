@@ -127,7 +127,7 @@ def _problems(error: ValidationError) -> "list[ErrorDetails]":
 def _id(raw: str) -> UUID | None:
     try:
         return UUID(json.loads(member(raw, "id") or ""))
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
 
 

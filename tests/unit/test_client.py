@@ -1,6 +1,7 @@
 """Identities, headers, options and closing."""
 
 import copy
+import json
 import pickle
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._secrets import header_secret
 from tests.unit._both_clients import close, maybe_await
-from tests.unit._samples import API_KEY, KEY, KEY_ID, TOKEN, URL, VALID
+from tests.unit._samples import ACCOUNT, API_KEY, JOB, KEY, KEY_ID, TOKEN, URL, VALID
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
 
@@ -231,3 +232,23 @@ async def test_an_empty_session_token_raises_a_configuration_error(client: Any) 
     derived = client._from_settings(replace(client._settings, token=token), client._pool)
     with pytest.raises(ConfigurationError, match="access_token is empty"):
         await maybe_await(derived.api_keys.verify(API_KEY))
+
+
+@pytest.mark.parametrize(
+    ("role", "expected"), [("authenticated", KEY_ID), ("service_role", None), ("anon", None)]
+)
+async def test_the_user_of_an_access_token_creates_rows(
+    client: Any, api: respx.MockRouter, role: str, expected: str | None
+) -> None:
+    token = jwt.encode({"role": role, "sub": KEY_ID}, JWT_SECRET, algorithm="HS256")
+    route = api.post("/enrichment_tracking").mock(
+        side_effect=lambda request: httpx.Response(201, json=[JOB | json.loads(request.content)[0]])
+    )
+    create = client.as_user(token).enrichment.create
+    if expected is None:
+        with pytest.raises(InvalidArgumentError, match="created_by is missing"):
+            await maybe_await(create(ACCOUNT, KEY_ID, "email"))
+        assert not route.called
+    else:
+        job = await maybe_await(create(ACCOUNT, KEY_ID, "email"))
+        assert str(job.created_by) == expected

@@ -11,6 +11,7 @@ from audiencelab_sdk import (
     APIConnectionError,
     AudienceLabError,
     ConflictError,
+    EnrichmentFailedError,
     EnrichmentJob,
     EnrichmentTimeoutError,
     InvalidArgumentError,
@@ -18,8 +19,16 @@ from audiencelab_sdk import (
     PermissionDeniedError,
 )
 from audiencelab_sdk._resources import enrichment as enrichment_module
-from tests.unit._operations import drive, enrichment, enrichment_of_nobody, json_response, sent
-from tests.unit._samples import ACCOUNT, JOB, KEY_ID
+from tests.unit._operations import (
+    drive,
+    enrichment,
+    enrichment_of_nobody,
+    json_response,
+    listing_of,
+    result_of,
+    sent,
+)
+from tests.unit._samples import ACCOUNT, JOB, KEY_ID, USER
 
 
 def create(**options: Any) -> Any:
@@ -66,6 +75,55 @@ def test_invalid_arguments_raise_before_any_request(call: Callable[[], Any], mes
         next(call())
 
 
+def test_create_inserts_a_row() -> None:
+    options = {"total_records": 7, "enrichment_fields": ["email"], "metadata": {"a": 1}}
+    requests, job = drive(create(**options), lambda rows: [JOB | rows[0]])
+    ((path, query, (row,)),) = requests
+    assert (path, query["on_conflict"]) == ("/rest/v1/enrichment_tracking", "id")
+    assert row == {
+        "id": str(job.id),
+        "account_id": ACCOUNT,
+        "audience_id": KEY_ID,
+        "enrichment_type": "email",
+        **options,
+        "created_by": str(USER),
+    }
+
+
+def test_list_sends_the_filters() -> None:
+    listing = listing_of(
+        enrichment.list,
+        account_id=ACCOUNT,
+        audience_id=KEY_ID,
+        status="pending",
+        enrichment_type="email",
+    )
+    assert sent(next(listing.page())) == (
+        "/rest/v1/enrichment_tracking",
+        {
+            "select": "*",
+            "account_id": f"eq.{ACCOUNT}",
+            "audience_id": f"eq.{KEY_ID}",
+            "status": "eq.pending",
+            "enrichment_type": "eq.email",
+            "order": "created_at.desc,id.desc",
+            "limit": "100",
+        },
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("workers", "arguments"),
+    [((), {"p_job_id": KEY_ID}), (("w1",), {"p_job_id": KEY_ID, "p_worker": "w1"})],
+)
+def test_reset_progress(workers: tuple[str, ...], arguments: dict[str, str]) -> None:
+    request = next(enrichment.reset_progress(KEY_ID, *workers))
+    assert request.repeatable
+    assert sent(request) == ("/rest/v1/rpc/reset_enrichment_progress", {}, arguments)
+    assert str(result_of(enrichment.reset_progress(KEY_ID), JOB).id) == KEY_ID
+
+
 def test_complete_succeeds_if_the_first_response_was_lost() -> None:
     operation = enrichment.complete(KEY_ID)
     body = sent(next(operation))[2]
@@ -93,6 +151,23 @@ def test_fail_updates_only_the_version_that_it_read() -> None:
         "eq.2025-01-02T03:04:06.000001+00:00",
     ]
     assert failed.metadata == {"b": 2, "error": "RuntimeError"}
+
+
+def test_fail_succeeds_if_the_first_response_was_lost() -> None:
+    written: dict[str, Any] = {}
+
+    def write(body: dict[str, Any]) -> list[Any]:
+        written.update(body)
+        return []
+
+    _, failed = drive(enrichment.fail(KEY_ID, "no budget"), JOB, write, lambda _: JOB | written)
+    assert (failed.status, failed.error) == ("failed", "no budget")
+
+
+def test_fail_conflicts_with_another_end_of_the_job() -> None:
+    completed = JOB | {"status": "completed"}
+    with pytest.raises(ConflictError, match="is completed and cannot become failed"):
+        drive(enrichment.fail(KEY_ID, "no budget"), completed)
 
 
 def test_fail_raises_if_the_job_keeps_changing() -> None:
@@ -164,6 +239,24 @@ def test_the_timeout_error_of_wait_is_caused_by_the_last_transient_error(
 def test_wait_raises_permanent_errors(error: AudienceLabError) -> None:
     with pytest.raises(type(error)):
         drive(enrichment.wait(KEY_ID, timeout=9, poll_interval=1), JOB, error)
+
+
+def test_wait_raises_for_a_failed_job() -> None:
+    failed = JOB | {"status": "failed", "metadata": {"error": "no budget"}}
+    seen: list[EnrichmentJob] = []
+    with pytest.raises(EnrichmentFailedError, match="no budget") as caught:
+        drive(enrichment.wait(KEY_ID, on_progress=seen.append, poll_interval=0.01), JOB, failed)
+    assert [job.status for job in seen] == ["pending", "failed"]
+    assert caught.value.job == seen[-1]
+
+
+def test_wait_with_a_bar_calls_the_observer_too(capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[EnrichmentJob] = []
+    completed = JOB | {"status": "completed"}
+    operation = enrichment.wait(KEY_ID, on_progress=seen.append, show=True)
+    drive(operation, JOB, completed)
+    assert [job.status for job in seen] == ["pending", "completed"]
+    assert "email enrichment completed" in capsys.readouterr().err
 
 
 def test_infinity_is_read_as_the_latest_datetime() -> None:

@@ -19,3 +19,7 @@ def test_items_and_members_are_found_at_any_depth(odd: str) -> None:
 )
 def test_text_that_is_no_array_has_no_parts(text: str) -> None:
     assert parts(text) is None
+
+
+def test_an_object_with_invalid_members_has_none() -> None:
+    assert member('{"a": 1, id: 2}', "id") is None

@@ -191,6 +191,16 @@ def test_the_cursor_keeps_times_that_python_cannot_read(moment: str) -> None:
     assert query["or"] == f"(created_at.lt.{moment},id.lt.{KEY_ID})"
 
 
+@pytest.mark.parametrize("value", ["{}", ODD_JSON["long"], ODD_JSON["deeper"]], ids=str.__len__)
+@pytest.mark.parametrize("column", ["id", "created_at"])
+def test_a_row_without_a_readable_id_or_creation_time_raises(column: str, value: str) -> None:
+    row = json.dumps(JOB | {column: "?"}).replace('"?"', value)
+    operation = listing_of(enrichment.list).page()
+    next(operation)
+    with pytest.raises(UnexpectedResponseError):
+        operation.send(text_response(f"[{row}]"))
+
+
 LISTS: list[tuple[str, Callable[[Any, Any], Any]]] = [
     ("/rpc/list_api_keys", lambda client, cursor: client.api_keys.list(ACCOUNT, cursor=cursor)),
     ("/segments", lambda client, cursor: client.segments.list(tags=["a"], cursor=cursor)),

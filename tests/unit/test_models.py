@@ -69,6 +69,19 @@ def test_models_keep_unknown_columns() -> None:
     assert Segment.model_validate(SEGMENT).model_dump(mode="json") == SEGMENT
 
 
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("enrichment_fields", "email"),
+        ("enrichment_fields", [1]),
+        ("started_at", "yesterday"),
+    ],
+)
+def test_invalid_columns_are_rejected(column: str, value: Any) -> None:
+    with pytest.raises(ValidationError, match="Input is not valid for this field"):
+        EnrichmentJob.model_validate(JOB | {column: value})
+
+
 def test_values_of_a_newer_database_are_read_as_text() -> None:
     job = EnrichmentJob.model_validate(JOB | {"status": "paused", "enrichment_type": "fax"})
     segment = Segment.model_validate(SEGMENT | {"source_type": "crm"})

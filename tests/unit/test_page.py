@@ -170,6 +170,18 @@ def test_repr_of_an_unreadable_row_hides_its_data() -> None:
     assert "secret" not in repr(row)
 
 
+async def test_an_iterator_of_a_page_is_its_own_iterator(
+    client: Any, api: respx.MockRouter
+) -> None:
+    respond(api, ROWS, [])
+    page = await maybe_await(client.api_keys.list(ACCOUNT))
+    if hasattr(page, "__aiter__"):
+        items = aiter(page)
+        assert aiter(items) is items
+    else:
+        assert [*iter(iter(page))] == page.items
+
+
 @pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
 async def test_a_list_is_iterated_without_an_await(client: Any, api: respx.MockRouter) -> None:
     respond(api, ROWS[:1], ROWS[1:2], [])

@@ -1,5 +1,6 @@
 """Connections: shared, limited in number, and closed."""
 
+import asyncio
 import gc
 import inspect
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+import respx
 
 from audiencelab_sdk import (
     APITimeoutError,
@@ -19,10 +21,10 @@ from audiencelab_sdk import (
     ClientClosedError,
     ConfigurationError,
 )
-from audiencelab_sdk._http import _connections
+from audiencelab_sdk._http import _connections, _pools
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._http_server import HeldResponses, Server, slow
-from tests.unit._samples import API_KEY, KEY, URL
+from tests.unit._samples import API_KEY, KEY, URL, VALID
 
 
 async def test_each_client_has_its_own_timeout(client_class: Any, server: Server, url: str) -> None:
@@ -175,3 +177,57 @@ async def test_invalid_proxy_and_certificate_variables_are_named(
     with pytest.raises(ConfigurationError, match=variable) as caught:
         client_class(URL, KEY)
     assert "hunter2" not in str(caught.value)
+
+
+async def test_each_process_has_its_own_connections(
+    client_class: Any, server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = client_class(url, KEY)
+    assert await maybe_await(client.api_keys.verify(API_KEY))
+    with monkeypatch.context() as child:
+        child.setattr(_pools, "_process", lambda: (0, 1))
+        for _ in range(2):
+            assert await maybe_await(client.api_keys.verify(API_KEY))
+        assert server.connections == 2
+        await close(client)
+        with pytest.raises(ClientClosedError):
+            await maybe_await(client.api_keys.verify(API_KEY))
+    await close(client)
+
+
+def test_a_process_without_connections_can_close_the_client(
+    server: Server, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = AudienceLab(url, KEY)
+    with monkeypatch.context() as child:
+        child.setattr(_pools, "_process", lambda: (0, 1))
+        client.close()
+        with pytest.raises(ClientClosedError):
+            client.api_keys.verify(API_KEY)
+    client.close()
+    assert server.connections == 0
+
+
+def test_each_event_loop_has_its_own_connections(server: Server, url: str) -> None:
+    client = AsyncAudienceLab(url, KEY)
+
+    async def verify() -> bool:
+        return bool(await client.api_keys.verify(API_KEY))
+
+    assert [asyncio.run(verify()) for _ in range(2)] == [True, True]
+    assert server.connections == 2
+    assert client._pool._by_loop == {}
+
+
+def test_closed_event_loops_are_forgotten(api: respx.MockRouter) -> None:
+    api.post("/rpc/verify_api_key").respond(json=VALID)
+    client = AsyncAudienceLab(URL, KEY)
+
+    async def verify() -> int:
+        assert await client.api_keys.verify(API_KEY)
+        return len(client._pool._by_loop)
+
+    for _ in range(3):
+        loop = asyncio.new_event_loop()
+        assert loop.run_until_complete(verify()) == 1
+        loop.close()  # unlike asyncio.run, without closing its generators

@@ -71,6 +71,18 @@ def test_list_sends_the_filters() -> None:
     }
 
 
+def test_list_sends_the_earliest_creation_time() -> None:
+    operation = first_page(created_after=datetime(2025, 1, 2, tzinfo=UTC))
+    assert sent(next(operation))[1]["created_at"] == "gt.2025-01-02T00:00:00+00:00"
+
+
+def test_restore_returns_the_segment() -> None:
+    request = next(segments.restore(KEY_ID))
+    assert request.repeatable
+    assert sent(request) == ("/rest/v1/rpc/restore_studio_segment", {}, {"p_segment_id": KEY_ID})
+    assert str(result_of(segments.restore(KEY_ID), SEGMENT).id) == KEY_ID
+
+
 def test_update_sends_only_the_given_fields() -> None:
     column = CustomColumn(field="s", header_name="S", type="number")
     operation = segments.update(KEY_ID, description=None, custom_columns=[column])
@@ -181,6 +193,7 @@ REFUSED: list[tuple[Callable[[], Any], str]] = [
     (lambda: segments.update(KEY_ID), "nothing to update"),
     (lambda: segments.get("x"), "segment_id must be a UUID"),
     (lambda: create(filters=[nested(100)]), "at most 99 levels deep"),
+    (lambda: create(filters=[nested(10_000)]), "at most 99 levels deep"),
     (lambda: create(filters=[2**1024]), "numbers in the range of a double"),
     (lambda: create(name="n" * 256), "name has 256 characters; at most 255"),
     (lambda: create(description="d" * 10_001), "description has 10,001 characters"),
@@ -290,3 +303,7 @@ def test_stored_json_round_trips_unchanged(filters: Any, columns: Any) -> None:
 def test_comparisons_build_filters(made: SegmentFilter, operator: str) -> None:
     assert made == SegmentFilter(field="a", operator=operator, value=1)
     assert made.model_dump() == {"field": "a", "operator": operator, "value": 1}
+
+
+def test_repr_of_an_incomplete_filter() -> None:
+    assert repr(SegmentFilter.where("country")) == "SegmentFilter.where('country')"

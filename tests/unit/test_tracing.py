@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from audiencelab_sdk import AudienceLab, EnrichmentFailedError, ServerError
+from audiencelab_sdk import AudienceLab, EnrichmentFailedError, RequestAttempt, ServerError
 from audiencelab_sdk._http import _sessions
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._http_server import Server
@@ -146,3 +146,18 @@ def test_the_sdk_works_without_opentelemetry(server: Server, url: str) -> None:
         f"    assert client.api_keys.verify({API_KEY!r})\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_calls_need_no_opentelemetry(
+    client_class: Any, api: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api.post("/rpc/verify_api_key").respond(json=VALID)
+    monkeypatch.setitem(sys.modules, "opentelemetry.trace", None)
+    attempts: list[RequestAttempt] = []
+
+    for options in ({}, {"on_response": attempts.append}):
+        client = client_class(URL, KEY, **options)
+        assert await maybe_await(client.api_keys.verify(API_KEY))
+        await close(client)
+
+    assert [attempt.status for attempt in attempts] == [200]

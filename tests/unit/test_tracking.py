@@ -16,6 +16,7 @@ from audiencelab_sdk import (
     AsyncAudienceLab,
     AudienceLab,
     ConfigurationError,
+    ConflictError,
     InvalidArgumentError,
     PermissionDeniedError,
     ServerError,
@@ -275,3 +276,53 @@ async def test_show_without_rich_says_what_to_install(
     with pytest.raises(ConfigurationError, match=r"audiencelab-sdk\[progress\]"):
         await track(client, lambda _: maybe_await(None), show=True)
     assert database.reports == []
+
+
+async def test_an_ended_job_is_not_entered(
+    client: Any, database: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    database.failures.append(httpx.Response(409, json={"code": "PT409", "message": "ended"}))
+
+    async def work(_: Any) -> None:
+        pytest.fail("the block ran")
+
+    with pytest.raises(ConflictError, match="ended"):
+        await track(client, work, show=True)
+    assert database.reports == []
+    assert "enrichment" in capsys.readouterr().err  # the bar is closed and leaves its line
+
+
+async def test_an_exception_has_a_note_if_the_job_cannot_be_marked_as_failed(
+    client: Any, database: Database, api: respx.MockRouter
+) -> None:
+    api.patch("/enrichment_tracking").respond(403, json={"message": "read only"})
+
+    async def work(_: Any) -> None:
+        raise RuntimeError("out of coffee")
+
+    with pytest.raises(RuntimeError) as caught:
+        await track(client, work)
+    (note,) = caught.value.__notes__
+    assert note == f"Enrichment job {KEY_ID} could not be marked as failed: read only (HTTP 403)"
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_an_exception_has_a_note_if_the_job_is_not_marked_as_failed_in_time(
+    client: Any, database: Database, api: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(_tracking, "_SECONDS_TO_FAIL", 0.1)
+    api.patch("/enrichment_tracking").mock(side_effect=hang)
+
+    async def work(_: Any) -> None:
+        raise RuntimeError("out of coffee")
+
+    with pytest.raises(RuntimeError) as caught:
+        await track(client, work)
+    (note,) = caught.value.__notes__
+    assert (
+        note == f"Enrichment job {KEY_ID} could not be marked as failed: no response within 0.1 s"
+    )
