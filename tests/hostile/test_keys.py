@@ -1,4 +1,4 @@
-"""An attacker after API keys: more of them, longer ones, somebody else's, or their cost."""
+"""Attacks on API keys: exceed limits, exhaust the CPU, guess, and use or revoke keys of others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ TOO_MUCH: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("column", "arguments"), TOO_MUCH)
-def test_to_break_or_slow_the_list_of_keys(
+def test_a_key_that_exceeds_a_limit_is_not_created(
     db: Database, tenant: Tenant, column: str, arguments: dict[str, Any]
 ) -> None:
     with pytest.raises(errors.CheckViolation, match=f"api_keys_{column}_limit is exceeded"):
@@ -68,12 +68,14 @@ def test_keys_within_the_limits_are_created(db: Database, tenant: Tenant) -> Non
 @pytest.mark.parametrize(
     "scopes", ["[" * 5000 + "]" * 5000, json.dumps([{"entity_type": {"a": {}}}]), "{}", "null"]
 )
-def test_to_crash_the_check_of_scopes(db: Database, tenant: Tenant, scopes: str) -> None:
+def test_malformed_scopes_raise_a_documented_error(
+    db: Database, tenant: Tenant, scopes: str
+) -> None:
     with pytest.raises((errors.InvalidParameterValue, errors.CheckViolation)):
         create(db, tenant, scopes=scopes)
 
 
-def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
+def test_an_account_has_at_most_1000_live_keys(db: Database, tenant: Tenant) -> None:
     db.admin(
         "insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, created_by)"
         " select %s, 'n', 'sk_0000', gen_random_uuid()::text, %s from generate_series(1, 996)",
@@ -82,7 +84,7 @@ def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
     )
 
     def attempt(_: int) -> str | None:
-        """None when it succeeds."""
+        """Create a key, and return the SQLSTATE of the error, or None."""
         try:
             create(db, tenant)
         except psycopg.Error as error:
@@ -94,7 +96,7 @@ def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
     assert outcomes == {None: 4, "PT409": 12}
     other = db.add_tenant()
     assert create(db, other)["key"].startswith("sk_")
-    # Keys that are not live do not count.
+    # Revoked keys do not count.
     (key_id,) = db.admin(
         "select id from api_keys_private.api_keys where account_id = %s limit 1", tenant.account_id
     )
@@ -103,21 +105,23 @@ def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
 
 
 def verdict(db: Database, text: str) -> str | int:
-    """Valid or invalid; or the seconds after which PostgREST tells the client to come back."""
+    """The result of verify_api_key, or the seconds in Retry-After."""
     try:
         return "valid" if db.verify(text)["valid"] else "invalid"
     except psycopg.Error as error:
         if error.sqlstate != "PGRST":
             raise
         message, detail = error.diag.message_primary, error.diag.message_detail
-    body, answer = json.loads(message or ""), json.loads(detail or "")
-    assert (body["code"], answer["status"]) == ("PT429", 429)
-    return int(answer["headers"]["Retry-After"])
+    body, response = json.loads(message or ""), json.loads(detail or "")
+    assert (body["code"], response["status"]) == ("PT429", 429)
+    return int(response["headers"]["Retry-After"])
 
 
-def test_to_spend_the_databases_time_on_bcrypt(db: Database, tenant: Tenant) -> None:
-    """With four old keys of one prefix; of 4,500 old keys, two share one at even odds."""
+def test_invalid_keys_cost_a_limited_number_of_bcrypt_comparisons(
+    db: Database, tenant: Tenant
+) -> None:
     prefix = f"sk_{uuid4().hex[:4]}"
+    # Keys rarely share a prefix: with 4,500 keys, the probability of a pair is one half.
     for _ in range(4):
         add_old_key(db, tenant, prefix + uuid4().hex)
     before = crypt_calls(db)
@@ -131,8 +135,10 @@ def test_to_spend_the_databases_time_on_bcrypt(db: Database, tenant: Tenant) -> 
     assert set(verdicts) - set(postponed) == {"invalid"}
 
 
-def test_to_lock_out_the_owner_of_an_old_key(db: Database, tenant: Tenant) -> None:
-    """By garbage that goes on while the owner waits, as he is told to."""
+def test_invalid_keys_do_not_prevent_verification_of_a_bcrypt_key(
+    db: Database, tenant: Tenant
+) -> None:
+    """Invalid keys keep arriving while the owner waits for the time in Retry-After."""
     prefix = f"sk_{uuid4().hex[:4]}"
     texts = [prefix + uuid4().hex for _ in range(10)]
     for text in texts:
@@ -141,25 +147,25 @@ def test_to_lock_out_the_owner_of_an_old_key(db: Database, tenant: Tenant) -> No
         assert verdict(db, prefix + uuid4().hex) != "valid"
     verdicts = {text: verdict(db, text) for text in texts}
     assert "invalid" not in verdicts.values()
-    # The one that is told to come back first, so that the test does not take long.
+    # The key with the shortest wait keeps the test short.
     seconds, text = min((wait, text) for text, wait in verdicts.items() if isinstance(wait, int))
-    answer: str | int = seconds
+    result: str | int = seconds
     for _ in range(5):
-        if not isinstance(answer, int):
+        if not isinstance(result, int):
             break
-        end = time.monotonic() + answer
+        end = time.monotonic() + result
         while time.monotonic() < end - 0.5:
             assert verdict(db, prefix + uuid4().hex) != "valid"
             time.sleep(0.4)
         time.sleep(max(0.0, end - time.monotonic()))
-        answer = verdict(db, text)
-    assert answer == "valid"
-    # From now on, it needs no bcrypt.
+        result = verdict(db, text)
+    assert result == "valid"
+    # The key is now hashed with SHA-256.
     assert verdict(db, text) == "valid"
 
 
 @pytest.mark.parametrize("state", ["unknown", "revoked", "expired"])
-def test_to_check_texts_as_a_key_that_does_not_live(
+def test_a_revoked_expired_or_unknown_key_cannot_verify_keys(
     db: Database, tenant: Tenant, state: str
 ) -> None:
     past = datetime(2020, 1, 1, tzinfo=UTC)
@@ -178,13 +184,13 @@ def test_to_check_texts_as_a_key_that_does_not_live(
 
 
 @pytest.mark.parametrize("text", ["sk_" + "a" * 10_000_000, "a" * 10_000_000, "sk_abcd\0"[:7], ""])
-def test_to_wear_down_verification_by_long_texts(db: Database, text: str) -> None:
+def test_verifying_a_long_text_needs_no_bcrypt(db: Database, text: str) -> None:
     before = crypt_calls(db)
     assert db.verify(text)["valid"] is False
     assert crypt_calls(db) == before
 
 
-def test_to_fill_the_log_with_one_request(db: Database, tenant: Tenant) -> None:
+def test_long_texts_are_truncated_in_the_usage_log(db: Database, tenant: Tenant) -> None:
     key_id = db.create_key(tenant)["id"]
     endpoint, agent = "/" + "e" * 3_000_000, "u" * 3_000_000
     db.rows(
@@ -206,7 +212,7 @@ def test_to_fill_the_log_with_one_request(db: Database, tenant: Tenant) -> None:
     assert lengths == [[2000, 255, 255, 1000]] * 2
 
 
-def test_to_keep_access_by_keys_after_leaving_the_team(db: Database, tenant: Tenant) -> None:
+def test_all_keys_of_a_former_member_can_be_revoked(db: Database, tenant: Tenant) -> None:
     leaver = db.add_user(uuid4())
     db.add_member(tenant.account_id, leaver)
     other = db.add_tenant()
@@ -223,14 +229,14 @@ def test_to_keep_access_by_keys_after_leaving_the_team(db: Database, tenant: Ten
     assert [db.verify(text)["valid"] for text in mine] == [False] * 3
     assert db.verify(elsewhere)["valid"] is True
     assert db.verify(colleagues)["valid"] is True
-    # Moving the expiry of a key does not bring it back.
+    # Extending the expiry of a revoked key does not make it live.
     db.admin("update api_keys_private.api_keys set expires_at = null where id = %s", expired["id"])
     assert db.verify(expired["key"])["valid"] is False
     assert db.value(SERVICE_ROLE, revoke, leaver, None) == 1
     assert db.verify(elsewhere)["valid"] is False
 
 
-def test_to_revoke_the_keys_of_other_accounts(db: Database, tenant: Tenant) -> None:
+def test_a_user_cannot_revoke_keys_of_other_accounts(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
     stranger = db.add_tenant().member
     revoke = "select public.revoke_api_keys_of(%s, %s)"
@@ -254,7 +260,9 @@ def owners_only(db: Database) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("owners_only")
-def test_to_manage_keys_without_the_account_role_for_it(db: Database, tenant: Tenant) -> None:
+def test_keys_can_only_be_managed_with_the_account_role_in_the_settings(
+    db: Database, tenant: Tenant
+) -> None:
     member = db.add_user(uuid4())
     db.add_member(tenant.account_id, member)
     key = db.create_key(tenant)
@@ -274,12 +282,12 @@ def test_to_manage_keys_without_the_account_role_for_it(db: Database, tenant: Te
     assert db.value(SERVICE_ROLE, revoke, tenant.user_id) == 0
 
 
-def test_a_role_that_does_not_exist_cannot_be_demanded(db: Database) -> None:
+def test_the_settings_cannot_require_an_unknown_account_role(db: Database) -> None:
     with pytest.raises(errors.ForeignKeyViolation):
         db.rows(SERVICE_ROLE, "update api_keys_private.settings set manage_keys_role = 'boss'")
 
 
-def test_to_turn_the_settings_of_the_keys_off(db: Database, tenant: Tenant) -> None:
+def test_only_service_role_can_change_the_settings(db: Database, tenant: Tenant) -> None:
     key = api_key(db.create_key(tenant, [EVERYTHING])["id"])
     for actor in (tenant.member, key, Actor("anon")):
         for statement in (
@@ -293,7 +301,7 @@ def test_to_turn_the_settings_of_the_keys_off(db: Database, tenant: Tenant) -> N
         db.affected(SERVICE_ROLE, "delete from api_keys_private.settings")
 
 
-def test_to_raise_the_scopes_of_ones_own_key(db: Database, tenant: Tenant) -> None:
+def test_a_key_cannot_extend_its_own_scopes(db: Database, tenant: Tenant) -> None:
     key = api_key(db.create_key(tenant, [EVERYTHING])["id"])
     for actor in (tenant.member, key):
         with pytest.raises(errors.InsufficientPrivilege):
@@ -303,9 +311,7 @@ def test_to_raise_the_scopes_of_ones_own_key(db: Database, tenant: Tenant) -> No
 
 
 @pytest.mark.parametrize("entity_id", ["%", "_", "**", "*,*", "' or true --", "$.**", "\\*"])
-def test_to_be_allowed_everything_by_what_looks_like_a_wildcard(
-    db: Database, tenant: Tenant, entity_id: str
-) -> None:
+def test_only_an_asterisk_is_a_wildcard(db: Database, tenant: Tenant, entity_id: str) -> None:
     scope = {"entity_type": "segment", "entity_id": entity_id, "action": "read"}
     key = api_key(db.create_key(tenant, [scope])["id"])
     db.create_segment(tenant)
@@ -315,7 +321,7 @@ def test_to_be_allowed_everything_by_what_looks_like_a_wildcard(
     assert db.value(key, "select count(*) from public.segments") == 0
 
 
-def test_to_hide_a_scope_by_naming_its_fields_twice(db: Database, tenant: Tenant) -> None:
+def test_duplicate_and_misspelled_fields_do_not_hide_a_scope(db: Database, tenant: Tenant) -> None:
     twice = '[{"entity_type": "segment", "entity_type": "*", "entity_id": "1", "action": "read"}]'
     key = create(db, tenant, scopes=twice)
     assert key["scopes"] == [{"entity_type": "*", "entity_id": "1", "action": "read"}]
@@ -326,12 +332,14 @@ def test_to_hide_a_scope_by_naming_its_fields_twice(db: Database, tenant: Tenant
         create(db, tenant, scopes=smuggled)
 
 
-def test_to_learn_whether_an_account_or_a_key_exists(db: Database, tenant: Tenant) -> None:
+def test_errors_do_not_reveal_whether_an_account_or_a_key_exists(
+    db: Database, tenant: Tenant
+) -> None:
     stranger = db.add_tenant().member
     key = db.create_key(tenant)
-    answers = []
+    messages = []
     for account_id, key_id in ((tenant.account_id, key["id"]), (uuid4(), uuid4())):
-        said = []
+        of_target = []
         for statement, *arguments in (
             (CREATE, account_id, "n", "[]", None),
             ("select * from public.list_api_keys(%s)", account_id),
@@ -340,12 +348,12 @@ def test_to_learn_whether_an_account_or_a_key_exists(db: Database, tenant: Tenan
         ):
             with pytest.raises(errors.InsufficientPrivilege) as refusal:
                 db.rows(stranger, statement, *arguments)
-            said.append(str(refusal.value))
-        answers.append(said)
-    assert answers[0] == answers[1]
+            of_target.append(str(refusal.value))
+        messages.append(of_target)
+    assert messages[0] == messages[1]
 
 
-def test_the_operator_sees_which_keys_are_still_bcrypt(db: Database, tenant: Tenant) -> None:
+def test_service_role_can_list_the_keys_hashed_with_bcrypt(db: Database, tenant: Tenant) -> None:
     text = "sk_" + uuid4().hex
     key_id = add_old_key(db, tenant, text)
     add_old_key(db, tenant, "sk_" + uuid4().hex, is_active=False)
