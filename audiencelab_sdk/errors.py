@@ -13,10 +13,11 @@
     └── APIStatusError
         ├── AuthenticationError      401
         ├── PermissionDeniedError    403
-        ├── NotFoundError            404, and 406 with code PGRST116
+        ├── NotFoundError            404
         ├── ConflictError            409
         ├── RateLimitError           429
         ├── InvalidRequestError      any other 4xx
+        ├── SchemaError              500
         └── ServerError              5xx
 
 A client that would send its key unencrypted emits an InsecureURLWarning.
@@ -31,21 +32,6 @@ from audiencelab_sdk._text import shown
 # The models import this module, because an `Outcome` has an error.
 if TYPE_CHECKING:
     from audiencelab_sdk.models.enrichment import EnrichmentJob
-
-_JWT_ADVICE = (
-    "The access token has expired, is malformed, or was signed for another project: get a new one."
-)
-_SCHEMA_ADVICE = (
-    "The API's schema cache lacks this table, column or function: apply the AudienceLab migrations "
-    "(supabase db push), or reload the cache if they are applied (notify pgrst, 'reload schema')."
-)
-_ADVICE = {
-    "PGRST202": _SCHEMA_ADVICE,
-    "PGRST204": _SCHEMA_ADVICE,
-    "PGRST205": _SCHEMA_ADVICE,
-    "PGRST301": _JWT_ADVICE,
-    "PGRST303": _JWT_ADVICE,
-}
 
 
 class InsecureURLWarning(UserWarning):
@@ -151,7 +137,10 @@ class APIStatusError(AudienceLabError):
     """The HTTP status of the response is not a success.
 
     Attributes:
-        status: The HTTP status.
+        status: The HTTP status of the error, which an application may forward: 404 for a row that
+            does not exist, 500 for a SchemaError, otherwise `http_status`.
+        http_status: The HTTP status of the response. PostgREST returns 406 for a row that does not
+            exist, and 404 for a missing table.
         code: The SQLSTATE or PostgREST's error code, such as 42501 or PGRST202. None if the
             response has no code.
         message: The server's error message.
@@ -172,23 +161,25 @@ class APIStatusError(AudienceLabError):
         details: str | None = None,
         hint: str | None = None,
         request_id: str | None = None,
+        http_status: int | None = None,
     ) -> None:
-        super().__init__(status, code, message, details, hint, request_id)
+        super().__init__(status, code, message, details, hint, request_id, http_status)
         self.status = status
         self.code = code
         self.message = message
         self.details = details
         self.hint = hint
         self.request_id = request_id
+        self.http_status = status if http_status is None else http_status
 
     def __str__(self) -> str:
-        facts = [f"HTTP {self.status}"]
+        facts = [f"HTTP {self.http_status}"]
         if self.code:
             facts.append(f"code {self.code}")
         if self.request_id:
             facts.append(f"request id {self.request_id}")
-        parts = [f"{self.message} ({', '.join(facts)})", self.hint, _ADVICE.get(self.code or "")]
-        return " ".join(part for part in parts if part)
+        text = f"{self.message} ({', '.join(facts)})"
+        return f"{text}. {self.hint}" if self.hint else text
 
 
 class AuthenticationError(APIStatusError):
@@ -203,9 +194,9 @@ class PermissionDeniedError(APIStatusError):
 
 
 class NotFoundError(APIStatusError):
-    """The row, table or function does not exist, or is not visible to the caller.
+    """The row does not exist, or is not visible to the caller.
 
-    The HTTP status is 404, or 406 with the code PGRST116.
+    `status` is 404. The HTTP status of the response may be 406.
     """
 
 
@@ -215,6 +206,14 @@ class ConflictError(APIStatusError):
 
 class InvalidRequestError(APIStatusError):
     """The server rejects the request as invalid (any other 4xx)."""
+
+
+class SchemaError(APIStatusError):
+    """The API has no such table, column or function, or there is no API at the URL.
+
+    The migrations are missing, the API has not reloaded its schema, or the URL is wrong. `status`
+    is 500, because the caller of an application cannot fix this.
+    """
 
 
 class RateLimitError(APIStatusError):

@@ -78,13 +78,18 @@ class Attempt:
 
     def facts(self, outcome: Response | AudienceLabError) -> RequestAttempt:
         """Return what is known of the attempt."""
-        response = outcome if isinstance(outcome, Response | APIStatusError) else None
+        status: int | None = None
+        request_id: str | None = None
+        if isinstance(outcome, Response):
+            status, request_id = outcome.status, outcome.request_id
+        elif isinstance(outcome, APIStatusError):
+            status, request_id = outcome.http_status, outcome.request_id
         return RequestAttempt(
             call=self._call,
             method=str(self._request.http_method),
             path=self._request.path.path,
-            status=response.status if response else None,
-            request_id=response.request_id if response else None,
+            status=status,
+            request_id=request_id,
             attempt=self._number,
             duration=time.perf_counter() - self._started,
             error=type(outcome) if isinstance(outcome, AudienceLabError) else None,

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import httpx
 
+from audiencelab_sdk._http._advice import advice
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import (
     APIStatusError,
@@ -18,6 +19,7 @@ from audiencelab_sdk.errors import (
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
+    SchemaError,
     ServerError,
 )
 
@@ -28,15 +30,13 @@ _CLASSES: dict[int, type[APIStatusError]] = {
     409: ConflictError,
     429: RateLimitError,
 }
+# An application may forward the status of an error to its own caller.
+_STATUSES: dict[type[APIStatusError], int] = {NotFoundError: 404, SchemaError: 500}
 _REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
-# What is refused before it gets to PostgREST or PostgreSQL comes without a code and with no hint.
-_ADVICE_WITHOUT_CODE = {
-    401: (
-        "The gateway does not accept the project's key: is it a key of this project, and does no "
-        "proxy on the way remove the header apikey?"
-    ),
-    404: "There is no Supabase API here: does the URL lead to the project's?",
-}
+# PostgREST's: the function, column or table is not in its schema cache, or the schema not exposed.
+# PostgreSQL's: undefined table, function and column.
+_SCHEMA_CODES = {"PGRST106", "PGRST202", "PGRST204", "PGRST205", "42P01", "42883", "42703"}
+_NO_SUCH_ROW = "PGRST116"
 _TITLE = re.compile(r"<title[^>]*>([^<]+)</title>", re.IGNORECASE)
 _API_KEY = re.compile(r"sk_[A-Za-z0-9]{8,}")
 _LONGEST_TEXT = 200
@@ -48,13 +48,20 @@ def status_error(response: httpx.Response) -> APIStatusError:
     text = _without_secrets(response)
     body = _json_object(text)
     code = _text(body, "code")
-    error = _error_class(status, code)(
-        status,
+    message = _message(response, body, text)
+    hint = _text(body, "hint")
+    error_class = _error_class(status, code)
+    # PostgREST's hint for what it does not know is the most similar name that it knows.
+    if hint is None or error_class is SchemaError:
+        hint = ". ".join(filter(None, (hint, advice(status, code, message)))) or None
+    error = error_class(
+        _STATUSES.get(error_class, status),
         code,
-        _message(response, body, text),
+        message,
         _text(body, "details"),
-        _text(body, "hint") or (None if code else _ADVICE_WITHOUT_CODE.get(status)),
+        hint,
         request_id(response.headers),
+        status,
     )
     error.retry_after = _seconds(response.headers.get("Retry-After", ""))
     return error
@@ -88,8 +95,10 @@ def _text(body: Mapping[str, Any], *names: str) -> str | None:
 
 
 def _error_class(status: int, code: str | None) -> type[APIStatusError]:
-    if status == 406 and code == "PGRST116":
+    if code == _NO_SUCH_ROW:
         return NotFoundError
+    if code in _SCHEMA_CODES or (status in {404, 405} and code is None):
+        return SchemaError
     if 400 <= status < 500:
         return _CLASSES.get(status, InvalidRequestError)
     return ServerError if status >= 500 else APIStatusError

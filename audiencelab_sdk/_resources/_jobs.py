@@ -135,4 +135,5 @@ def _impossible(job: EnrichmentJob, target: EnrichmentStatus) -> ConflictError:
     state = (
         f"already {target}" if job.status is target else f"{job.status} and cannot become {target}"
     )
-    return ConflictError(409, None, f"the enrichment job is {state}")
+    hint = "Call start or report_progress first." if job.status is PENDING else None
+    return ConflictError(409, None, f"the enrichment job is {state}", None, hint)

@@ -12,6 +12,7 @@ from audiencelab_sdk.errors import AudienceLabError, UnexpectedResponseError, Us
 from audiencelab_sdk.models import Outcome, UsageLog
 from audiencelab_sdk.models._base import Model
 
+_FOREIGN_KEY_VIOLATION = "23503"
 _ONE = "log_api_key_usage"
 _BATCH = "log_api_key_usage_batch"
 
@@ -27,6 +28,8 @@ class _Entry(Model, frozen=True):
         """Return the entry that `function` wrote, or raise the error that it reports."""
         if not self.success:
             reason = shown(self.error or "the database returned no error message")
+            if self.error_code == _FOREIGN_KEY_VIOLATION:
+                reason = "the API key does not exist"
             raise UsageLogError(reason, self.error_code and shown(self.error_code))
         if self.log_id is None or self.timestamp is None:
             raise unexpected_shape(function, ["log_id", "timestamp"])

@@ -18,7 +18,7 @@ from audiencelab_sdk._arguments import (
     made_storable,
 )
 from audiencelab_sdk._http._listing import Listing, checked_page_size
-from audiencelab_sdk._http._operation import Operation, Response, rpc
+from audiencelab_sdk._http._operation import Operation, rpc
 from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk._http._resource import D, Resource, listing, operation
 from audiencelab_sdk._key_format import may_be_api_key
@@ -34,9 +34,7 @@ from audiencelab_sdk._resources._usage_log import read_batch, read_log
 from audiencelab_sdk._secrets import checked_secret, hidden
 from audiencelab_sdk.errors import (
     AudienceLabError,
-    AuthenticationError,
     InvalidArgumentError,
-    PermissionDeniedError,
 )
 from audiencelab_sdk.models import (
     ApiKey,
@@ -66,7 +64,6 @@ _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
 # The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
-_API_KEY_HINT = "Only an API key may call this: use client.as_api_key(...)."
 
 
 class ApiKeys(Resource[D]):
@@ -361,7 +358,7 @@ class ApiKeys(Resource[D]):
             "p_entity_id": checked_text("entity_id", entity_id),
             "p_action": checked_text("action", action),
         }
-        response = yield from _call_as_api_key("has_scope", arguments)
+        response = yield rpc("has_scope", arguments, repeatable=True)
         return read("has_scope", _BOOL, response)
 
     @operation
@@ -377,17 +374,8 @@ class ApiKeys(Resource[D]):
         Raises:
             PermissionDeniedError: The client does not act as an API key.
         """
-        response = yield from _call_as_api_key("get_api_key_account_id", {})
+        response = yield rpc("get_api_key_account_id", {}, repeatable=True)
         return read("get_api_key_account_id", _ID_OR_NONE, response)
-
-
-def _call_as_api_key(function: str, arguments: dict[str, Any]) -> Operation[Response]:
-    try:
-        return (yield rpc(function, arguments, repeatable=True))
-    except (AuthenticationError, PermissionDeniedError) as error:
-        if error.code == "42501":
-            error.hint = error.hint or _API_KEY_HINT
-        raise
 
 
 def _checked_scopes(scopes: Any) -> list[dict[str, Any]]:

@@ -44,22 +44,22 @@ ANONYMOUS = unauthenticated("42501", "permission denied for ")
 EXPIRED = unauthenticated("PGRST303", "JWT expired")
 FORGED = unauthenticated("PGRST301", "JWT ")
 NOT_ITS_ROLE = denied("permission denied for ")
-KEYS_ONLY = denied("Only an API key may call this: use client.as_api_key")
+KEYS_ONLY = denied("Only an API key may do this: call it on client.as_api_key")
 NO_MEMBER = denied("the account does not exist, or you are not a member of it")
 NO_MANAGER = denied("only members with the account role owner may manage the API keys")
 NO_ACCOUNT_NAMED = denied("only service_role may revoke API keys in all accounts")
 NO_KEY = denied("the API key does not exist, or you are not a member of its account")
 DEAD_KEY = denied("the API key that the request runs as is revoked or expired")
-NO_LOGGED_KEY = not_logged('insert or update on table "api_key_logs" violates foreign key')
+NO_LOGGED_KEY = not_logged("the API key does not exist")
 FOREIGN_ROW = denied("new row violates row-level security policy")
 NO_CREATOR = invalid("created_by is missing, and this client acts as no user")
 NO_PARENT = conflict("23503", "insert or update on table ")
 UNSEEN_SEGMENT = Refusal(
-    NotFoundError, 406, "PGRST116", "the segment does not exist, is deleted, or"
+    NotFoundError, 404, "PGRST116", "the segment does not exist, is deleted, or"
 )
 NO_SEGMENT = Refusal(NotFoundError, 404, "PT404", "the segment does not exist, or you are not")
 UNSEEN_JOB = Refusal(
-    NotFoundError, 406, "PGRST116", "the enrichment job does not exist, or is not visible"
+    NotFoundError, 404, "PGRST116", "the enrichment job does not exist, or is not visible"
 )
 NO_JOB = Refusal(NotFoundError, 404, "PT404", "the enrichment job does not exist")
 WRONG_STATUS = conflict(None, "the enrichment job is ")

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
-from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -12,9 +11,7 @@ from pydantic import SecretStr, ValidationError
 
 from audiencelab_sdk import (
     ApiKey,
-    AuthenticationError,
     InvalidArgumentError,
-    PermissionDeniedError,
     Scope,
     UnexpectedResponseError,
 )
@@ -153,31 +150,6 @@ def test_account_id() -> None:
     assert (path, body) == ("/rest/v1/rpc/get_api_key_account_id", {})
     assert result_of(api_keys.account_id(), ACCOUNT) == UUID(ACCOUNT)
     assert result_of(api_keys.account_id(), None) is None
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        PermissionDeniedError(403, "42501", "permission denied for function"),
-        AuthenticationError(401, "42501", "permission denied for function"),
-    ],
-)
-@pytest.mark.parametrize("call", [api_keys.account_id, partial(api_keys.has_scope, "a", "b", "c")])
-def test_permission_errors_refer_to_as_api_key(
-    error: PermissionDeniedError, call: Callable[[], Operation[Any]]
-) -> None:
-    operation = call()
-    next(operation)
-    with pytest.raises(type(error), match="as_api_key"):
-        operation.throw(error)
-
-
-def test_an_expired_token_error_does_not_refer_to_as_api_key() -> None:
-    operation = api_keys.account_id()
-    next(operation)
-    with pytest.raises(AuthenticationError) as caught:
-        operation.throw(AuthenticationError(401, "PGRST303", "JWT expired"))
-    assert "as_api_key" not in str(caught.value)
 
 
 REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [

@@ -18,7 +18,6 @@ from audiencelab_sdk.errors import (
     EnrichmentTimeoutError,
     InsecureURLWarning,
     InvalidArgumentError,
-    NotFoundError,
     PermissionDeniedError,
     RateLimitError,
     UsageLogError,
@@ -84,7 +83,7 @@ def test_str_includes_the_status_the_code_and_the_request_id() -> None:
         403, "42501", "permission denied for function x", "row (1)", "Ask an owner.", "req-7"
     )
     assert str(error) == (
-        "permission denied for function x (HTTP 403, code 42501, request id req-7) Ask an owner."
+        "permission denied for function x (HTTP 403, code 42501, request id req-7). Ask an owner."
     )
     assert str(APIStatusError(500, None, "oops")) == "oops (HTTP 500)"
     assert str(UsageLogError("no such key", "23503")) == "no such key (SQLSTATE 23503)"
@@ -97,16 +96,3 @@ def test_a_timeout_reports_records_only_if_their_total_is_known(total: int, prog
         f"enrichment job {job.id} is still pending after 2.5 s{progress}: "
         "wait again, or pass a longer timeout"
     )
-
-
-@pytest.mark.parametrize(
-    ("code", "advice"),
-    [
-        ("PGRST202", "migration"),
-        ("PGRST205", "migration"),
-        ("PGRST301", "another project"),
-        ("PGRST303", "expired"),
-    ],
-)
-def test_known_codes_add_advice(code: str, advice: str) -> None:
-    assert advice in str(NotFoundError(404, code, "Could not find it"))

@@ -16,6 +16,7 @@ from audiencelab_sdk import (
     NotFoundError,
     PermissionDeniedError,
     RateLimitError,
+    SchemaError,
     ServerError,
 )
 from audiencelab_sdk._http._statuses import status_error
@@ -69,11 +70,23 @@ async def test_the_status_selects_the_error_class(
     assert error.__class__ is expected
     assert (error.status, error.code, error.message) == (status, "42501", "it was said")
     assert (error.details, error.hint) == ("d", "h")
+    assert error.http_status == status
 
 
 async def test_406_of_a_missing_row_is_not_found(client: Any, api: respx.MockRouter) -> None:
     error = await failure(client, api, httpx.Response(406, json={"code": "PGRST116"}))
     assert type(error) is NotFoundError
+    assert (error.status, error.http_status) == (404, 406)
+    assert "(HTTP 406, code PGRST116)" in str(error)
+
+
+async def test_an_application_that_forwards_the_status_of_a_missing_function_returns_500(
+    client: Any, api: respx.MockRouter
+) -> None:
+    body = {"code": "PGRST202", "message": "Could not find it", "hint": "Perhaps you meant that"}
+    error = await failure(client, api, httpx.Response(404, json=body))
+    assert (error.status, error.http_status) == (500, 404)
+    assert error.hint.startswith("Perhaps you meant that. The API's schema cache lacks")
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 308])
@@ -171,22 +184,25 @@ PAGE = "<html><head><title>\n404 Not Found</title></head><body>nginx</body></htm
         (
             gateway(401, "No API key found in request"),
             AuthenticationError,
-            "No API key found in request (HTTP 401) The gateway does not accept the project's key",
+            "No API key found in request (HTTP 401). The gateway does not accept the project's key",
         ),
         (gateway(401, "Invalid authentication credentials"), AuthenticationError, "is it a key of"),
         (
             gateway(404, "no Route matched with those values"),
-            NotFoundError,
-            "does the URL lead to the project's?",
+            SchemaError,
+            "does the URL lead to the project's API?",
         ),
         (
             httpx.Response(404, html=PAGE),
-            NotFoundError,
-            "404 Not Found (HTTP 404) There is no Supabase API here: does the URL lead to",
+            SchemaError,
+            "404 Not Found (HTTP 404). There is no Supabase API here: does the URL lead to",
         ),
-        (postgrest(404, "PGRST202"), NotFoundError, "supabase db push"),
-        (postgrest(400, "PGRST204"), APIStatusError, "supabase db push"),
-        (postgrest(404, "PGRST205"), NotFoundError, "notify pgrst, 'reload schema'"),
+        (postgrest(404, "PGRST202"), SchemaError, "supabase db push"),
+        (postgrest(400, "PGRST204"), SchemaError, "supabase db push"),
+        (postgrest(404, "PGRST205"), SchemaError, "notify pgrst, 'reload schema'"),
+        (postgrest(404, "42P01"), SchemaError, "supabase db push"),
+        (postgrest(404, "42883"), SchemaError, "supabase db push"),
+        (httpx.Response(405, html=PAGE), SchemaError, "There is no Supabase API here"),
         (postgrest(401, "PGRST301"), AuthenticationError, "has expired"),
         (httpx.Response(502, html="<TITLE>Bad Gateway</TITLE>"), ServerError, "Bad Gateway (HTTP"),
     ],
@@ -212,7 +228,7 @@ async def test_the_hint_of_the_server_replaces_the_advice(
     api.post("/rpc/list_api_keys").respond(401, json=body)
     with pytest.raises(AuthenticationError) as caught:
         await maybe_await(client.api_keys.list(ACCOUNT))
-    assert str(caught.value) == "Invalid API key (HTTP 401) Double check it."
+    assert str(caught.value) == "Invalid API key (HTTP 401). Double check it."
 
 
 async def test_redirect_is_not_followed(client_class: Any, server: Server, url: str) -> None:

@@ -82,7 +82,7 @@ def test_each_event_has_its_outcome_in_order() -> None:
     assert [outcome.index for outcome in outcomes] == [0, 1, 2]
     assert [bool(outcome) for outcome in outcomes] == [True, False, True]
     assert [outcome.unwrap().log_id.int for outcome in outcomes if outcome] == [0, 2]
-    with pytest.raises(UsageLogError, match=r"no such key \(SQLSTATE 23503\)"):
+    with pytest.raises(UsageLogError, match=r"the API key does not exist \(SQLSTATE 23503\)"):
         outcomes[1].unwrap()
 
 
@@ -168,8 +168,8 @@ def test_log_usage_returns_the_row() -> None:
 def test_log_usage_raises_the_error_of_the_database() -> None:
     operation = log_usage()
     next(operation)
-    response = {"success": False, "error": "no such key", "error_code": "23503"}
-    with pytest.raises(UsageLogError, match="no such key") as caught:
+    response = {"success": False, "error": "fkey", "error_code": "23503"}
+    with pytest.raises(UsageLogError, match="the API key does not exist") as caught:
         operation.send(json_response(response))
     assert caught.value.code == "23503"
 

@@ -1,0 +1,96 @@
+"""What the caller can do about an error of the API, in the terms of the SDK.
+
+PostgreSQL and PostgREST describe roles, policies and constraints, which the caller does not see.
+"""
+
+import re
+from collections.abc import Callable
+
+from audiencelab_sdk.models import EnrichmentStatus, EnrichmentType, SourceType
+
+_AS_USER = "Only a user may do this: call it on client.as_user(...)."
+_AS_SERVICE_ROLE = "Only the service role may do this: use the project's secret (service_role) key."
+_AS_API_KEY = "Only an API key may do this: call it on client.as_api_key(...)."
+_NOT_AS_API_KEY = (
+    "An API key may not do this: use the project's secret (service_role) key, or act as a user "
+    "with client.as_user(...)."
+)
+_CALLERS = {
+    "create_api_key": _AS_USER,
+    "create_studio_segment": _AS_USER,
+    "delete_studio_segment": _AS_USER,
+    "get_api_key_account_id": _AS_API_KEY,
+    "has_scope": _AS_API_KEY,
+    "list_api_keys": _AS_USER,
+    "log_api_key_usage": _AS_SERVICE_ROLE,
+    "log_api_key_usage_batch": _AS_SERVICE_ROLE,
+    "reset_enrichment_progress": _AS_SERVICE_ROLE,
+    "restore_studio_segment": _AS_USER,
+    "revoke_api_key": _AS_USER,
+    "revoke_api_keys_of": _NOT_AS_API_KEY,
+    "verify_api_key": _AS_SERVICE_ROLE,
+}
+_ANONYMOUS = (
+    "The publishable (anon) key alone has no access: use the project's secret (service_role) key, "
+    "or act as a user with client.as_user(...)."
+)
+_JWT = (
+    "The access token has expired, is malformed, or was signed for another project: get a new one."
+)
+_SCHEMA = (
+    "The API's schema cache lacks this table, column or function: apply the AudienceLab migrations "
+    "(supabase db push), or reload the cache if they are applied (notify pgrst, 'reload schema')."
+)
+_NO_API = "There is no Supabase API here: does the URL lead to the project's API?"
+_GATEWAY = (
+    "The gateway does not accept the project's key: is it a key of this project, and does no "
+    "proxy on the way remove the header apikey?"
+)
+_NO_MEMBER = "The account does not exist, or the caller is not a member of it."
+_REFERENCED = {"account_id": "account", "created_by": "user"}
+_KNOWN = {
+    "enrichment_type": EnrichmentType,
+    "status": EnrichmentStatus,
+    "source_type": SourceType,
+}
+
+_Rule = tuple[int | None, str, str, str | Callable[[re.Match[str]], str | None]]
+
+
+def _for_function(message: re.Match[str]) -> str | None:
+    return _CALLERS.get(message[1])
+
+
+def _for_reference(message: re.Match[str]) -> str:
+    return f"There is no {_REFERENCED[message[1]]} with the id {message[1]}."
+
+
+def _for_value(message: re.Match[str]) -> str:
+    return f"The values of {message[1]} are {', '.join(_KNOWN[message[1]])}."
+
+
+# An HTTP status or None for any, patterns of the code and the message, and the advice. The first
+# match applies.
+_RULES: tuple[_Rule, ...] = (
+    (401, "42501", "", _ANONYMOUS),
+    (None, "42501", r"permission denied for function (\w+)", _for_function),
+    (None, "42501", r"permission denied for (?:table|view)", _NOT_AS_API_KEY),
+    (None, "42501", r"violates row-level security policy", _NO_MEMBER),
+    (None, "23503", rf'"\w+?_({"|".join(_REFERENCED)})_fkey"', _for_reference),
+    (None, "23514", rf'"\w+?_({"|".join(_KNOWN)})_check"', _for_value),
+    (None, "PGRST30[13]", "", _JWT),
+    (None, "PGRST(?:106|20[245])|42P01|42883|42703", "", _SCHEMA),
+    (401, "", "", _GATEWAY),
+    (404, "", "", _NO_API),
+    (405, "", "", _NO_API),
+)
+
+
+def advice(status: int, code: str | None, message: str) -> str | None:
+    """Return what the caller can do about an error; None if the message alone says it."""
+    for rule_status, rule_code, pattern, text in _RULES:
+        if rule_status not in {None, status} or not re.fullmatch(rule_code, code or ""):
+            continue
+        if match := re.search(pattern, message):
+            return text if isinstance(text, str) else text(match)
+    return None
