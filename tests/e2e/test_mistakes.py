@@ -221,8 +221,8 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
     "a job without its creator": (
         InvalidArgumentError,
         (
-            "created_by is missing, and this client acts as no user: pass a user's id, or call it on "
-            "client.as_user(...)"
+            "created_by is missing, and this client acts as no user: pass a user's id, or call it "
+            "on client.as_user(...)"
         ),
         lambda clients: clients.service.enrichment.create(clients.account, NOBODY, "email"),
     ),
@@ -296,8 +296,8 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
     "a GET from another server": (
         UnexpectedResponseError,
         (
-            "GET /rest/v1/segments returned 200 with something other than JSON: does the URL lead to "
-            "the project's API, and not to a proxy or a login page? (text/html, 35 bytes)"
+            "GET /rest/v1/segments returned 200 with something other than JSON: does the URL lead "
+            "to the project's API, and not to a proxy or a login page? (text/html, 35 bytes)"
         ),
         lambda clients: clients.elsewhere.segments.list(),
     ),
