@@ -323,6 +323,4 @@ async def test_an_exception_has_a_note_if_the_job_is_not_marked_as_failed_in_tim
     with pytest.raises(RuntimeError) as caught:
         await track(client, work)
     (note,) = caught.value.__notes__
-    assert (
-        note == f"Enrichment job {KEY_ID} could not be marked as failed: no response within 0.1 s"
-    )
+    assert note.endswith(f"{KEY_ID} could not be marked as failed: no response within 0.1 s")
