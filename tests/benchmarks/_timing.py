@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,11 @@ class Comparison:
         """Whether the ratio is within the limit."""
         return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
 
+    def with_tolerance(self, tolerance: float) -> Comparison:
+        """Return the comparison with a limit that is less strict by a fraction of itself."""
+        factor = 1 - tolerance if self.at_least else 1 + tolerance
+        return replace(self, limit=self.limit * factor)
+
 
 def times_as_fast(
     what: str, against: str, seconds: tuple[float, float], *, at_least: float
@@ -53,6 +58,19 @@ def times_as_long(
     ours, theirs = seconds
     figures = (_milliseconds(ours), _milliseconds(theirs))
     return Comparison(what, against, figures, ours / theirs, at_most, at_least=False)
+
+
+def times_as_long_in_pairs(
+    what: str, against: str, times: tuple[list[float], list[float]], *, at_most: float
+) -> Comparison:
+    """Compare each time with the one measured right after it, under the same load.
+
+    The ratio is the median of their ratios.
+    """
+    ours, theirs = times
+    figures = (_milliseconds(median(ours)), _milliseconds(median(theirs)))
+    ratio = median(own / other for own, other in zip(ours, theirs, strict=True))
+    return Comparison(what, against, figures, ratio, at_most, at_least=False)
 
 
 def times_as_many(
