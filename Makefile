@@ -7,18 +7,29 @@ DEMO_READY := .venv/.demo-$(PLACE)
 DEV_READY := .venv/.dev-$(PLACE)
 LOCK := requirements-dev.lock
 LOCK_ARGS := --upgrade
+EXAMPLES := $(basename $(notdir $(wildcard examples/*.py)))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test coverage lint format lock wheel sql clean
+.PHONY: help demo example test test-full coverage lint format lock wheel sql clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /make \1	/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1	/p' Makefile
 
 demo: $(DEMO_READY) ## run the quickstart on an embedded PostgreSQL
 	@$(BIN)/python examples/quickstart.py
 
+example: $(DEMO_READY) ## run an example, such as make example NAME=segments
+	@test -f "examples/$(NAME).py" || { \
+	  echo "NAME must be one of $(EXAMPLES), such as make example NAME=segments"; exit 2; }
+	@$(BIN)/python "examples/$(NAME).py"
+
 test: $(DEV_READY) ## run all tests
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-full: $(DEV_READY) ## run all tests with more rounds, and the benchmarks in full size
+	@AUDIENCELAB_FORK_ROUNDS=30 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@for name in database migrations rest sdk; do \
+	  $(BIN)/python tests/benchmarks/$$name.py || exit; done
 
 coverage: $(DEV_READY) ## fail unless the unit tests cover every branch of the client
 	@$(BIN)/python -m coverage run -m pytest tests/unit $(PYTEST_ARGS)
@@ -58,7 +69,7 @@ clean: ## delete everything that the other targets create
 
 $(DEMO_READY): .venv/bin/python pyproject.toml
 	@echo "Installing the SDK and its embedded stack into .venv (once)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[local,progress]'
 	@touch $@
 
 $(DEV_READY): .venv/bin/python pyproject.toml $(LOCK)

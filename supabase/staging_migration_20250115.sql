@@ -1080,7 +1080,8 @@ create trigger api_keys_expires_at_limit
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
-comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters of the key, which identify it in lists.';
+comment on column api_keys_private.api_keys.key_prefix is
+  'The first seven characters of the key, which identify it in lists.';
 comment on column api_keys_private.api_keys.key_hash is
   'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
@@ -1410,7 +1411,9 @@ begin
 
   -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
   perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_max_live_keys then
+  if c_max_live_keys <= (
+    select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id
+  ) then
     raise exception using
       errcode = 'PT409',
       message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
@@ -1765,7 +1768,7 @@ create or replace function public.log_api_key_usage(
 returns public.api_key_usage_log_response
 language plpgsql
 volatile
--- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
+-- Definer: the caller needs no privileges on the tables. Only service_role may call the function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1870,7 +1873,7 @@ returns table (
 )
 language plpgsql
 volatile
--- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
+-- Definer: callers cannot execute log_usage_events. Only service_role may call this function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1913,8 +1916,8 @@ begin
 end;
 $$;
 comment on function public.log_api_key_usage_batch(jsonb) is
-$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time of
-the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
+$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time
+of the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
 
 Callers: service_role.
 
@@ -2392,7 +2395,7 @@ create or replace function public.reset_enrichment_progress(p_job_id uuid, p_wor
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer: the owner may execute count_records. Only service_role may call it.
+-- Definer: callers cannot execute count_records. Only service_role may call this function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -2546,9 +2549,9 @@ create trigger segments_enrichment_fields_limit
     'enrichment_fields', 'must have at most 1,000 elements of at most 255 characters'
   );
 
--- PostgreSQL also applies this policy to the new row of an UPDATE with a WHERE clause, which is deleted after a soft delete.
--- The policy therefore admits rows that the current transaction changed: the trigger sets their updated_at to now(), and a
--- transaction that only reads has no transaction id.
+-- PostgreSQL also applies this policy to the new row of an UPDATE with a WHERE clause, and a soft delete marks that row as
+-- deleted. The policy therefore admits rows that the current transaction changed: the trigger sets their updated_at to
+-- now(), and a transaction that only reads has no transaction id.
 create policy segments_select on audiencelab_desired.segments
   for select to authenticated
   using (
@@ -2558,7 +2561,8 @@ create policy segments_select on audiencelab_desired.segments
 create policy segments_insert on audiencelab_desired.segments
   for insert to authenticated
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An UPDATE or DELETE without a WHERE clause does not apply the policy above, so these exclude deleted rows, too.
+-- PostgreSQL does not apply segments_select to an UPDATE or DELETE without a WHERE clause, so these policies also exclude
+-- deleted rows.
 create policy segments_update on audiencelab_desired.segments
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted)
@@ -2679,7 +2683,7 @@ Callers: authenticated, as a member of the account.
 - p_source_type: audience, webhook_upload or csv_upload.
 - p_source_id: the id of the audience or upload; not blank, at most 1,000 characters.
 - p_description: at most 10,000 characters.
-- p_filters, p_custom_columns: arrays of objects, each array of at most 262,144 bytes.
+- p_filters, p_custom_columns: arrays of objects, at most 262,144 bytes as text and 100 levels each.
 - p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
 
 Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a

@@ -82,7 +82,7 @@ as $verification$
     join pg_auth_members as granted on api_key.oid in (granted.member, granted.roleid)
     join pg_roles as member on member.oid = granted.member
     where api_key.rolname = 'api_key'
-      -- The creator of a role is a member of it.
+      -- A member that may create roles can be the creator of the role.
       and not (member.rolsuper or member.rolcreaterole or member.rolname = 'authenticator')
 
     union all
@@ -737,7 +737,7 @@ as $verification$
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body 29ece6d49c1e6249d3e970e9167b2db4',
+        'body ebddcf4f319233d5da03daa3d53467a7',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=pg_catalog, pg_temp',

@@ -92,7 +92,8 @@ create trigger api_keys_expires_at_limit
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
-comment on column api_keys_private.api_keys.key_prefix is 'The first seven characters of the key, which identify it in lists.';
+comment on column api_keys_private.api_keys.key_prefix is
+  'The first seven characters of the key, which identify it in lists.';
 comment on column api_keys_private.api_keys.key_hash is
   'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
@@ -422,7 +423,9 @@ begin
 
   -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
   perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_max_live_keys then
+  if c_max_live_keys <= (
+    select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id
+  ) then
     raise exception using
       errcode = 'PT409',
       message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
@@ -777,7 +780,7 @@ create or replace function public.log_api_key_usage(
 returns public.api_key_usage_log_response
 language plpgsql
 volatile
--- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
+-- Definer: the caller needs no privileges on the tables. Only service_role may call the function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -882,7 +885,7 @@ returns table (
 )
 language plpgsql
 volatile
--- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
+-- Definer: callers cannot execute log_usage_events. Only service_role may call this function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -925,8 +928,8 @@ begin
 end;
 $$;
 comment on function public.log_api_key_usage_batch(jsonb) is
-$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time of
-the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
+$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time
+of the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
 
 Callers: service_role.
 

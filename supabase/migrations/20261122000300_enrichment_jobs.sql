@@ -354,7 +354,7 @@ create or replace function public.reset_enrichment_progress(p_job_id uuid, p_wor
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer: the owner may execute count_records. Only service_role may call it.
+-- Definer: callers cannot execute count_records. Only service_role may call this function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$

@@ -108,9 +108,9 @@ create trigger segments_enrichment_fields_limit
     'enrichment_fields', 'must have at most 1,000 elements of at most 255 characters'
   );
 
--- PostgreSQL also applies this policy to the new row of an UPDATE with a WHERE clause, which is deleted after a soft delete.
--- The policy therefore admits rows that the current transaction changed: the trigger sets their updated_at to now(), and a
--- transaction that only reads has no transaction id.
+-- PostgreSQL also applies this policy to the new row of an UPDATE with a WHERE clause, and a soft delete marks that row as
+-- deleted. The policy therefore admits rows that the current transaction changed: the trigger sets their updated_at to
+-- now(), and a transaction that only reads has no transaction id.
 create policy segments_select on audiencelab_desired.segments
   for select to authenticated
   using (
@@ -120,7 +120,8 @@ create policy segments_select on audiencelab_desired.segments
 create policy segments_insert on audiencelab_desired.segments
   for insert to authenticated
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An UPDATE or DELETE without a WHERE clause does not apply the policy above, so these exclude deleted rows, too.
+-- PostgreSQL does not apply segments_select to an UPDATE or DELETE without a WHERE clause, so these policies also exclude
+-- deleted rows.
 create policy segments_update on audiencelab_desired.segments
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted)
@@ -241,7 +242,7 @@ Callers: authenticated, as a member of the account.
 - p_source_type: audience, webhook_upload or csv_upload.
 - p_source_id: the id of the audience or upload; not blank, at most 1,000 characters.
 - p_description: at most 10,000 characters.
-- p_filters, p_custom_columns: arrays of objects, each array of at most 262,144 bytes.
+- p_filters, p_custom_columns: arrays of objects, at most 262,144 bytes as text and 100 levels each.
 - p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
 
 Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a

@@ -1,7 +1,7 @@
 -- Rolls back the stand-in for V3's base schema. On a database with V3's own base schema, it does nothing.
 --
--- THIS DELETES DATA: all accounts and memberships. It raises an error and changes nothing unless confirmed in the same
--- session:
+-- THIS DELETES DATA: all accounts and memberships.
+-- This file raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete the stand-in accounts';
 

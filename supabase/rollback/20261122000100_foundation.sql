@@ -65,7 +65,7 @@ begin
     left join pg_database as database on database.oid = dependency.dbid
     where dependency.refclassid = 'pg_authid'::regclass
       and dependency.refobjid = to_regrole('api_key')
-      -- The usage of schema public that the migration granted is no other object.
+      -- Ignores the usage of schema public, which the migration granted.
       and (dependency.classid, dependency.objid, database.datname)
         is distinct from ('pg_namespace'::regclass, to_regnamespace('public'), current_database())
   ) as dependent (description);

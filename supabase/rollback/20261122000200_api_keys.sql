@@ -1,8 +1,8 @@
 -- Rolls back the migration of the same name: the tables, types and functions of API keys.
 --
--- THIS DELETES DATA: all API keys, including those from before the migration, and their usage logs. Every API key stops working.
--- Objects of earlier scripts that the migration replaced are not restored.
--- It raises an error and changes nothing unless confirmed in the same session:
+-- THIS DELETES DATA: all API keys, including those from before the migration, and their usage logs. Every API key stops
+-- working. Objects of earlier scripts that the migration replaced are not restored.
+-- This file raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all API keys';
 --

@@ -2,7 +2,7 @@
 --
 -- THIS DELETES DATA: all enrichment jobs, including those from before the migration, and the totals of each worker.
 -- Objects of earlier scripts that the migration replaced, such as policies and indexes, are not restored.
--- It raises an error and changes nothing unless confirmed in the same session:
+-- This file raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all enrichment jobs';
 --

@@ -2,7 +2,7 @@
 --
 -- THIS DELETES DATA: all segments, including those from before the migration. Objects of earlier scripts that the migration
 -- replaced, such as policies, indexes and functions, are not restored.
--- It raises an error and changes nothing unless confirmed in the same session:
+-- This file raises an error and changes nothing unless confirmed in the same session:
 --
 --   set audiencelab.confirm_rollback = 'delete all segments';
 --

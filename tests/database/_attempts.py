@@ -1,4 +1,4 @@
-"""Everybody, what they are after, and how they try to get it: through SQL and through the API."""
+"""The actors of the matrix and their attempts, in SQL and through the REST API."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SECRET = "a-secret-of-the-matrix-with-more-than-32-bytes"
 
 @dataclass(frozen=True)
 class Target:
-    """What one attempt is about: rows that nothing else touches."""
+    """The rows that one attempt concerns. No other attempt changes them."""
 
     account_id: UUID
     created_by: UUID
@@ -37,7 +37,7 @@ class Target:
 
 
 class World:
-    """The account that everybody is after, and everybody."""
+    """An account and the actors that try to reach its rows."""
 
     def __init__(self, db: Database, admin: psycopg.Connection[Any]) -> None:
         self._admin = admin
@@ -114,7 +114,7 @@ def row_id(table: str, target: Target) -> UUID:
     return target.segment if table == "segments" else target.job
 
 
-# A column of each table, and what it is changed to.
+# The column that an update changes, and its new value.
 CHANGES: dict[str, tuple[str, object]] = {
     "segments": ("tags", ["changed"]),
     "enrichment_tracking": ("metadata", {"changed": True}),
@@ -131,11 +131,11 @@ def refused(sqlstate: str | None) -> str:
     return {"42501": "x", "PT404": "4"}.get(sqlstate or "", f"failed with {sqlstate}")
 
 
-def worked(answer: Any) -> str:
-    """Whether there is anything in what a call answered."""
-    match answer:
+def worked(result: Any) -> str:
+    """Whether the result of a call is true or contains a value."""
+    match result:
         case list():
-            return "1" if answer and worked(answer[0]) == "1" else "0"
+            return "1" if result and worked(result[0]) == "1" else "0"
         case {"valid": bool(valid)}:
             return "1" if valid else "0"
         case {"success": bool(success)}:
@@ -162,7 +162,7 @@ def through_sql(db: Database, actor: Actor, operation: str, target: Target) -> s
 def _call(function: str, target: Target) -> tuple[str, list[object]]:
     given = arguments(function, target)
     names = ", ".join(f"{name} => %s" for name in given)
-    query = f"select to_json(answer) from public.{function}({names}) as answer"
+    query = f"select to_json(result) from public.{function}({names}) as result"
     return query, [Jsonb(value) if isinstance(value, list) else value for value in given.values()]
 
 

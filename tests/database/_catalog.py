@@ -1,4 +1,4 @@
-"""What the system catalogs say of our objects, in a form that two databases can be compared by."""
+"""The objects of the migrations as the catalogs describe them, to compare two databases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.database._inventory import PRIVATE_SCHEMAS, PUBLIC_FUNCTIONS, PUBLIC_
 if TYPE_CHECKING:
     from tests.database._sql import Database
 
-# Every query sees these: `namespaces`, `relations`, `functions` and `types` are ours.
+# The schemas, tables, functions and types of the migrations.
 _OURS = f"""
 with namespaces as (
   select oid, nspname, nspowner, nspacl from pg_namespace
@@ -46,7 +46,7 @@ _PARTS = {
         join (table relations union table types) as ours on ours.oid = attrelid
         left join pg_attrdef on adrelid = attrelid and adnum = attnum
         where attnum > 0 and not attisdropped""",
-    # The names of not-null constraints, which PostgreSQL 18 keeps, are nobody's business.
+    # Without not-null constraints, which PostgreSQL 18 lists here: `columns` compares them.
     "constraints": """
         select conrelid::regclass::text, conname, pg_get_constraintdef(pg_constraint.oid),
                convalidated
@@ -119,7 +119,7 @@ _PARTS = {
 
 
 def catalog(db: Database) -> dict[str, list[str]]:
-    """Every property of our objects that a migration decides, as sorted lists of text."""
+    """Every property of the objects that a migration determines, as sorted lists of text."""
     return {
         part: sorted(str(tuple(row.values())) for row in db.admin(_OURS + query))
         for part, query in _PARTS.items()

@@ -1,4 +1,4 @@
-"""Files of which `make sql` writes a part."""
+"""Helpers for files that `make sql` generates in part."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def values(rows: Iterable[str], indent: int) -> str:
 
 
 def replaced(text: str, begin: str, end: str, part: str) -> str:
-    """The text with another part between two markers, each of which it has exactly once."""
+    """Replace the text between two markers, each of which must occur exactly once."""
     before, after_begin = text.split(begin)
     _, after = after_begin.split(end)
     return before + begin + part + end + after
 
 
 def literal(text: str) -> str:
-    """A string constant of SQL."""
+    """An SQL string constant."""
     return "'" + text.replace("'", "''") + "'"

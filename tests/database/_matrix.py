@@ -6,7 +6,8 @@ from tests.database._inventory import PUBLIC_FUNCTIONS, TABLES
 
 ACTORS = (
     *("anon", "member", "owner", "member of another account", "former member"),
-    *("key with the scope", "key with another", "revoked key", "expired key", "service_role"),
+    *("key with the scope", "key with another scope", "revoked key", "expired key"),
+    "service_role",
 )
 
 # One column for each actor, in the order of ACTORS:

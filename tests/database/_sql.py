@@ -1,8 +1,9 @@
-"""Acting on a database as PostgREST does: one transaction, one role, the claims of a token."""
+"""Run statements as PostgREST does: in a transaction, with a role and the claims of a token."""
 
 from __future__ import annotations
 
 import json
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -14,33 +15,41 @@ from psycopg.rows import dict_row, scalar_row
 from audiencelab_sdk.local import _migrate as migrate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 
-# What a scope looks like when it allows everything.
+# A scope that covers everything.
 EVERYTHING = {"entity_type": "*", "entity_id": "*", "action": "*"}
 NOT_A_MEMBER = "the account does not exist, or you are not a member of it"
 
 
+def wait_until(condition: Callable[[], object], *, seconds: float = 30) -> None:
+    """Wait until a condition is true, and fail at the deadline."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"the condition is not true after {seconds} seconds"
+        time.sleep(0.05)
+
+
 def warnings_of(db: Database, text: str) -> list[str]:
     """Run a file as `postgres` and return the warnings that it raises."""
-    said: list[str] = []
+    messages: list[str] = []
     url = migrate.as_role(db.admin_url, "postgres")
     with psycopg.connect(url, autocommit=True) as connection:
         connection.add_notice_handler(
             lambda notice: (
-                said.append(notice.message_primary or "")
+                messages.append(notice.message_primary or "")
                 if notice.severity_nonlocalized == "WARNING"
                 else None
             )
         )
         connection.execute(text.encode())
-    return said
+    return messages
 
 
 @dataclass
 class Actor:
-    """A role, and the subject of the token that it comes with."""
+    """A role and the subject of its token."""
 
     role: str
     subject: UUID | None = None
@@ -60,7 +69,7 @@ def api_key(key_id: UUID) -> Actor:
 
 @dataclass
 class Tenant:
-    """An account and its one member, the owner."""
+    """An account and its owner, who is its only member."""
 
     account_id: UUID = field(default_factory=uuid4)
     user_id: UUID = field(default_factory=uuid4)
@@ -71,28 +80,28 @@ class Tenant:
 
 
 class Database:
-    """A database, by its address for the superuser and for the authenticator."""
+    """A database, with connections as the superuser and as the authenticator."""
 
     def __init__(self, admin_url: str, authenticator_url: str) -> None:
         self.admin_url = admin_url
         self._authenticator_url = authenticator_url
 
     def admin(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        """Run one statement as the superuser, outside row security."""
+        """Run one statement as the superuser, which bypasses row level security."""
         with psycopg.connect(self.admin_url, autocommit=True) as connection:
             cursor = connection.cursor(row_factory=dict_row)
             cursor.execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 
     def apply(self, text: str, role: str = "postgres") -> None:
-        """Send a file as the SQL editor does: as one query of many statements."""
+        """Run a file as the SQL editor does: as one query of several statements."""
         url = migrate.as_role(self.admin_url, role)
         with psycopg.connect(url, autocommit=True) as connection:
             connection.execute(text.encode())
 
     @contextmanager
     def acting(self, actor: Actor) -> Iterator[psycopg.Connection[Any]]:
-        """A transaction in which every statement runs as the actor."""
+        """Open a transaction in which every statement runs as the actor."""
         with psycopg.connect(self._authenticator_url) as connection:
             connection.execute(f"set local role {actor.role}".encode())
             claims = {"role": actor.role} | ({"sub": str(actor.subject)} if actor.subject else {})
@@ -102,13 +111,13 @@ class Database:
             yield connection
 
     def rows(self, actor: Actor, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        """Run one statement as the actor, in a transaction of its own."""
+        """Run one statement as the actor, in its own transaction."""
         with self.acting(actor) as connection:
             cursor = connection.cursor(row_factory=dict_row).execute(statement.encode(), parameters)
             return cursor.fetchall() if cursor.description else []
 
     def value(self, actor: Actor, statement: str, *parameters: object) -> Any:
-        """The one value that one statement answers to the actor."""
+        """The single value that a statement returns to the actor."""
         with self.acting(actor) as connection:
             return (
                 connection.cursor(row_factory=scalar_row)
@@ -117,12 +126,12 @@ class Database:
             )
 
     def affected(self, actor: Actor, statement: str, *parameters: object) -> int:
-        """The number of rows that one statement of the actor changed."""
+        """The number of rows that a statement of the actor affects."""
         with self.acting(actor) as connection:
             return connection.execute(statement.encode(), parameters).rowcount
 
     def add_tenant(self) -> Tenant:
-        """A new account with its owner."""
+        """Create an account and its owner."""
         tenant = Tenant()
         self.add_user(tenant.user_id)
         self.admin(
@@ -147,7 +156,7 @@ class Database:
         )
 
     def create_key(self, tenant: Tenant, scopes: object = (), **columns: object) -> dict[str, Any]:
-        """A key made by the account's member, its row then altered to the given columns."""
+        """Create a key as the owner of the account, then set columns of its row."""
         (key,) = self.rows(
             tenant.member,
             "select * from public.create_api_key(%s, 'test key', %s)",

@@ -1,4 +1,4 @@
-"""The recorded states of target databases, built again from what their catalogs held."""
+"""The recorded states of target databases, rebuilt from their catalogs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ALREADY_THERE = (
     errors.DuplicateObject,
     errors.DuplicateSchema,
     errors.DuplicateTable,
-    # "create or replace function" where a function with these arguments returns something else.
+    # CREATE OR REPLACE FUNCTION cannot change the result type.
     errors.InvalidFunctionDefinition,
 )
 _PRIVILEGES = {
@@ -184,20 +184,20 @@ _BODY = "begin raise exception 'the body was not recorded'; end"
 
 
 def recording(state: str) -> dict[str, Any]:
-    """What the catalogs of a database in that state held."""
+    """The recorded catalogs of a database in a state."""
     recorded: dict[str, Any] = json.loads((STATES / f"{state}.json").read_text())
     return recorded
 
 
 def apply_state(db: Database, state: str) -> None:
-    """Bring a database, whatever is in it, to a recorded state as the original script did."""
+    """Bring a database, whatever it contains, to a recorded state, as the original script did."""
     provide_uuid_ossp(db)
     (server,) = db.admin("select current_setting('server_version_num')::integer as version")
     apply_script(db, script(state, server["version"]))
 
 
 def apply_script(db: Database, statements: Iterable[str]) -> None:
-    """Run a script as psql does without a transaction: it goes on where something exists."""
+    """Run a script as psql does without a transaction: continue if an object exists."""
     url = migrate.as_role(db.admin_url, "postgres")
     options = "-c search_path=public,extensions -c client_min_messages=warning"
     with psycopg.connect(url, autocommit=True, options=options) as connection:
@@ -209,10 +209,10 @@ def apply_script(db: Database, statements: Iterable[str]) -> None:
 
 
 def provide_uuid_ossp(db: Database) -> None:
-    """Make uuid_generate_v4() in schema extensions, where every Supabase project has it."""
+    """Create uuid_generate_v4() in schema extensions, where every Supabase project has it."""
     try:
         db.admin('create extension if not exists "uuid-ossp" with schema extensions')
-    # The embedded PostgreSQL comes without this extension.
+    # The embedded PostgreSQL does not include this extension.
     except errors.FeatureNotSupported:
         db.admin(
             "create or replace function extensions.uuid_generate_v4() returns uuid"
@@ -222,7 +222,7 @@ def provide_uuid_ossp(db: Database) -> None:
 
 
 def read_state(db: Database) -> dict[str, Any]:
-    """What the catalogs of a database hold, in the form of a recording."""
+    """The catalogs of a database, in the format of a recording."""
     options = "-c search_path=public,extensions"
     with psycopg.connect(db.admin_url, options=options) as connection:
         row = connection.execute(_READ.encode()).fetchone()
@@ -232,10 +232,10 @@ def read_state(db: Database) -> dict[str, Any]:
 
 
 def script(state: str, version: int) -> list[str]:
-    """The statements that make a recorded state, for a server of this version.
+    """The statements that create a recorded state, for a server of this version.
 
-    One that makes a table or a function also takes back what default privileges gave, so that
-    privileges of a table that exists already are added to, and not replaced.
+    A statement that creates a table or a function also revokes its default privileges. The
+    privileges of an existing table are thus extended and not replaced.
     """
     recorded = recording(state)
     return [

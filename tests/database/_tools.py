@@ -1,4 +1,4 @@
-"""Programs that some tests need and Python does not bring: the Supabase CLI, pg_prove, psql."""
+"""Programs that some tests run and pip does not install: the Supabase CLI, pg_prove, psql."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ROOT = Path(__file__).parents[2]
-# The CLI reports its use and looks for newer versions of itself, unless it is told not to. The
-# embedded server has no certificate.
+# Disables telemetry and the check for updates. The embedded server has no certificate.
 CLI_SETTINGS = {
     "DO_NOT_TRACK": "1",
     "SUPABASE_NO_UPDATE_NOTIFIER": "1",
@@ -25,7 +24,7 @@ CLI_SETTINGS = {
 
 
 def unavailable(reason: str) -> NoReturn:
-    """Skip the test on a developer's machine; in CI, which has everything, let it fail."""
+    """Skip the test on a developer's machine; in CI, where every program is installed, fail."""
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
@@ -44,7 +43,7 @@ def find_supabase_cli() -> Path:
 
 
 class SupabaseProject:
-    """A copy of the folder `supabase`, in which the CLI may do as it likes."""
+    """A copy of the folder `supabase`, in which the CLI may change files."""
 
     def __init__(self, program: Path, folder: Path) -> None:
         self.migrations = folder / "supabase" / "migrations"
@@ -53,7 +52,7 @@ class SupabaseProject:
         shutil.copytree(ROOT / "supabase", folder / "supabase")
 
     def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """Run the CLI as a person would, who answers each question with yes."""
+        """Run the CLI and answer each question with yes."""
         return run(
             [str(self._program), *arguments, "--yes"],
             folder=self._folder,
@@ -64,7 +63,7 @@ class SupabaseProject:
 def run(
     command: list[str], *, folder: Path = ROOT, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, whatever that is."""
+    """Run a program, at most two minutes, whatever its exit status is."""
     return subprocess.run(
         command,
         cwd=folder,

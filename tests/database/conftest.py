@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 numbers = count()
-# None is the PostgreSQL that comes with the extra `local`: version 17.
+# None is version 17, which the extra `local` installs.
 PROGRAMS = {"PostgreSQL 17": None, "PostgreSQL 15": Path("/usr/lib/postgresql/15/bin")}
 
 
 @pytest.fixture(scope="session", params=PROGRAMS)
 def programs(request: pytest.FixtureRequest) -> Path | None:
-    """The folder of each PostgreSQL that the database has to work on."""
+    """The programs of each supported PostgreSQL version; None for those of the wheel."""
     folder = PROGRAMS[request.param]
     if folder and not folder.is_dir():
         reason = f"{request.param} is not installed: apt-get install postgresql-15"
@@ -40,14 +40,14 @@ def server(programs: Path | None) -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def bare_server(programs: Path | None) -> Iterator[PostgresServer]:
-    """A server to oneself, because the role api_key belongs to all the databases of one."""
+    """A server for one test, because all databases of a server share role api_key."""
     with start_server(programs) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def db(server: PostgresServer) -> Database:
-    """A database with everything applied, shared: a test works in accounts of its own."""
+    """A migrated database that tests share. Each test creates its own accounts."""
     return make_database(server, "contract")
 
 
@@ -58,7 +58,7 @@ def tenant(db: Database) -> Tenant:
 
 @pytest.fixture
 def fresh(server: PostgresServer) -> Database:
-    """A Supabase database with V3's base schema, before our migration."""
+    """A Supabase database with V3's base schema, before the other migrations."""
     db = make_database(server, f"fresh_{next(numbers)}", migrated=False)
     migrate.apply_migrations(
         migrate.as_role(db.admin_url, "postgres"), migrate.migration_files()[:1]

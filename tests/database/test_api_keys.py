@@ -1,4 +1,4 @@
-"""The life of an API key, in SQL."""
+"""API keys: create, list, revoke and verify them, log their use, and check their scopes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_member_creates_a_key(db: Database, tenant: Tenant) -> None:
     }
 
 
-def test_a_key_ends_in_the_checksum_of_what_precedes(db: Database, tenant: Tenant) -> None:
+def test_a_key_ends_in_its_checksum(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)["key"]
     body, checksum = key[:-6], key[-6:]
     assert len(key) == 49
@@ -72,14 +72,15 @@ def test_a_key_ends_in_the_checksum_of_what_precedes(db: Database, tenant: Tenan
 
 
 @pytest.mark.parametrize("text", [b"", b"123456789", b"sk_", bytes(range(256))])
-def test_crc32_is_that_of_zip(db: Database, text: bytes) -> None:
+def test_crc32_equals_that_of_zlib(db: Database, text: bytes) -> None:
     (row,) = db.admin("select api_keys_private.crc32(%s)", text)
     assert row["crc32"] == zlib.crc32(text)
 
 
-def test_the_characters_of_a_key_are_equally_likely(db: Database) -> None:
-    # 2,000 of each expected, with a standard deviation of 44: beyond six of them is a chance of one
-    # in a million. Without the rejection of high bytes the first eight would come 2,422 times each.
+def test_the_characters_of_a_key_are_uniformly_distributed(db: Database) -> None:
+    # 2,000 of each are expected, with a standard deviation of 44. A difference of six deviations
+    # has a probability below one in a million. Without the rejection of large bytes, 2,422 of each
+    # of the first eight characters would be expected.
     (row,) = db.admin("select api_keys_private.random_base62(124000) as text")
     counts = [row["text"].count(character) for character in BASE62]
     assert sum(counts) == 124_000
@@ -87,7 +88,7 @@ def test_the_characters_of_a_key_are_equally_likely(db: Database) -> None:
     assert max(counts) < 2_270
 
 
-def test_the_key_itself_is_kept_nowhere(db: Database, tenant: Tenant) -> None:
+def test_the_key_itself_is_not_stored(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
     db.verify(key["key"])
     (row,) = db.admin(
@@ -123,7 +124,7 @@ def test_the_key_itself_is_kept_nowhere(db: Database, tenant: Tenant) -> None:
         ([EVERYTHING | {'an "extra"': 1}], r'scopes[0] has an unknown field "an \"extra\""'),
     ],
 )
-def test_malformed_scopes_are_refused(
+def test_malformed_scopes_raise_22023(
     db: Database, tenant: Tenant, scopes: object, message: str
 ) -> None:
     document = scopes if scopes is None or isinstance(scopes, str) else json.dumps(scopes)
@@ -134,30 +135,32 @@ def test_malformed_scopes_are_refused(
 
 
 @pytest.mark.parametrize("name", [None, "", "  "])
-def test_a_blank_name_is_refused(db: Database, tenant: Tenant, name: str | None) -> None:
+def test_a_blank_name_raises_22023(db: Database, tenant: Tenant, name: str | None) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="must not be blank"):
         db.rows(tenant.member, CREATE, tenant.account_id, name, "[]", None)
     assert count_keys(db, tenant) == 0
 
 
 @pytest.mark.parametrize("name", ["n", "n" * 255, "Käfig 🔑"])
-def test_names_up_to_255_characters_are_kept(db: Database, tenant: Tenant, name: str) -> None:
+def test_names_of_up_to_255_characters_are_accepted(
+    db: Database, tenant: Tenant, name: str
+) -> None:
     (key,) = db.rows(tenant.member, CREATE, tenant.account_id, name, "[]", None)
     assert key["name"] == name
 
 
-def test_an_expiry_in_the_past_is_refused(db: Database, tenant: Tenant) -> None:
+def test_an_expiry_in_the_past_raises_22023(db: Database, tenant: Tenant) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="must be a finite time in the future"):
         db.rows(tenant.member, CREATE, tenant.account_id, "ci", "[]", datetime.now(UTC))
     assert count_keys(db, tenant) == 0
 
 
-def test_an_expiry_at_infinity_is_refused(db: Database, tenant: Tenant) -> None:
+def test_an_infinite_expiry_raises_22023(db: Database, tenant: Tenant) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="must be a finite time in the future"):
         db.rows(tenant.member, CREATE, tenant.account_id, "ci", "[]", "infinity")
 
 
-def test_who_is_no_member_can_neither_create_nor_list(db: Database, tenant: Tenant) -> None:
+def test_a_non_member_can_neither_create_nor_list_keys(db: Database, tenant: Tenant) -> None:
     stranger = db.add_tenant().member
     former = db.add_user(uuid4())
     db.add_member(tenant.account_id, former)
@@ -177,12 +180,12 @@ def test_who_is_no_member_can_neither_create_nor_list(db: Database, tenant: Tena
         ):
             with pytest.raises(errors.InsufficientPrivilege) as refusal:
                 db.rows(actor, statement, *parameters)
-            # One message for all: it tells nobody which accounts exist.
+            # One message for both cases, so that callers cannot probe for accounts.
             assert refusal.value.diag.message_primary == NOT_A_MEMBER
     assert count_keys(db, tenant) == 0
 
 
-def test_a_personal_accounts_owner_without_membership_is_no_member(db: Database) -> None:
+def test_the_owner_of_a_personal_account_without_a_membership_is_not_a_member(db: Database) -> None:
     owner = db.add_user(uuid4())
     (account,) = db.admin(
         "insert into public.accounts (name, is_personal_account, primary_owner_user_id)"
@@ -222,20 +225,20 @@ def test_keys_are_listed_newest_first(db: Database, tenant: Tenant) -> None:
         " ",
     ],
 )
-def test_what_is_no_key_is_invalid(db: Database, text: str | None) -> None:
+def test_a_text_that_is_not_a_key_is_invalid(db: Database, text: str | None) -> None:
     assert db.verify(text) == INVALID
 
 
 def test_a_revoked_key_is_invalid(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
-    for _ in range(2):  # a repeated request does no harm
+    for _ in range(2):  # a repeated call has no effect
         assert db.value(tenant.member, "select public.revoke_api_key(%s)", key["id"]) is True
     assert db.verify(key["key"]) == INVALID
     (listed,) = db.rows(tenant.member, "select * from public.list_api_keys(%s)", tenant.account_id)
     assert listed["is_active"] is False
 
 
-def test_who_is_no_member_cannot_revoke(db: Database, tenant: Tenant) -> None:
+def test_a_non_member_cannot_revoke_a_key(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
     for actor, key_id in (
         (db.add_tenant().member, key["id"]),
@@ -256,14 +259,14 @@ def test_an_expired_key_is_invalid(db: Database, tenant: Tenant) -> None:
     assert db.verify(key["key"]) == INVALID
 
 
-def test_a_key_goes_with_its_account(db: Database, tenant: Tenant) -> None:
+def test_a_key_is_deleted_with_its_account(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
     db.admin("delete from public.accounts where id = %s", tenant.account_id)
     assert db.verify(key["key"]) == INVALID
     assert count_keys(db, tenant) == 0
 
 
-def test_a_key_outlives_the_user_who_made_it(db: Database, tenant: Tenant) -> None:
+def test_a_key_stays_valid_after_its_creator_is_deleted(db: Database, tenant: Tenant) -> None:
     maker = db.add_user(uuid4())
     db.add_member(tenant.account_id, maker)
     (key,) = db.rows(user(maker), CREATE, tenant.account_id, "ci", "[]", None)
@@ -276,60 +279,60 @@ LOG = "select * from public.log_api_key_usage(%s, %s, %s, %s, %s, %s)"
 
 def test_a_use_is_logged(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
-    (answer,) = db.rows(SERVICE_ROLE, LOG, key["id"], "/v1/x", "GET", 200, "::1", "curl/8")
-    assert list(answer) == ["success", "log_id", "timestamp", "error", "error_code"]
-    assert answer["success"] is True
-    assert answer["error"] is answer["error_code"] is None
+    (result,) = db.rows(SERVICE_ROLE, LOG, key["id"], "/v1/x", "GET", 200, "::1", "curl/8")
+    assert list(result) == ["success", "log_id", "timestamp", "error", "error_code"]
+    assert result["success"] is True
+    assert result["error"] is result["error_code"] is None
     (log,) = db.admin(
         "select * from api_keys_private.api_key_logs where api_key_id = %s", key["id"]
     )
     assert log == {
-        "id": answer["log_id"],
+        "id": result["log_id"],
         "api_key_id": key["id"],
         "endpoint": "/v1/x",
         "method": "GET",
         "status_code": 200,
         "ip_address": "::1",
         "user_agent": "curl/8",
-        "timestamp": answer["timestamp"],
+        "timestamp": result["timestamp"],
     }
     (listed,) = db.rows(
         tenant.member, "select last_used_at from public.list_api_keys(%s)", tenant.account_id
     )
-    assert listed["last_used_at"] == answer["timestamp"]
+    assert listed["last_used_at"] == result["timestamp"]
 
 
 @pytest.mark.parametrize(
     ("known", "endpoint", "code"), [(False, "/", "23503"), (True, None, "23502")]
 )
-def test_a_failure_to_log_is_part_of_the_answer(
+def test_an_error_while_logging_is_part_of_the_result(
     db: Database, tenant: Tenant, known: bool, endpoint: str | None, code: str
 ) -> None:
     key_id = db.create_key(tenant)["id"] if known else uuid4()
-    (answer,) = db.rows(SERVICE_ROLE, LOG, key_id, endpoint, "GET", 200, None, None)
-    assert answer["success"] is False
-    assert answer["error_code"] == code
-    assert answer["error"]
-    assert answer["log_id"] is answer["timestamp"] is None
+    (result,) = db.rows(SERVICE_ROLE, LOG, key_id, endpoint, "GET", 200, None, None)
+    assert result["success"] is False
+    assert result["error_code"] == code
+    assert result["error"]
+    assert result["log_id"] is result["timestamp"] is None
 
 
-def test_fifty_uses_at_once_are_fifty_rows(db: Database, tenant: Tenant) -> None:
+def test_fifty_concurrent_uses_are_fifty_rows(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
     with ThreadPoolExecutor(10) as pool:
-        answers = list(
+        results = list(
             pool.map(
                 lambda _: db.rows(SERVICE_ROLE, LOG, key["id"], "/", "GET", 200, None, None)[0],
                 range(50),
             )
         )
-    assert all(answer["success"] for answer in answers)
+    assert all(result["success"] for result in results)
     (row,) = db.admin(
         "select count(*) from api_keys_private.api_key_logs where api_key_id = %s", key["id"]
     )
     assert row["count"] == 50
 
 
-def test_last_used_at_moves_once_a_minute(db: Database, tenant: Tenant) -> None:
+def test_last_used_at_is_updated_at_most_once_a_minute(db: Database, tenant: Tenant) -> None:
     def last_used_at() -> datetime:
         (row,) = db.admin(
             "select last_used_at from api_keys_private.api_keys where id = %s", key["id"]
@@ -351,7 +354,7 @@ def test_last_used_at_moves_once_a_minute(db: Database, tenant: Tenant) -> None:
     assert last_used_at() > first
 
 
-def test_a_busy_key_is_no_queue(db: Database, tenant: Tenant) -> None:
+def test_logging_does_not_wait_for_a_locked_key(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
     with psycopg.connect(db.admin_url) as busy:
         busy.execute(
@@ -359,24 +362,24 @@ def test_a_busy_key_is_no_queue(db: Database, tenant: Tenant) -> None:
         )
         with db.acting(SERVICE_ROLE) as connection:
             connection.execute("set local lock_timeout = '2s'")
-            answer = connection.execute(LOG, [key["id"], "/", "GET", 200, None, None]).fetchone()
-    assert answer is not None
-    assert answer[0] is True
+            result = connection.execute(LOG, [key["id"], "/", "GET", 200, None, None]).fetchone()
+    assert result is not None
+    assert result[0] is True
 
 
 @pytest.mark.parametrize("entity_type", ["segment", "*"])
 @pytest.mark.parametrize("entity_id", ["s1", "*"])
 @pytest.mark.parametrize("action", ["read", "*"])
-def test_all_combinations_of_wildcards(
+def test_a_scope_covers_every_combination_of_wildcards(
     db: Database, tenant: Tenant, entity_type: str, entity_id: str, action: str
 ) -> None:
     scope = {"entity_type": entity_type, "entity_id": entity_id, "action": action}
     key = api_key(db.create_key(tenant, [scope])["id"])
 
     def has(*request: str | None) -> bool:
-        answer = db.value(key, "select public.has_scope(%s, %s, %s)", *request)
-        assert isinstance(answer, bool)
-        return answer
+        result = db.value(key, "select public.has_scope(%s, %s, %s)", *request)
+        assert isinstance(result, bool)
+        return result
 
     assert has("segment", "s1", "read")
     assert has("enrichment", "s1", "read") is (entity_type == "*")
@@ -388,7 +391,7 @@ def test_all_combinations_of_wildcards(
     assert not has("segment", "s1", None)
 
 
-def test_scopes_do_not_add_up_across_grants(db: Database, tenant: Tenant) -> None:
+def test_fields_of_different_scopes_are_not_combined(db: Database, tenant: Tenant) -> None:
     scopes = [
         {"entity_type": "segment", "entity_id": "s1", "action": "read"},
         {"entity_type": "enrichment", "entity_id": "*", "action": "write"},
@@ -403,7 +406,7 @@ def test_scopes_do_not_add_up_across_grants(db: Database, tenant: Tenant) -> Non
 @pytest.mark.parametrize(
     "column", [{"is_active": False}, {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}]
 )
-def test_a_key_that_is_not_live_has_no_scope_and_no_account(
+def test_a_revoked_or_expired_key_has_no_scope_and_no_account(
     db: Database, tenant: Tenant, column: dict[str, object]
 ) -> None:
     live = api_key(db.create_key(tenant, [EVERYTHING])["id"])
@@ -420,7 +423,7 @@ def test_a_key_can_verify_keys(db: Database, tenant: Tenant) -> None:
     assert db.value(api_key(key["id"]), "select valid from public.verify_api_key(%s)", key["key"])
 
 
-def test_anon_can_do_nothing_with_keys(db: Database, tenant: Tenant) -> None:
+def test_anon_cannot_call_any_function_for_keys(db: Database, tenant: Tenant) -> None:
     for statement in (
         "select public.create_api_key(null, null, null)",
         "select public.list_api_keys(null)",

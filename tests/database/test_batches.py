@@ -1,4 +1,4 @@
-"""Usage logged in batches."""
+"""Log usage in batches."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_every_event_becomes_a_row(db: Database, tenant: Tenant) -> None:
     assert key["last_used_at"] == first["timestamp"]
 
 
-def test_a_bad_event_does_not_lose_the_others(db: Database, tenant: Tenant) -> None:
+def test_a_failed_event_does_not_affect_the_others(db: Database, tenant: Tenant) -> None:
     key_id = db.create_key(tenant)["id"]
     outcomes = log(
         db,
@@ -83,7 +83,7 @@ def test_a_bad_event_does_not_lose_the_others(db: Database, tenant: Tenant) -> N
     assert [row["id"] for row in rows] == [outcomes[0]["log_id"], outcomes[9]["log_id"]]
 
 
-def test_a_thousand_events_and_no_more(db: Database, tenant: Tenant) -> None:
+def test_a_batch_has_at_most_1000_events(db: Database, tenant: Tenant) -> None:
     key_id = db.create_key(tenant)["id"]
     outcomes = log(db, [event(key_id)] * 1000)
     assert [outcome["event_index"] for outcome in outcomes] == list(range(1000))
@@ -95,6 +95,6 @@ def test_a_thousand_events_and_no_more(db: Database, tenant: Tenant) -> None:
 
 
 @pytest.mark.parametrize("events", [{}, "x", None, 1])
-def test_what_is_no_array_is_refused(db: Database, events: object) -> None:
+def test_events_that_are_not_an_array_raise_22023(db: Database, events: object) -> None:
     with pytest.raises(errors.InvalidParameterValue, match="must be an array"):
         log(db, events)

@@ -1,4 +1,4 @@
-"""Applying the migrations from outside Python: with the Supabase CLI, and with psql."""
+"""Apply the migrations with the Supabase CLI and with psql."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STAND_IN, *MIGRATIONS = migrate.migration_files()
 OUR_HISTORY = [file.name for file in (STAND_IN, *MIGRATIONS)]
-# What V3 itself has applied: our base schema's stand-in plays the part of the real one.
+# The history of V3. The stand-in takes the place of its base schema.
 V3_HISTORY = {
     "20250101000000": ("base_schema", [STAND_IN.read_text()]),
     "20250101000001": ("billing", ["create table public.invoices (id uuid)", "select 1"]),
@@ -41,7 +41,7 @@ def project(tmp_path: Path) -> SupabaseProject:
 
 @pytest.fixture
 def empty(server: PostgresServer) -> Database:
-    """A Supabase project that nothing was pushed to."""
+    """A Supabase project without migrations."""
     db = make_database(server, f"cli_{next(numbers)}", migrated=False)
     db.admin("drop schema supabase_migrations cascade")
     return db
@@ -49,7 +49,7 @@ def empty(server: PostgresServer) -> Database:
 
 @pytest.fixture
 def live(server: PostgresServer) -> Database:
-    """V3's own database: its schema, and the history of how it came about."""
+    """The database of V3: its schema and its history of migrations."""
     db = make_database(server, f"cli_{next(numbers)}", migrated=False)
     migrate.apply_migrations(address(db), [STAND_IN])
     db.admin("truncate supabase_migrations.schema_migrations")
@@ -63,7 +63,7 @@ def address(db: Database) -> str:
 
 
 def psql(db: Database, file: Path) -> None:
-    """Run a file that has nothing to say."""
+    """Run a file, which must print nothing."""
     program = str(find_programs() / "psql")
     options = ["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--tuples-only"]
     result = run([program, address(db), *options, f"--file={file}"])
@@ -85,7 +85,7 @@ def push(project: SupabaseProject, db: Database, *flags: str) -> subprocess.Comp
 
 
 def history(db: Database) -> list[str]:
-    """The migrations that the project says it has, as file names."""
+    """The applied migrations according to the history, as file names."""
     rows = db.admin(
         "select version || '_' || name || '.sql' as file"
         " from supabase_migrations.schema_migrations order by version"
@@ -94,7 +94,7 @@ def history(db: Database) -> list[str]:
 
 
 def findings(project: SupabaseProject, db: Database) -> set[tuple[str, str, str]]:
-    """What the advisors say, from the mildest level up: the lint, the schema and the object."""
+    """The findings of the advisors on all levels: the lint, the schema and the object."""
     result = project.run(
         "db", "advisors", f"--remote={address(db)}", "--level=info", "--output-format=json"
     )
@@ -103,7 +103,7 @@ def findings(project: SupabaseProject, db: Database) -> set[tuple[str, str, str]
     return {
         (lint["name"], lint["metadata"]["schema"], lint["metadata"]["name"])
         for lint in found
-        # Nobody has read anything in a database that is a second old.
+        # No query has used an index of this new database.
         if lint["name"] != "unused_index"
     }
 
@@ -124,7 +124,7 @@ def test_a_push_to_an_empty_project(
 @pytest.mark.parametrize(
     "later", [{}, {"20270101000000": ("later", ["create table public.later (id uuid)"])}]
 )
-def test_a_push_to_a_project_with_a_history_of_its_own(
+def test_a_push_to_a_project_with_its_own_history(
     project: SupabaseProject,
     live: Database,
     db: Database,
@@ -145,12 +145,12 @@ def test_a_push_to_a_project_with_a_history_of_its_own(
     assert pushed.returncode == 0, pushed.stderr
     assert history(live) == sorted([*before, *OUR_HISTORY])
     assert catalog(live) == catalog(db)
-    # V3's own migrations are not run a second time.
+    # V3's own migrations are not run again.
     assert live.admin("select to_regclass('public.invoices') as made") == [{"made": None}]
     assert "up to date" in push(project, live, "--include-all").stdout
 
 
-def test_a_push_that_fails_names_what_is_missing_and_can_be_repeated(
+def test_a_failed_push_reports_unmet_prerequisites_and_can_be_repeated(
     project: SupabaseProject, empty: Database, db: Database
 ) -> None:
     empty.admin("drop extension pgcrypto")
@@ -167,7 +167,7 @@ def test_a_push_that_fails_names_what_is_missing_and_can_be_repeated(
     assert catalog(empty) == catalog(db)
 
 
-def test_each_file_with_psql(empty: Database, db: Database) -> None:
+def test_psql_applies_each_file(empty: Database, db: Database) -> None:
     for file in (STAND_IN, *MIGRATIONS):
         psql(empty, file)
     assert catalog(empty) == catalog(db)
@@ -177,7 +177,7 @@ def test_the_file_to_paste_is_up_to_date() -> None:
     assert STAGING.read_text() == staging_migration(), "run: make sql"
 
 
-def test_the_file_to_paste_with_psql_and_in_the_editor(
+def test_psql_and_the_editor_apply_the_file_to_paste(
     live: Database, empty: Database, db: Database
 ) -> None:
     empty.apply(STAND_IN.read_text())
@@ -187,7 +187,7 @@ def test_the_file_to_paste_with_psql_and_in_the_editor(
         assert catalog(live) == catalog(empty) == catalog(db)
 
 
-def test_the_file_to_paste_before_and_after_a_push(
+def test_the_file_to_paste_can_be_applied_before_and_after_a_push(
     project: SupabaseProject, empty: Database, db: Database
 ) -> None:
     empty.apply(STAND_IN.read_text() + STAGING.read_text())
@@ -209,8 +209,10 @@ def test_the_file_to_paste_is_one_transaction(live: Database) -> None:
     assert live.admin("select to_regnamespace('audiencelab_private') as made") == [{"made": None}]
 
 
-def test_the_advisors_find_nothing(project: SupabaseProject, db: Database) -> None:
-    # Closed to all but service_role, which row security does not hold: a policy would open them.
+def test_the_advisors_report_only_private_tables_without_policies(
+    project: SupabaseProject, db: Database
+) -> None:
+    # Only service_role, which bypasses row level security, has access to these tables.
     assert findings(project, db) == {
         ("rls_enabled_no_policy", "api_keys_private", "api_keys"),
         ("rls_enabled_no_policy", "api_keys_private", "api_key_logs"),
@@ -220,7 +222,9 @@ def test_the_advisors_find_nothing(project: SupabaseProject, db: Database) -> No
     }
 
 
-def test_the_advisors_would_find_a_hole(project: SupabaseProject, server: PostgresServer) -> None:
+def test_the_advisors_report_missing_protection(
+    project: SupabaseProject, server: PostgresServer
+) -> None:
     damaged = make_database(server, f"cli_{next(numbers)}")
     damaged.admin("alter table public.segments disable row level security")
     damaged.admin("alter function public.verify_api_key(text) reset search_path")

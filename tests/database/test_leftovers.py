@@ -1,8 +1,7 @@
-"""What earlier scripts left on our tables: replaced with a warning, refused, or kept."""
+"""Objects of earlier scripts on the tables: replaced with a warning, kept, or an error."""
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
@@ -12,7 +11,7 @@ import pytest
 from audiencelab_sdk.local import _migrate as migrate
 from audiencelab_sdk.local._postgres import PostgresServer
 from tests.database._catalog import catalog
-from tests.database._sql import Database, warnings_of
+from tests.database._sql import Database, wait_until, warnings_of
 from tests.database._states import apply_state
 from tests.database.conftest import make_database
 
@@ -54,7 +53,7 @@ def test_the_policies_triggers_and_indexes_of_other_scripts_are_replaced(
 @pytest.mark.parametrize(
     "changes",
     [
-        # Names that PostgreSQL gives by itself, and other things under them.
+        # Names that PostgreSQL generates, for objects with other definitions.
         [
             "drop index public.segments_created_at_idx",
             "create index on public.segments (created_at)",
@@ -107,7 +106,7 @@ def test_the_policies_triggers_and_indexes_of_other_scripts_are_replaced(
         ],
     ],
 )
-def test_what_has_our_name_but_another_definition_is_replaced(
+def test_objects_with_an_expected_name_but_another_definition_are_replaced(
     fresh: Database, db: Database, changes: list[str]
 ) -> None:
     apply_all(fresh)
@@ -120,7 +119,7 @@ def test_what_has_our_name_but_another_definition_is_replaced(
     assert fresh.affected(tenant.member, rename, segment) == 1
 
 
-def test_what_is_altered_is_named(fresh: Database) -> None:
+def test_each_alteration_raises_a_warning(fresh: Database) -> None:
     apply_all(fresh)
     fresh.apply(
         "create index mine on public.segments (name);"
@@ -171,25 +170,27 @@ def test_a_column_of_another_type_keeps_its_values(fresh: Database, db: Database
     ]
 
 
-def test_a_column_of_somebody_else_does_not_break_inserts(fresh: Database) -> None:
+def test_an_additional_column_does_not_break_inserts(fresh: Database) -> None:
     apply_all(fresh)
     fresh.apply("alter table public.segments add column slug text not null")
     apply_all(fresh)
     assert isinstance(fresh.create_segment(fresh.add_tenant()), UUID)
 
 
-def test_nulls_in_a_required_column_become_its_default(fresh: Database, db: Database) -> None:
+def test_nulls_in_a_required_column_are_set_to_its_default(fresh: Database, db: Database) -> None:
     apply_all(fresh)
     segment = fresh.create_segment(fresh.add_tenant())
     fresh.apply("alter table public.segments alter column tags drop not null")
     fresh.admin("update public.segments set tags = null where id = %s", segment)
-    said = warnings_of(fresh, SEGMENTS.read_text())
-    assert "column tags of public.segments is set to its default in 1 rows that were null" in said
+    warnings = warnings_of(fresh, SEGMENTS.read_text())
+    assert (
+        "column tags of public.segments is set to its default in 1 rows that were null" in warnings
+    )
     assert fresh.admin("select tags from public.segments where id = %s", segment) == [{"tags": []}]
     assert catalog(fresh) == catalog(db)
 
 
-def test_a_value_that_does_not_fit_is_not_cut(fresh: Database) -> None:
+def test_a_value_that_is_too_long_for_the_column_raises_an_error(fresh: Database) -> None:
     apply_all(fresh)
     tenant = fresh.add_tenant()
     key = fresh.create_key(tenant)
@@ -212,19 +213,17 @@ def test_a_value_that_does_not_fit_is_not_cut(fresh: Database) -> None:
         'alter default privileges grant all on tables to authenticated, "Odd Role"',
     ],
 )
-def test_default_privileges_give_nobody_anything(
-    bare_server: PostgresServer, privileges: str
-) -> None:
+def test_default_privileges_are_revoked(bare_server: PostgresServer, privileges: str) -> None:
     expected = catalog(make_database(bare_server, "expected"))
     db = make_database(bare_server, "defaults", migrated=False)
     db.apply(migrate.migration_files()[0].read_text())
     db.apply(f'create role "Odd Role"; {privileges};')
-    said = [warning for file in MIGRATIONS for warning in warnings_of(db, file.read_text())]
+    warnings = [warning for file in MIGRATIONS for warning in warnings_of(db, file.read_text())]
     assert catalog(db) == expected
-    assert any('the privileges of "Odd Role" on' in warning for warning in said)
+    assert any('the privileges of "Odd Role" on' in warning for warning in warnings)
 
 
-def test_a_name_that_an_index_of_another_table_has_is_refused(fresh: Database) -> None:
+def test_an_index_name_of_another_table_raises_an_error(fresh: Database) -> None:
     apply_all(fresh)
     fresh.apply("alter table public.segments rename to segments_backup")
     with pytest.raises(
@@ -233,7 +232,7 @@ def test_a_name_that_an_index_of_another_table_has_is_refused(fresh: Database) -
         fresh.apply(SEGMENTS.read_text())
 
 
-def test_a_table_that_a_role_of_the_api_owns_is_refused(fresh: Database) -> None:
+def test_a_table_owned_by_a_role_of_the_api_raises_an_error(fresh: Database) -> None:
     apply_all(fresh)
     fresh.admin("alter table public.segments owner to authenticated")
     with pytest.raises(
@@ -242,14 +241,14 @@ def test_a_table_that_a_role_of_the_api_owns_is_refused(fresh: Database) -> None
         fresh.apply(SEGMENTS.read_text())
 
 
-def test_two_sessions_can_migrate_at_the_same_time(fresh: Database, db: Database) -> None:
+def test_two_sessions_can_migrate_concurrently(fresh: Database, db: Database) -> None:
     with ThreadPoolExecutor(2) as pool:
         for run in [pool.submit(apply_all, fresh) for _ in range(2)]:
             run.result()
     assert catalog(fresh) == catalog(db)
 
 
-def test_a_type_of_our_name_with_other_attributes_is_refused(fresh: Database) -> None:
+def test_a_type_with_an_expected_name_but_other_attributes_raises_an_error(fresh: Database) -> None:
     fresh.apply(FOUNDATION.read_text())
     fresh.apply("create type public.verify_api_key_response as (valid boolean)")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState) as refusal:
@@ -275,7 +274,7 @@ def test_a_type_of_our_name_with_other_attributes_is_refused(fresh: Database) ->
         ),
     ],
 )
-def test_what_belongs_to_another_is_named_with_its_owner(
+def test_an_object_of_another_owner_is_reported_with_its_owner(
     fresh: Database, change: str, missing: str
 ) -> None:
     apply_all(fresh)
@@ -286,7 +285,7 @@ def test_what_belongs_to_another_is_named_with_its_owner(
     assert f"- {missing}: run the migration as supabase_admin" in message
 
 
-def test_a_publication_of_all_tables_is_good_enough(fresh: Database) -> None:
+def test_a_publication_of_all_tables_is_sufficient(fresh: Database) -> None:
     fresh.admin("drop publication supabase_realtime")
     fresh.admin("create publication supabase_realtime for all tables")
     apply_all(fresh)
@@ -294,7 +293,9 @@ def test_a_publication_of_all_tables_is_good_enough(fresh: Database) -> None:
     assert len(published) >= 2
 
 
-def test_an_account_deleted_meanwhile_takes_its_keys_with_it(fresh: Database) -> None:
+def test_keys_of_an_account_that_is_deleted_during_the_migration_are_invalid(
+    fresh: Database,
+) -> None:
     apply_state(fresh, "first_script")
     tenant = fresh.add_tenant()
     fresh.admin(
@@ -307,13 +308,18 @@ def test_an_account_deleted_meanwhile_takes_its_keys_with_it(fresh: Database) ->
     with psycopg.connect(fresh.admin_url) as deleting, ThreadPoolExecutor(1) as pool:
         deleting.execute("delete from public.accounts where id = %s", [tenant.account_id])
         migration = pool.submit(apply_all, fresh)
-        time.sleep(1)
+        wait_until(
+            lambda: fresh.admin(
+                "select 1 from pg_locks"
+                " where relation = 'public.accounts'::regclass and not granted"
+            )
+        )
         deleting.commit()
         migration.result()
     assert fresh.verify("sk_abcd")["valid"] is False
 
 
-def test_keys_of_accounts_that_are_gone_are_kept_but_switched_off(fresh: Database) -> None:
+def test_keys_of_deleted_accounts_are_kept_and_deactivated(fresh: Database) -> None:
     fresh.admin("create schema api_keys_private authorization postgres")
     fresh.apply(
         "create table api_keys_private.api_keys (id uuid primary key default gen_random_uuid(),"

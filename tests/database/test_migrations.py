@@ -1,4 +1,4 @@
-"""Applying the migrations again, to databases that lack something, and taking them back."""
+"""Repeat migrations, apply them without their prerequisites, and roll them back."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CONFIRMATIONS = {
     JOBS: "set audiencelab.confirm_rollback = 'delete all enrichment jobs';",
     SEGMENTS: "set audiencelab.confirm_rollback = 'delete all segments';",
 }
-# What the team used to undo the first staging script with.
+# The script with which the team rolled back the first staging script.
 OLD_ROLLBACK = """
     drop table if exists public.enrichment_tracking cascade;
     drop table if exists public.segments cascade;
@@ -64,7 +64,7 @@ def apply_all(db: Database, files: Iterable[Path] = MIGRATIONS) -> None:
 
 
 def dump(db: Database) -> str:
-    """The schema and the roles as pg_dump sees them, without what differs on every run."""
+    """The schema and the roles according to pg_dump, without lines that differ on every run."""
     commands = (
         ["pg_dump", "--schema-only", db.admin_url],
         ["pg_dumpall", "--roles-only", "--no-role-passwords", "--dbname", db.admin_url],
@@ -72,11 +72,13 @@ def dump(db: Database) -> str:
     text = ""
     for program, *arguments in commands:
         command = [str(find_programs() / program), *arguments]
-        text += subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        text += subprocess.run(
+            command, check=True, capture_output=True, text=True, timeout=60
+        ).stdout
     return "\n".join(line for line in text.splitlines() if "restrict" not in line)
 
 
-def test_running_it_again_changes_nothing(db: Database) -> None:
+def test_a_second_run_changes_nothing(db: Database) -> None:
     oids = (
         "select oid from pg_proc where pronamespace::regnamespace::text like '%%_private'"
         " or pronamespace = 'public'::regnamespace union all"
@@ -95,7 +97,7 @@ def test_running_it_again_changes_nothing(db: Database) -> None:
     assert db.admin("select id from public.segments where id = %s", segment) == [{"id": segment}]
 
 
-def test_running_it_again_blocks_neither_readers_nor_the_base_schema(db: Database) -> None:
+def test_a_second_run_takes_no_lock_that_blocks_reads_or_the_base_schema(db: Database) -> None:
     locks = """
         select relation::regclass::text, mode
         from pg_locks
@@ -115,7 +117,7 @@ def test_running_it_again_blocks_neither_readers_nor_the_base_schema(db: Databas
             connection.rollback()
 
 
-def test_each_file_needs_those_before_it_and_no_other(fresh: Database, db: Database) -> None:
+def test_each_file_requires_only_those_that_it_depends_on(fresh: Database, db: Database) -> None:
     for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, [JOBS, SEGMENTS])):
         for file in dependents:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=missing.name):
@@ -144,7 +146,7 @@ def test_after_the_old_rollback_the_migrations_apply_again(fresh: Database, db: 
     assert fresh.rows(tenant.member, report, job)
 
 
-def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresServer) -> None:
+def test_without_the_base_schema_all_missing_objects_are_reported(server: PostgresServer) -> None:
     db = make_database(server, f"bare_{next(numbers)}", migrated=False)
     db.admin("drop extension pgcrypto")
     db.admin("drop publication supabase_realtime")
@@ -169,7 +171,9 @@ def test_without_the_base_schema_all_that_is_missing_is_named(server: PostgresSe
     assert dump(db) == before
 
 
-def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresServer) -> None:
+def test_without_the_privileges_all_missing_privileges_are_reported(
+    bare_server: PostgresServer,
+) -> None:
     db = make_database(bare_server, "unprivileged", migrated=False)
     migrate.apply_migrations(migrate.as_role(db.admin_url, "postgres"), [STAND_IN])
     before = dump(db)
@@ -190,13 +194,13 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
     assert dump(db) == before
 
 
-def test_on_a_database_that_is_not_supabase_it_says_so(server: PostgresServer) -> None:
+def test_a_database_that_is_not_supabase_is_reported(server: PostgresServer) -> None:
     url = migrate.create_database(server.admin_url, f"other_{next(numbers)}")
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="a Supabase database"):
         Database(url, url).apply(FOUNDATION.read_text(), role="postgres")
 
 
-def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
+def test_a_failed_migration_changes_nothing(fresh: Database) -> None:
     apply_all(fresh, [FOUNDATION, API_KEYS])
     fresh.admin("create view public.segments as select 1 as id")
     fresh.admin("alter view public.segments owner to postgres")
@@ -207,7 +211,7 @@ def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
 
 
 @pytest.mark.parametrize("migration", [API_KEYS, JOBS, SEGMENTS], ids=lambda file: file.stem)
-def test_a_rollback_refuses_until_it_is_confirmed(fresh: Database, migration: Path) -> None:
+def test_a_rollback_raises_an_error_unless_confirmed(fresh: Database, migration: Path) -> None:
     apply_all(fresh, dict.fromkeys([FOUNDATION, API_KEYS, migration]))
     before = catalog(fresh)
     for text in ("", "set audiencelab.confirm_rollback = 'yes';"):
@@ -220,7 +224,7 @@ def test_a_rollback_refuses_until_it_is_confirmed(fresh: Database, migration: Pa
     assert catalog(fresh) == before
 
 
-def test_a_rollback_names_the_migration_that_depends_on_it(fresh: Database) -> None:
+def test_a_rollback_reports_the_migration_that_depends_on_it(fresh: Database) -> None:
     apply_all(fresh, [FOUNDATION, API_KEYS])
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=API_KEYS.name):
         fresh.apply(confirmed_rollback_of(FOUNDATION))
@@ -231,7 +235,9 @@ def test_a_rollback_names_the_migration_that_depends_on_it(fresh: Database) -> N
         fresh.apply(confirmed_rollback_of(dependent))
 
 
-def test_the_rollbacks_undo_exactly_what_was_done(bare_server: PostgresServer) -> None:
+def test_each_rollback_restores_the_schema_before_its_migration(
+    bare_server: PostgresServer,
+) -> None:
     db = make_database(bare_server, "rollback", migrated=False)
     apply_all(db, [STAND_IN])
     before = {}
@@ -248,7 +254,7 @@ def test_the_rollbacks_undo_exactly_what_was_done(bare_server: PostgresServer) -
     apply_all(db)
 
 
-def test_the_rollbacks_work_where_the_objects_existed_before(bare_server: PostgresServer) -> None:
+def test_the_rollbacks_work_if_the_objects_existed_before(bare_server: PostgresServer) -> None:
     db = make_database(bare_server, "rollback_of_live", migrated=False)
     apply_all(db, [STAND_IN])
     provide_uuid_ossp(db)
@@ -261,13 +267,15 @@ def test_the_rollbacks_work_where_the_objects_existed_before(bare_server: Postgr
     assert dump(db) == before
 
 
-def test_the_rollback_keeps_a_role_that_others_use(bare_server: PostgresServer) -> None:
+def test_the_rollback_keeps_a_role_that_other_objects_depend_on(
+    bare_server: PostgresServer,
+) -> None:
     db = make_database(bare_server, "used_role", migrated=False)
     apply_all(db, [STAND_IN, FOUNDATION])
     other = make_database(bare_server, "other_user")
     db.apply("create table public.reports (id uuid); grant select on public.reports to api_key;")
-    said = warnings_of(db, rollback_of(FOUNDATION))
-    (warning,) = said
+    warnings = warnings_of(db, rollback_of(FOUNDATION))
+    (warning,) = warnings
     assert warning == (
         "role api_key is kept, because other objects depend on it:"
         " objects in database other_user, table public.reports"
@@ -278,7 +286,7 @@ def test_the_rollback_keeps_a_role_that_others_use(bare_server: PostgresServer) 
     assert other.verify(other.create_key(other.add_tenant())["key"])["valid"] is True
 
 
-def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) -> None:
+def test_the_stand_in_does_not_change_a_real_base_schema(server: PostgresServer) -> None:
     db = make_database(server, f"real_{next(numbers)}", migrated=False)
     db.apply("create table public.accounts (id uuid primary key, theirs text)")
     before = dump(db)
@@ -287,7 +295,7 @@ def test_the_stand_in_leaves_a_real_base_schema_alone(server: PostgresServer) ->
     assert dump(db) == before
 
 
-def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) -> None:
+def test_the_rollback_of_the_stand_in_requires_a_confirmation(fresh: Database) -> None:
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match="nothing was changed"):
         fresh.apply(rollback_of(STAND_IN))
     confirmed = "set audiencelab.confirm_rollback = 'delete the stand-in accounts';"
@@ -327,7 +335,7 @@ def test_the_stand_in_can_be_taken_back_when_that_is_confirmed(fresh: Database) 
         ),
     ],
 )
-def test_a_harmful_api_key_role_is_refused_with_the_remedy(
+def test_unsafe_attributes_and_memberships_of_the_role_are_reported_with_the_remedy(
     bare_server: PostgresServer, harm: str, remedies: dict[str, str]
 ) -> None:
     db = make_database(bare_server, "harmful", migrated=False)
@@ -346,7 +354,9 @@ def test_a_harmful_api_key_role_is_refused_with_the_remedy(
     apply_all(db)
 
 
-def test_an_api_key_role_of_another_is_refused_with_the_remedy(bare_server: PostgresServer) -> None:
+def test_a_role_that_the_caller_cannot_alter_is_reported_with_the_remedy(
+    bare_server: PostgresServer,
+) -> None:
     db = make_database(bare_server, "foreign_role", migrated=False)
     apply_all(db, [STAND_IN])
     db.admin("create role api_key")
@@ -360,7 +370,7 @@ def test_an_api_key_role_of_another_is_refused_with_the_remedy(bare_server: Post
 
 
 @pytest.mark.parametrize("granted_by", ["postgres", "supabase_admin"])
-def test_what_earlier_scripts_gave_the_role_is_revoked(
+def test_inheritance_and_membership_of_the_role_in_anon_are_revoked(
     bare_server: PostgresServer, granted_by: str
 ) -> None:
     db = make_database(bare_server, "inheriting", migrated=False)
@@ -378,8 +388,8 @@ def test_what_earlier_scripts_gave_the_role_is_revoked(
         assert "as supabase_admin, run: revoke anon from api_key" in message
         db.admin("revoke anon from api_key")
         db.apply("grant anon to api_key")
-    said = warnings_of(db, FOUNDATION.read_text())
-    assert said == [
+    warnings = warnings_of(db, FOUNDATION.read_text())
+    assert warnings == [
         "role api_key is altered from inherit to noinherit",
         "the membership of api_key in anon is revoked",
     ]
@@ -388,7 +398,7 @@ def test_what_earlier_scripts_gave_the_role_is_revoked(
     assert db.admin("select from pg_auth_members where member = 'api_key'::regrole") == []
 
 
-def test_a_project_that_is_not_v3s_is_left_alone(server: PostgresServer) -> None:
+def test_a_project_without_v3_is_not_changed(server: PostgresServer) -> None:
     db = make_database(server, f"todo_{next(numbers)}", migrated=False)
     db.apply("create table public.todos (id int)")
     before = dump(db)
@@ -399,7 +409,7 @@ def test_a_project_that_is_not_v3s_is_left_alone(server: PostgresServer) -> None
     assert dump(db) == before
 
 
-def test_a_confirmation_holds_for_one_rollback(fresh: Database) -> None:
+def test_a_confirmation_applies_to_one_rollback(fresh: Database) -> None:
     apply_all(fresh)
     url = migrate.as_role(fresh.admin_url, "postgres")
     with psycopg.connect(url, autocommit=True) as connection:

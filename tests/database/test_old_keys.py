@@ -1,4 +1,4 @@
-"""Keys from before SHA-256: bcrypt, checked once, then re-hashed."""
+"""Keys hashed with bcrypt: compared once, then re-hashed with SHA-256."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ OLD_KEY = "sk_k9XbQ2mVf7TzPp4LrWc8NsYd1HgJa6Ue3Ro5Mi0KtBx"
 
 
 def add_old_key(db: Database, tenant: Tenant, text: str, **columns: object) -> UUID:
-    """A row as the first key system left it. Cost 4 where it made 12: the format is the same."""
+    """Insert a key as the first key system did, with a cost of 4 instead of 12."""
     values = {"is_active": True, "expires_at": None} | columns
     (row,) = db.admin(
         "insert into api_keys_private.api_keys"
@@ -47,7 +47,7 @@ def crypt_calls(db: Database) -> int:
 
 
 @pytest.mark.parametrize("text", [OLD_KEY, OLD_KEY[:30], "sk_abcd"])
-def test_an_old_key_verifies_and_is_rehashed(db: Database, tenant: Tenant, text: str) -> None:
+def test_a_bcrypt_key_is_valid_and_is_rehashed(db: Database, tenant: Tenant, text: str) -> None:
     key_id = add_old_key(db, tenant, text)
     assert key_hash(db, key_id).startswith("$2a$")
     for _ in range(2):
@@ -61,7 +61,7 @@ def test_an_old_key_verifies_and_is_rehashed(db: Database, tenant: Tenant, text:
     db.admin("delete from api_keys_private.api_keys where id = %s", key_id)
 
 
-def test_a_rehashed_key_needs_no_bcrypt(db: Database, tenant: Tenant) -> None:
+def test_a_rehashed_key_is_not_compared_with_bcrypt(db: Database, tenant: Tenant) -> None:
     text = "sk_" + uuid4().hex
     add_old_key(db, tenant, text)
     before = crypt_calls(db)
@@ -71,7 +71,9 @@ def test_a_rehashed_key_needs_no_bcrypt(db: Database, tenant: Tenant) -> None:
     assert crypt_calls(db) == before + 1
 
 
-def test_garbage_costs_no_bcrypt(db: Database, tenant: Tenant) -> None:
+def test_a_text_that_cannot_be_a_bcrypt_key_is_not_compared_with_bcrypt(
+    db: Database, tenant: Tenant
+) -> None:
     text = "sk_" + uuid4().hex
     key_id = add_old_key(db, tenant, text)
     before = crypt_calls(db)
@@ -95,7 +97,7 @@ def test_garbage_costs_no_bcrypt(db: Database, tenant: Tenant) -> None:
 @pytest.mark.parametrize(
     "column", [{"is_active": False}, {"expires_at": datetime(2020, 1, 1, tzinfo=UTC)}]
 )
-def test_an_old_key_that_is_not_live_is_invalid(
+def test_a_revoked_or_expired_bcrypt_key_is_invalid(
     db: Database, tenant: Tenant, column: dict[str, object]
 ) -> None:
     text = "sk_" + uuid4().hex
@@ -104,16 +106,16 @@ def test_an_old_key_that_is_not_live_is_invalid(
     assert key_hash(db, key_id).startswith("$2a$")
 
 
-def test_old_keys_with_one_prefix_are_told_apart(db: Database, tenant: Tenant) -> None:
+def test_bcrypt_keys_with_the_same_prefix_are_distinguished(db: Database, tenant: Tenant) -> None:
     texts = ["sk_same" + uuid4().hex for _ in range(3)]
     ids = [add_old_key(db, tenant, text) for text in texts]
     assert [db.verify(text)["api_key_id"] for text in reversed(texts)] == list(reversed(ids))
 
 
-def test_an_old_key_verified_by_many_at_once_is_rehashed_once(db: Database, tenant: Tenant) -> None:
+def test_concurrent_verifications_of_a_bcrypt_key_succeed(db: Database, tenant: Tenant) -> None:
     text = "sk_" + uuid4().hex
     key_id = add_old_key(db, tenant, text)
     with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(db.verify, [text] * 16))
-    assert {answer["api_key_id"] for answer in answers} == {key_id}
+        results = list(pool.map(db.verify, [text] * 16))
+    assert {result["api_key_id"] for result in results} == {key_id}
     assert key_hash(db, key_id) == hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""pg-delta, with which the Supabase CLI compares databases, judges what the migrations make."""
+"""Compare migrated databases with pg-delta, as the Supabase CLI does."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.database._tools import SupabaseProject, find_supabase_cli
 from tests.database.conftest import make_database
 
 STAND_IN = migrate.migration_files()[0]
-# Up to a semicolon that is in no body, string, name or comment.
+# Up to a semicolon that is not part of a body, string, name or comment.
 STATEMENT = re.compile(r"""(?:(\$\w*\$).*?\1|'[^']*'|"[^"]*"|--[^\n]*|[^;])+""", re.DOTALL)
 CHANGES = {
     "drop policy segments_select on public.segments": 'DROP POLICY "segments_select"',
@@ -54,12 +54,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> SupabaseProject:
 
 @pytest.fixture(scope="module")
 def original(server: PostgresServer) -> Database:
-    """A database that was empty when the migrations came."""
+    """A database that was empty before the migrations."""
     return migrated(server)
 
 
 def migrated(server: PostgresServer, *states: str) -> Database:
-    """A database that was in these states, one after the other, before the migrations."""
+    """A migrated database that went through these states before."""
     db = make_database(server, f"pg_delta_{next(numbers)}", migrated=False)
     provide_uuid_ossp(db)
     migrate.apply_migrations(address(db), [STAND_IN])
@@ -74,7 +74,7 @@ def address(db: Database) -> str:
 
 
 def differences(project: SupabaseProject, before: Database, after: Database) -> str:
-    """The SQL that pg-delta would run in the one database to make it equal to the other."""
+    """The SQL with which pg-delta would make one database equal to the other."""
     result = project.run(
         *("db", "diff", "--use-pg-delta", "--strict-coverage"),
         *("--from", address(before), "--to", address(after)),
@@ -84,7 +84,7 @@ def differences(project: SupabaseProject, before: Database, after: Database) -> 
 
 
 def export(project: SupabaseProject, db: Database) -> list[Path]:
-    """The files that pg-delta describes a database with, in the order in which it loads them."""
+    """The files in which pg-delta exports a database, in their load order."""
     result = project.run(
         *("db", "schema", "declarative", "generate", "--strict-coverage"),
         f"--remote={address(db)}",
@@ -96,7 +96,7 @@ def export(project: SupabaseProject, db: Database) -> list[Path]:
 
 
 def load(db: Database, files: list[Path]) -> None:
-    """Run the statements of the files; those that need a later one are retried."""
+    """Run the statements of the files. Retry those that depend on later ones."""
     pending = [
         statement
         for file in files
@@ -117,7 +117,7 @@ def load(db: Database, files: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("states", [*([state] for state in RECORDED), RECORDED], ids=", ".join)
-def test_it_finds_no_difference_whatever_was_there_before(
+def test_it_finds_no_difference_after_migrating_any_state(
     project: SupabaseProject, server: PostgresServer, original: Database, states: list[str]
 ) -> None:
     target = migrated(server, *states)
@@ -125,7 +125,7 @@ def test_it_finds_no_difference_whatever_was_there_before(
     assert differences(project, original, target) == ""
 
 
-def test_it_finds_what_is_changed(
+def test_it_finds_every_change(
     project: SupabaseProject, server: PostgresServer, original: Database
 ) -> None:
     target = migrated(server)
@@ -137,17 +137,17 @@ def test_it_finds_what_is_changed(
     assert [text for text in CHANGES.values() if text not in found] == []
 
 
-def test_what_it_exports_builds_the_same_database(
+def test_its_export_creates_the_same_database(
     project: SupabaseProject, server: PostgresServer, original: Database
 ) -> None:
     rebuilt = make_database(server, f"pg_delta_{next(numbers)}", migrated=False)
     provide_uuid_ossp(rebuilt)
 
-    # It takes pgcrypto for the project's own, but every Supabase project comes with it.
+    # The export contains pgcrypto, but every Supabase project has it already.
     files = [file for file in export(project, original) if file.parent.name != "extensions"]
     defaults = [file for file in files if file.name == "default_privileges.sql"]
     load(rebuilt, [file for file in files if file not in defaults])
-    # They would add to the privileges of what is made after them.
+    # Loaded last, because they would apply to the objects created after them.
     load(rebuilt, defaults)
 
     assert differences(project, original, rebuilt) == ""

@@ -1,4 +1,4 @@
-"""The pgTAP tests of supabase/tests, run as `supabase test db` runs them: as postgres, seeded."""
+"""Run the pgTAP tests of supabase/tests as `supabase test db` does: as postgres, with the seed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Static analysis of the PL/pgSQL functions, by the extension plpgsql_check.
 
-PostgreSQL checks functions in SQL when they are made, and PL/pgSQL only when a line is reached.
+PostgreSQL checks SQL functions when they are created, and a line of PL/pgSQL when it is executed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tests.database._sql import Database
 
-# A trigger function is checked once for every table that it serves.
+# A trigger function is checked once for every table that has the trigger.
 FUNCTIONS = f"""
     with functions as (
       select function.oid, coalesce(trigger.tgrelid, 0) as relation
@@ -37,7 +37,7 @@ FINDINGS = f"""
     cross join lateral plpgsql_check_function_tb(
       functions.oid, functions.relation, all_warnings => true
     ) as finding
-    -- The helpers of the migrations execute what the catalogs spell, and nobody may call them.
+    -- The helpers of the migrations execute definitions from the catalogs; no role may call them.
     where finding.level <> 'security' or not exists (
       select from pg_proc
       where pg_proc.oid = functions.oid and pronamespace = 'audiencelab_private'::regnamespace
@@ -47,7 +47,7 @@ FINDINGS = f"""
 
 @pytest.fixture(scope="module")
 def checked() -> Iterator[Database]:
-    """A database with everything applied, on the PostgreSQL that Debian has the extension for."""
+    """A migrated database on PostgreSQL 15, for which Debian packages the extension."""
     programs = PROGRAMS["PostgreSQL 15"]
     if not programs or not programs.is_dir():
         unavailable("PostgreSQL 15 is not installed: apt-get install postgresql-15")
@@ -68,7 +68,7 @@ def test_plpgsql_check_finds_nothing(checked: Database) -> None:
     assert checked.admin(FINDINGS) == []
 
 
-def test_plpgsql_check_would_find_a_mistake(checked: Database) -> None:
+def test_plpgsql_check_finds_a_mistake(checked: Database) -> None:
     checked.admin(
         "create function public.mistaken() returns void language plpgsql as"
         " $$ begin perform name_of_nothing from public.segments; end $$"

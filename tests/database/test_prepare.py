@@ -1,4 +1,4 @@
-"""supabase/prepare.sql builds what the migrations need before they run, and nothing else."""
+"""supabase/prepare.sql builds the indexes and foreign keys of the migrations, and nothing else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from audiencelab_sdk.local import _migrate as migrate
 from audiencelab_sdk.local._postgres import PostgresServer, find_programs
 from tests.database._catalog import catalog
-from tests.database._sql import Database
+from tests.database._sql import Database, wait_until
 from tests.database._states import apply_state
 from tests.database._tools import ROOT, run
 from tests.database.conftest import make_database
@@ -24,7 +24,7 @@ PREPARE = ROOT / "supabase" / "prepare.sql"
 LOCK_TIMEOUT = 3
 numbers = count()
 
-# What it is, by its name in the migrations; and what changes when it is built anew.
+# The definition of each index and foreign key, and values that change when it is rebuilt.
 _PARTS = """
 select indrelid::regclass::text, case when indisunique then 'unique index' else 'index' end,
        relname::text, substring(pg_get_indexdef(class.oid) from ' (USING .*)$'),
@@ -46,7 +46,7 @@ Part = tuple[Any, ...]
 
 
 def parts(db: Database) -> dict[Part, Part]:
-    """The indexes and foreign keys of our tables, and what identifies each."""
+    """The indexes and foreign keys of the tables, by definition, with what identifies each."""
     with psycopg.connect(db.admin_url, options="-c search_path=") as connection:
         rows = connection.execute(_PARTS, {"tables": _TABLES}).fetchall()
     return {row[:4]: row[4:] for row in rows}
@@ -58,7 +58,7 @@ def prepare(db: Database) -> subprocess.CompletedProcess[str]:
 
 
 def prepared(db: Database) -> list[str]:
-    """What a run that succeeds says that it does."""
+    """The steps that a successful run lists."""
     result = prepare(db)
     assert (result.returncode, result.stderr) == (0, "")
     return [line[2:] for line in result.stdout.splitlines() if line.startswith("- ")]
@@ -70,13 +70,13 @@ def apply_migrations(db: Database) -> None:
 
 @pytest.fixture
 def live(fresh: Database) -> Database:
-    """A database with all four tables, as earlier scripts left them."""
+    """A database with all four tables as earlier scripts created them."""
     for state in ("live_keys", "segments_migration", "first_script"):
         apply_state(fresh, state)
     return fresh
 
 
-def test_it_builds_what_is_missing_and_says_so(live: Database, db: Database) -> None:
+def test_it_builds_and_lists_what_is_missing(live: Database, db: Database) -> None:
     before = parts(live)
 
     steps = prepared(live)
@@ -105,9 +105,7 @@ def test_a_second_run_does_nothing(live: Database) -> None:
     assert parts(live) == before
 
 
-def test_the_migrations_build_no_index_and_no_foreign_key_after_it(
-    live: Database, db: Database
-) -> None:
+def test_the_migrations_reuse_its_indexes_and_foreign_keys(live: Database, db: Database) -> None:
     prepare(live)
     before = parts(live)
 
@@ -135,7 +133,7 @@ def test_it_rebuilds_every_index_and_foreign_key_of_the_migrations(
     assert catalog(target) == catalog(db)
 
 
-def test_it_wants_exactly_what_the_migrations_define(db: Database) -> None:
+def test_it_defines_the_same_indexes_and_foreign_keys_as_the_migrations(db: Database) -> None:
     wanted = re.findall(
         r"\('([\w.]+)', '((?:unique )?index|foreign key)', '(\w+)',\s+'((?:[^']|'')+)'\)",
         PREPARE.read_text(),
@@ -145,7 +143,7 @@ def test_it_wants_exactly_what_the_migrations_define(db: Database) -> None:
 
 
 @pytest.mark.parametrize("state", ["empty", "base schema", "migrated"])
-def test_it_does_nothing_where_nothing_is_missing(server: PostgresServer, state: str) -> None:
+def test_it_does_nothing_if_nothing_is_missing(server: PostgresServer, state: str) -> None:
     target = make_database(server, f"prepare_{next(numbers)}", migrated=state == "migrated")
     if state == "base schema":
         migrate.apply_migrations(
@@ -188,7 +186,7 @@ def test_it_stops_at_an_error_and_replaces_the_invalid_index_in_the_next_run(
     assert prepared(live) == []
 
 
-def test_where_a_name_is_taken_the_migrations_rename_what_it_has_built(
+def test_an_index_built_under_another_name_is_renamed_by_the_migrations(
     live: Database, db: Database
 ) -> None:
     live.apply(
@@ -213,7 +211,7 @@ def test_where_a_name_is_taken_the_migrations_rename_what_it_has_built(
     assert catalog(live) == catalog(db)
 
 
-def test_a_foreign_key_of_another_name_is_only_validated(live: Database, db: Database) -> None:
+def test_a_foreign_key_with_another_name_is_only_validated(live: Database, db: Database) -> None:
     prepare(live)
     live.apply(
         "alter table public.segments drop constraint segments_account_id_fkey;"
@@ -228,7 +226,7 @@ def test_a_foreign_key_of_another_name_is_only_validated(live: Database, db: Dat
     assert catalog(live) == catalog(db)
 
 
-def test_a_foreign_key_that_a_row_violates_is_validated_when_the_row_is_gone(
+def test_a_violated_foreign_key_is_validated_after_the_row_is_deleted(
     live: Database,
 ) -> None:
     prepare(live)
@@ -248,7 +246,7 @@ def test_a_foreign_key_that_a_row_violates_is_validated_when_the_row_is_gone(
     assert prepared(live) == ["validate foreign key segments_account_id_fkey of public.segments"]
 
 
-def test_tables_without_the_columns_or_the_key_are_left_alone(fresh: Database) -> None:
+def test_tables_without_the_columns_or_the_key_are_skipped(fresh: Database) -> None:
     fresh.apply(
         "create table public.segments (id uuid primary key, account_id text);"
         "create schema api_keys_private;"
@@ -259,7 +257,7 @@ def test_tables_without_the_columns_or_the_key_are_left_alone(fresh: Database) -
     assert prepared(fresh) == []
 
 
-def test_a_build_waits_for_older_transactions_and_cannot_be_disturbed(live: Database) -> None:
+def test_a_build_waits_for_older_transactions_and_a_concurrent_run_stops(live: Database) -> None:
     tenant = live.add_tenant()
     with psycopg.connect(live.admin_url) as older, ThreadPoolExecutor(1) as pool:
         older.execute(
@@ -268,11 +266,12 @@ def test_a_build_waits_for_older_transactions_and_cannot_be_disturbed(live: Data
             [tenant.account_id, tenant.user_id],
         )
         first = pool.submit(prepare, live)
-        while not live.admin(
-            "select 1 from pg_stat_progress_create_index"
-            " where phase = 'waiting for writers before build'"
-        ):
-            time.sleep(0.05)
+        wait_until(
+            lambda: live.admin(
+                "select 1 from pg_stat_progress_create_index"
+                " where phase = 'waiting for writers before build'"
+            )
+        )
         second = prepare(live)
         time.sleep(LOCK_TIMEOUT + 0.5)
         older.commit()
@@ -282,7 +281,7 @@ def test_a_build_waits_for_older_transactions_and_cannot_be_disturbed(live: Data
     assert first.result().returncode == 0
 
 
-def test_a_foreign_key_gives_up_its_place_before_writers_wait_for_long(live: Database) -> None:
+def test_a_foreign_key_waits_at_most_three_seconds_for_its_lock(live: Database) -> None:
     tenant = live.add_tenant()
     with psycopg.connect(live.admin_url) as writing:
         writing.execute("update public.accounts set name = 'x' where id = %s", [tenant.account_id])

@@ -16,7 +16,7 @@ from tests.database.conftest import make_database
 
 @pytest.fixture(scope="module")
 def plain(server: PostgresServer) -> Database:
-    """A plain Supabase project, which gives everything new in public to everybody."""
+    """A plain Supabase project, whose default privileges grant new objects to all roles."""
     db = make_database(server, "plain", migrated=False)
     stand_in, *rest = migrate.migration_files()
     as_postgres = migrate.as_role(db.admin_url, "postgres")
@@ -27,7 +27,7 @@ def plain(server: PostgresServer) -> Database:
     return db
 
 
-def test_no_function_raises_what_makes_postgrest_repeat_for_ever(db: Database) -> None:
+def test_no_function_raises_40001_on_which_postgrest_retries_forever(db: Database) -> None:
     sources = db.admin(
         "select prosrc from pg_proc where pronamespace::regnamespace::text = any (%s)",
         list(SCHEMAS),
@@ -38,7 +38,7 @@ def test_no_function_raises_what_makes_postgrest_repeat_for_ever(db: Database) -
         assert "serialization_failure" not in row["prosrc"]
 
 
-def test_tables_are_open_to_exactly_whom_they_are_for(db: Database) -> None:
+def test_the_privileges_on_tables_are_those_of_the_inventory(db: Database) -> None:
     privileges = db.admin(
         """
         select oid::regclass::text as table,
@@ -61,7 +61,7 @@ def test_tables_are_open_to_exactly_whom_they_are_for(db: Database) -> None:
     assert actual == TABLES
 
 
-def test_every_table_has_row_security(db: Database) -> None:
+def test_every_table_has_row_level_security(db: Database) -> None:
     rows = db.admin(
         "select relname, relrowsecurity from pg_class where relkind = 'r'"
         " and relnamespace::regnamespace::text = any (%s)",
@@ -72,19 +72,19 @@ def test_every_table_has_row_security(db: Database) -> None:
 
 
 @pytest.mark.parametrize("schema", ["api_keys_private", "enrichment_private"])
-def test_a_private_schema_is_closed_to_all_but_the_service_role(db: Database, schema: str) -> None:
+def test_only_service_role_has_usage_of_a_private_schema(db: Database, schema: str) -> None:
     usage = "select has_schema_privilege(%s, %s, 'usage') as allowed"
     allowed = {role for role in ROLES if db.admin(usage, role, schema)[0]["allowed"]}
     assert allowed == {"service_role"}
     assert db.admin("select * from pg_policies where schemaname = %s", schema) == []
 
 
-def test_the_shared_functions_are_in_a_schema_that_nobody_uses(db: Database) -> None:
+def test_no_role_has_usage_of_the_schema_of_the_shared_functions(db: Database) -> None:
     usage = "select has_schema_privilege(%s, 'audiencelab_private', 'usage') as allowed"
     assert not any(db.admin(usage, role)[0]["allowed"] for role in ROLES)
 
 
-def test_a_key_updates_a_job_but_not_whose_it_is_or_what_it_is_about(db: Database) -> None:
+def test_a_key_cannot_update_the_columns_that_identify_a_job(db: Database) -> None:
     rows = db.admin(
         "select attname from pg_attribute cross join lateral aclexplode(attacl)"
         " where attrelid = 'public.enrichment_tracking'::regclass"
@@ -96,7 +96,7 @@ def test_a_key_updates_a_job_but_not_whose_it_is_or_what_it_is_about(db: Databas
     }
 
 
-def test_the_api_key_role_is_harmless_and_can_reach_its_functions(db: Database) -> None:
+def test_role_api_key_has_no_attributes_and_has_usage_of_schema_public(db: Database) -> None:
     (role,) = db.admin("select * from pg_roles where rolname = 'api_key'")
     for attribute in ("rolcanlogin", "rolbypassrls", "rolsuper", "rolcreaterole", "rolcreatedb"):
         assert role[attribute] is False, attribute
@@ -110,7 +110,7 @@ def test_a_plain_project_ends_with_the_same_privileges(db: Database, plain: Data
     assert catalog(plain) == catalog(db)
 
 
-def test_the_stand_in_closes_new_functions_to_public(db: Database) -> None:
+def test_the_stand_in_revokes_execute_on_new_functions_from_public(db: Database) -> None:
     url = migrate.as_role(db.admin_url, "postgres")
     as_postgres = Database(url, url)
     as_postgres.admin("create function public.new_one() returns int language sql return 1")
@@ -121,7 +121,7 @@ def test_the_stand_in_closes_new_functions_to_public(db: Database) -> None:
     assert row["is_public"] is False
 
 
-def test_both_public_tables_are_in_realtime(db: Database) -> None:
+def test_both_public_tables_are_published_to_realtime(db: Database) -> None:
     rows = db.admin(
         "select schemaname, tablename from pg_publication_tables"
         " where pubname = 'supabase_realtime' order by tablename"
@@ -132,13 +132,13 @@ def test_both_public_tables_are_in_realtime(db: Database) -> None:
     ]
 
 
-def test_everything_is_commented(db: Database) -> None:
+def test_every_function_and_table_has_a_comment(db: Database) -> None:
     comments = " ".join(catalog(db)["comments"])
     for name in (*(function.name for function in FUNCTIONS), *TABLES):
         assert name.removeprefix("public.") in comments, name
 
 
-def test_versions_are_not_those_of_v3s_own_history() -> None:
+def test_no_version_is_part_of_v3s_own_history() -> None:
     taken = {"20250101000000", "20250101000001", "20250115000000", "20250115000001"}
     versions = [file.name.partition("_")[0] for file in migrate.migration_files()]
     assert len(set(versions)) == len(versions)

@@ -1,4 +1,4 @@
-"""How workers report on a job, together and in any order."""
+"""Progress of enrichment jobs, reported by several workers in any order."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def read(db: Database, job: UUID) -> dict[str, Any]:
     return row
 
 
-def test_the_first_report_starts_the_job(db: Database, tenant: Tenant, job: UUID) -> None:
+def test_the_first_report_sets_the_status_to_processing(
+    db: Database, tenant: Tenant, job: UUID
+) -> None:
     assert read(db, job)["status"] == "pending"
     row = report(db, tenant.member, job, "w1", 0, 0)
     assert row["status"] == "processing"
@@ -56,7 +58,7 @@ def test_counters_are_sums_over_the_workers(db: Database, tenant: Tenant, job: U
     assert (row["processed_records"], row["failed_records"]) == (13, 2)
 
 
-def test_what_is_repeated_or_late_changes_nothing(db: Database, tenant: Tenant, job: UUID) -> None:
+def test_a_repeated_or_late_report_changes_nothing(db: Database, tenant: Tenant, job: UUID) -> None:
     report(db, tenant.member, job, "w1", 10, 3)
     before = read(db, job)
     for totals in ((10, 3), (4, 3), (10, 0), (0, 0)):
@@ -64,7 +66,7 @@ def test_what_is_repeated_or_late_changes_nothing(db: Database, tenant: Tenant, 
     assert read(db, job) == before
 
 
-def test_a_hundred_workers_in_parallel_lose_nothing(db: Database, job: UUID) -> None:
+def test_concurrent_reports_of_a_hundred_workers_are_all_counted(db: Database, job: UUID) -> None:
     def work(number: int) -> None:
         for done in range(1, 4):
             report(db, SERVICE_ROLE, job, f"w{number}", done, done - 1)
@@ -76,7 +78,9 @@ def test_a_hundred_workers_in_parallel_lose_nothing(db: Database, job: UUID) -> 
 
 
 @pytest.mark.parametrize("status", ["completed", "failed"])
-def test_a_finished_job_refuses(db: Database, tenant: Tenant, job: UUID, status: str) -> None:
+def test_a_report_for_a_finished_job_raises_pt409(
+    db: Database, tenant: Tenant, job: UUID, status: str
+) -> None:
     report(db, tenant.member, job, "w1", 1, 0)
     db.admin("update public.enrichment_tracking set status = %s where id = %s", status, job)
     before = read(db, job)
@@ -99,7 +103,7 @@ def test_a_finished_job_refuses(db: Database, tenant: Tenant, job: UUID, status:
         ("w" * 256, 0, 0),
     ],
 )
-def test_malformed_reports_are_refused(
+def test_malformed_reports_raise_22023(
     db: Database, tenant: Tenant, job: UUID, arguments: tuple[str | None, int | None, int | None]
 ) -> None:
     with pytest.raises(errors.InvalidParameterValue):
@@ -107,7 +111,9 @@ def test_malformed_reports_are_refused(
     assert read(db, job)["status"] == "pending"
 
 
-def test_only_who_may_write_the_job_reports(db: Database, tenant: Tenant, job: UUID) -> None:
+def test_only_callers_with_write_access_to_the_job_can_report(
+    db: Database, tenant: Tenant, job: UUID
+) -> None:
     other_tenant = db.add_tenant()
     one = {"entity_type": "enrichment", "entity_id": str(job), "action": "write"}
     another = one | {"entity_id": str(uuid4())}
@@ -128,7 +134,7 @@ def test_only_who_may_write_the_job_reports(db: Database, tenant: Tenant, job: U
         Actor("authenticated"),
         Actor("api_key"),
     ):
-        # The same answer as for a job that does not exist.
+        # The same error as for a job that does not exist.
         for job_id in (job, uuid4()):
             with pytest.raises(Error) as refusal:
                 report(db, actor, job_id, "w2", 1, 0)
@@ -138,21 +144,23 @@ def test_only_who_may_write_the_job_reports(db: Database, tenant: Tenant, job: U
     assert read(db, job)["processed_records"] == 1
 
 
-def test_a_scope_names_its_job_in_upper_or_lower_case(
-    db: Database, tenant: Tenant, job: UUID
-) -> None:
+def test_the_job_id_in_a_scope_is_case_insensitive(db: Database, tenant: Tenant, job: UUID) -> None:
     scope = WRITE | {"entity_id": str(job).upper()}
     report(db, api_key(db.create_key(tenant, [scope])["id"]), job, "w1", 1, 0)
     assert read(db, job)["processed_records"] == 1
 
 
-def test_totals_end_at_the_largest_integer(db: Database, tenant: Tenant, job: UUID) -> None:
+def test_counters_are_limited_to_the_largest_integer(
+    db: Database, tenant: Tenant, job: UUID
+) -> None:
     report(db, tenant.member, job, "w1", 2**31 - 1, 2**31 - 1)
-    answer = report(db, tenant.member, job, "w2", 1, 1)
-    assert (answer["processed_records"], answer["failed_records"]) == (2**31 - 1, 2**31 - 1)
+    row = report(db, tenant.member, job, "w2", 1, 1)
+    assert (row["processed_records"], row["failed_records"]) == (2**31 - 1, 2**31 - 1)
 
 
-def test_a_stranger_does_not_wait_for_the_job(db: Database, tenant: Tenant, job: UUID) -> None:
+def test_a_non_member_does_not_wait_for_the_lock_on_the_job(
+    db: Database, tenant: Tenant, job: UUID
+) -> None:
     stranger = db.add_tenant().member
     with psycopg.connect(db.admin_url) as busy:
         busy.execute("select from public.enrichment_tracking where id = %s for update", [job])
@@ -163,7 +171,9 @@ def test_a_stranger_does_not_wait_for_the_job(db: Database, tenant: Tenant, job:
     assert refusal.value.sqlstate == "PT404"
 
 
-def test_the_workers_totals_go_with_the_job(db: Database, tenant: Tenant, job: UUID) -> None:
+def test_the_totals_of_workers_are_deleted_with_the_job(
+    db: Database, tenant: Tenant, job: UUID
+) -> None:
     report(db, tenant.member, job, "w1", 1, 0)
     db.admin("delete from public.enrichment_tracking where id = %s", job)
     rows = db.admin("select * from enrichment_private.worker_progress where job_id = %s", job)

@@ -1,4 +1,4 @@
-"""Who sees and changes which rows of the public tables."""
+"""Row level security of the public tables: which rows each caller reads and changes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def segment(db: Database, tenant: Tenant) -> UUID:
     return db.create_segment(tenant)
 
 
-def test_members_see_their_accounts_segments_and_no_others(
+def test_members_read_only_the_segments_of_their_accounts(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
     other = db.add_tenant()
@@ -38,14 +38,14 @@ def test_members_see_their_accounts_segments_and_no_others(
         assert db.value(actor, COUNT, theirs) == sees_theirs
 
 
-def test_a_former_member_sees_nothing(db: Database, tenant: Tenant, segment: UUID) -> None:
+def test_a_former_member_reads_no_segments(db: Database, tenant: Tenant, segment: UUID) -> None:
     db.admin("delete from public.accounts_memberships where user_id = %s", tenant.user_id)
     assert db.value(tenant.member, COUNT, segment) == 0
     assert db.affected(tenant.member, "update public.segments set name = 'x'") == 0
     assert db.affected(tenant.member, "delete from public.segments") == 0
 
 
-def test_a_stranger_changes_nothing(db: Database, tenant: Tenant, segment: UUID) -> None:
+def test_a_non_member_cannot_change_segments(db: Database, tenant: Tenant, segment: UUID) -> None:
     stranger = db.add_tenant()
     rename = "update public.segments set name = 'x' where id = %s"
     assert db.affected(stranger.member, rename, segment) == 0
@@ -63,7 +63,7 @@ def test_a_stranger_changes_nothing(db: Database, tenant: Tenant, segment: UUID)
     ]
 
 
-def test_a_segment_cannot_be_given_to_another_account(
+def test_a_segment_cannot_be_moved_to_another_account(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
     with pytest.raises(errors.InsufficientPrivilege, match="cannot be changed"):
@@ -87,30 +87,30 @@ def test_a_soft_delete_works_and_hides_the_segment(
     assert db.value(SERVICE_ROLE, COUNT, segment) == 1
 
 
-def test_a_statement_without_a_filter_leaves_deleted_segments_alone(
+def test_a_statement_without_a_where_clause_does_not_affect_deleted_segments(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
     kept = db.create_segment(tenant, "kept")
     db.affected(tenant.member, SOFT_DELETE, segment)
-    # PostgreSQL does not ask the policy for reading when there is no WHERE.
+    # PostgreSQL does not apply the policy for SELECT to an UPDATE without a WHERE clause.
     assert db.affected(tenant.member, "update public.segments set deleted = false") == 1
     assert db.affected(tenant.member, "delete from public.segments") == 1
     rows = db.admin("select id, deleted from public.segments where id in (%s, %s)", kept, segment)
     assert rows == [{"id": segment, "deleted": True}]
 
 
-def test_a_soft_delete_of_many_at_once_works(db: Database, tenant: Tenant) -> None:
+def test_one_update_can_soft_delete_many_segments(db: Database, tenant: Tenant) -> None:
     for name in "abc":
         db.create_segment(tenant, name)
     delete = "update public.segments set deleted = true where account_id = %s"
     assert db.affected(tenant.member, delete, tenant.account_id) == 3
 
 
-def test_a_reader_never_sees_a_deleted_segment_be_it_deleted_this_very_instant(
+def test_a_reader_does_not_see_a_segment_deleted_at_the_time_of_its_transaction(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
     with db.acting(tenant.member) as reader:
-        # The row looks as if it had been deleted in the microsecond in which the reader began.
+        # The row has the updated_at of a row that was deleted when the reader's transaction began.
         with psycopg.connect(db.admin_url) as writer:
             writer.execute("set local session_replication_role = replica")  # no trigger
             now = reader.execute("select now()").fetchone()
@@ -123,7 +123,7 @@ def test_a_reader_never_sees_a_deleted_segment_be_it_deleted_this_very_instant(
     assert count == (0,)
 
 
-def test_a_change_moves_updated_at_and_keeps_created_at(
+def test_an_update_sets_updated_at_and_keeps_created_at(
     db: Database, tenant: Tenant, segment: UUID
 ) -> None:
     read = "select created_at, updated_at from public.segments where id = %s"
@@ -139,7 +139,9 @@ def test_a_change_moves_updated_at_and_keeps_created_at(
     assert after["updated_at"] > before["updated_at"]
 
 
-def test_members_make_and_change_jobs_but_do_not_delete_them(db: Database, tenant: Tenant) -> None:
+def test_members_create_and_update_jobs_but_cannot_delete_them(
+    db: Database, tenant: Tenant
+) -> None:
     job_id = db.create_job(tenant)
     start = "update public.enrichment_tracking set status = 'processing' where id = %s"
     assert db.affected(tenant.member, start, job_id) == 1
@@ -153,12 +155,12 @@ def test_members_make_and_change_jobs_but_do_not_delete_them(db: Database, tenan
 
 
 @pytest.mark.parametrize("table", ["segments", "enrichment_tracking"])
-def test_anon_reaches_neither_table(db: Database, table: str) -> None:
+def test_anon_cannot_read_the_tables(db: Database, table: str) -> None:
     with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
         db.rows(ANON, f"select * from public.{table}")
 
 
-def test_a_scan_asks_for_the_callers_accounts_once(db: Database) -> None:
+def test_a_scan_evaluates_the_accounts_of_the_caller_once(db: Database) -> None:
     tenant = db.add_tenant()
     for name in "abcdefgh":
         db.create_segment(tenant, name)
@@ -175,7 +177,7 @@ def test_a_scan_asks_for_the_callers_accounts_once(db: Database) -> None:
             assert connection.execute(calls).fetchall() == [("member_account_ids", 1)]
 
 
-def test_a_member_saves_a_segment(db: Database, tenant: Tenant) -> None:
+def test_a_member_creates_a_segment(db: Database, tenant: Tenant) -> None:
     filters = [{"field": "country", "operator": "=", "value": "US"}]
     columns = [{"field": "score", "headerName": "Score", "type": "number"}]
     segment_id = db.value(
@@ -204,7 +206,7 @@ def test_a_member_saves_a_segment(db: Database, tenant: Tenant) -> None:
     }
 
 
-def test_who_is_no_member_cannot_save_a_segment(db: Database, tenant: Tenant) -> None:
+def test_a_non_member_cannot_create_a_segment(db: Database, tenant: Tenant) -> None:
     save = "select public.create_studio_segment(%s, 'x', 'audience', '1')"
     for actor, account_id in (
         (db.add_tenant().member, tenant.account_id),
@@ -235,7 +237,7 @@ def test_who_is_no_member_cannot_save_a_segment(db: Database, tenant: Tenant) ->
         ("p_custom_columns => 'null'", "custom columns must be an array of objects"),
     ],
 )
-def test_a_malformed_segment_is_refused(
+def test_a_malformed_segment_raises_22023(
     db: Database, tenant: Tenant, arguments: str, message: str
 ) -> None:
     given = {"p_name": "'x'", "p_source_type": "'audience'", "p_source_id": "'1'"}
@@ -255,7 +257,7 @@ def test_a_malformed_segment_is_refused(
         ("enrichment_tracking", "status", "lost"),
     ],
 )
-def test_only_known_kinds_are_accepted(
+def test_unknown_types_and_statuses_violate_check_constraints(
     db: Database, tenant: Tenant, segment: UUID, table: str, column: str, value: str
 ) -> None:
     db.create_job(tenant)

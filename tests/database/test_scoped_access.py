@@ -1,4 +1,4 @@
-"""What an API key sees and changes, by its scopes."""
+"""The rows that an API key reads and changes, depending on its scopes."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_key_reads_what_its_scopes_cover(
     assert rows.seen(key, "enrichment") == jobs
 
 
-def test_by_a_scope_for_one_id_a_key_sees_that_one_only(rows: Rows) -> None:
+def test_a_scope_for_one_id_covers_only_that_row(rows: Rows) -> None:
     segment, job = rows.ids["segment"][0], rows.ids["enrichment"][0]
     key = rows.key(
         scope("segment", "read", segment),
@@ -91,12 +91,12 @@ def test_by_a_scope_for_one_id_a_key_sees_that_one_only(rows: Rows) -> None:
 
 
 @pytest.mark.parametrize("columns", [{"is_active": False}, {"expires_at": LONG_AGO}])
-def test_a_key_that_is_not_live_sees_nothing(rows: Rows, columns: dict[str, object]) -> None:
+def test_a_revoked_or_expired_key_reads_nothing(rows: Rows, columns: dict[str, object]) -> None:
     key = rows.key(EVERYTHING, **columns)
     assert rows.seen(key, "segment") == rows.seen(key, "enrichment") == 0
 
 
-def test_a_key_sees_nothing_of_other_accounts(rows: Rows, db: Database) -> None:
+def test_a_key_reads_no_rows_of_other_accounts(rows: Rows, db: Database) -> None:
     theirs = Rows(db, db.add_tenant())
     mine = rows.key(EVERYTHING, *(scope(kind, "read", theirs.ids[kind][0]) for kind in theirs.ids))
     assert theirs.seen(mine, "segment") == theirs.seen(mine, "enrichment") == 0
@@ -104,13 +104,13 @@ def test_a_key_sees_nothing_of_other_accounts(rows: Rows, db: Database) -> None:
     assert db.affected(mine, update, theirs.ids["enrichment"]) == 0
 
 
-def test_a_key_sees_no_deleted_segment(rows: Rows, db: Database) -> None:
+def test_a_key_reads_no_deleted_segment(rows: Rows, db: Database) -> None:
     delete = "select public.delete_studio_segment(%s)"
     db.rows(rows.tenant.member, delete, rows.ids["segment"][0])
     assert rows.seen(rows.key(EVERYTHING), "segment") == 1
 
 
-def test_a_key_updates_jobs_that_it_may_write(rows: Rows, db: Database) -> None:
+def test_a_key_updates_the_jobs_that_its_scopes_cover(rows: Rows, db: Database) -> None:
     first, second = rows.ids["enrichment"]
     update = 'update public.enrichment_tracking set metadata = \'{"by": "key"}\' where id = %s'
     for key, may_first, may_second in (
@@ -124,7 +124,7 @@ def test_a_key_updates_jobs_that_it_may_write(rows: Rows, db: Database) -> None:
         assert db.affected(key, update, second) == may_second
 
 
-def test_a_key_neither_makes_nor_deletes_nor_gives_away(rows: Rows, db: Database) -> None:
+def test_a_key_cannot_create_delete_or_move_rows(rows: Rows, db: Database) -> None:
     key = rows.key(EVERYTHING)
     for statement in (
         "delete from public.segments",
@@ -143,7 +143,7 @@ def test_a_key_neither_makes_nor_deletes_nor_gives_away(rows: Rows, db: Database
             db.rows(key, statement)
 
 
-def test_a_key_is_asked_for_its_scopes_once_a_statement(rows: Rows, db: Database) -> None:
+def test_the_scopes_of_a_key_are_evaluated_once_per_statement(rows: Rows, db: Database) -> None:
     for _ in range(8):
         db.create_segment(rows.tenant)
     with db.acting(rows.key(scope("segment", "read"))) as connection:
@@ -157,7 +157,7 @@ def test_a_key_is_asked_for_its_scopes_once_a_statement(rows: Rows, db: Database
         "get_api_key_account_id": 1,
         "has_scope_on_all": 1,
         "has_scope": 1,
-        "caller_id": 2,  # by each of those that read the keys
+        "caller_id": 2,  # by each function that reads the keys
     }
 
 
@@ -171,7 +171,7 @@ def test_a_member_deletes_and_restores_a_segment(db: Database, tenant: Tenant) -
     segment = db.create_segment(tenant)
     read = "select * from public.segments where id = %s"
     (before,) = db.rows(tenant.member, read, segment)
-    for _ in range(2):  # a repeated request does no harm
+    for _ in range(2):  # a repeated call has no effect
         db.rows(tenant.member, DELETE, segment)
         assert db.rows(tenant.member, read, segment) == []
     (deleted,) = db.admin(read, segment)
@@ -184,7 +184,7 @@ def test_a_member_deletes_and_restores_a_segment(db: Database, tenant: Tenant) -
 
 
 @pytest.mark.parametrize("statement", [DELETE, RESTORE])
-def test_what_is_not_theirs_does_not_exist_for_them(
+def test_a_segment_of_another_account_raises_the_same_error_as_an_unknown_one(
     db: Database, tenant: Tenant, statement: str
 ) -> None:
     segment = db.create_segment(tenant)

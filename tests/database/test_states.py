@@ -1,4 +1,4 @@
-"""From every state of a target database the migrations end in one and the same schema."""
+"""The migrations result in the same schema for every state of a target database."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ numbers = count()
 SCRIPTS = {
     "another script": (STATES / "other_script.sql").read_text(),
     "the first migration": MIGRATIONS[0].read_text(),
-    # What default privileges give there, to what a script makes as well.
+    # The default privileges of a plain project.
     "a plain project": (
         "grant usage on schema public to public, anon;\n"
         "alter default privileges for role postgres grant execute on functions to public;\n"
@@ -71,7 +71,7 @@ MIGRATED = "all migrations"
 
 
 def among_others(*states: str) -> list[str]:
-    """The states with other migrations of V3 before, between and after them."""
+    """The states, with other migrations of V3 before, between and after them."""
     first, second, *further = states
     return ["invoices", first, "notifications", second, *further, "billing"]
 
@@ -98,14 +98,14 @@ PATHS: list[list[str]] = [
 
 @pytest.fixture(scope="module")
 def own_server(programs: Path | None) -> Iterator[PostgresServer]:
-    """A server whose databases come one at a time: they share the role api_key."""
+    """A server with one database at a time, because its databases would share role api_key."""
     with start_server(programs) as server:
         yield server
 
 
 @pytest.fixture
 def target(own_server: PostgresServer) -> Iterator[Database]:
-    """V3's base schema, on a server that has no role api_key."""
+    """A database with V3's base schema, on a server without role api_key."""
     db = make_database(own_server, f"state_{next(numbers)}", migrated=False)
     db.apply(STAND_IN.read_text())
     yield db
@@ -114,7 +114,7 @@ def target(own_server: PostgresServer) -> Iterator[Database]:
 
 @pytest.fixture(scope="module")
 def expected(own_server: PostgresServer) -> dict[str, list[str]]:
-    """The catalog of a database that was empty when the migrations came."""
+    """The catalog of a database that was empty before the migrations."""
     db = make_database(own_server, f"state_{next(numbers)}")
     found = catalog(db)
     drop(own_server, db)
@@ -140,12 +140,12 @@ def take(db: Database, step: str) -> None:
 
 
 def migrate_all(db: Database) -> list[str]:
-    """Run our migrations and return the warnings that they raise."""
+    """Run the migrations and return the warnings that they raise."""
     return [warning for file in MIGRATIONS for warning in warnings_of(db, file.read_text())]
 
 
 class Content:
-    """The rows of one account, and the keys among them."""
+    """The rows and the keys of one account."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -154,7 +154,7 @@ class Content:
         self.dead: list[str] = []
 
     def add(self) -> None:
-        """Add to each table that is there every kind of row that it takes."""
+        """Add every kind of row to each existing table."""
         if self._exists(SEGMENTS):
             self._add_segments()
         if self._exists(JOBS):
@@ -167,7 +167,7 @@ class Content:
             self._add_keys()
 
     def rows(self) -> dict[str, dict[UUID, dict[str, Any]]]:
-        """The rows of each of our tables that is there, by their id."""
+        """The rows of each existing table, by id."""
         return {
             table: {row["id"]: row for row in self._db.admin(f"select * from {table}")}
             for table in (SEGMENTS, JOBS, KEYS, LOGS)
@@ -208,11 +208,11 @@ class Content:
         keys: list[dict[str, object]] = []
         for kinds, texts in ((live, self.live), (dead, self.dead)):
             for name, columns in kinds.items():
-                # The longest that there were.
+                # The maximum length of older keys.
                 text = f"sk_{(uuid4().hex * 2)[:43]}"
                 texts.append(text)
                 keys.append({"name": name, "text": text, "account_id": str(account_id), **columns})
-        # Before there was a foreign key, keys outlived their account.
+        # Without the foreign key, keys of deleted accounts remain.
         if not self._has_constraint("api_keys_account_id_fkey"):
             keys.append({"name": "orphan", "text": f"sk_{uuid4().hex}", "account_id": str(uuid4())})
         self._db.admin(
@@ -239,7 +239,7 @@ class Content:
 
 
 @pytest.mark.parametrize("state", RECORDED)
-def test_a_state_reads_as_it_was_recorded(target: Database, state: str) -> None:
+def test_a_rebuilt_state_equals_its_recording(target: Database, state: str) -> None:
     recorded = recording(state)
 
     apply_state(target, state)
@@ -256,7 +256,7 @@ def test_a_state_reads_as_it_was_recorded(target: Database, state: str) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS, ids=lambda path: ", ".join(path) or "the base schema")
-def test_every_state_ends_in_the_same_schema(
+def test_migrating_any_state_results_in_the_same_schema(
     target: Database, expected: dict[str, list[str]], path: list[str]
 ) -> None:
     content = Content(target)
@@ -265,7 +265,7 @@ def test_every_state_ends_in_the_same_schema(
         content.add()
     kept = content.rows()
     for key in kept.get(KEYS, {}).values():
-        # Its account is gone, and so is its right to anything.
+        # The migrations deactivate keys of deleted accounts.
         key["is_active"] = key["is_active"] and key["name"] != "orphan"
 
     migrate_all(target)

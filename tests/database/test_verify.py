@@ -1,4 +1,4 @@
-"""supabase/verify.sql finds every kind of damage, and none where there is none."""
+"""supabase/verify.sql finds every difference from the schema that the migrations create."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from tests.database.conftest import make_database
 VERIFY = update_verify.VERIFY.read_text()
 numbers = count()
 
-# What is done to the database, and the object that has to be named.
-DAMAGE = {
+# A change of the database, and the difference that must be reported.
+CHANGES = {
     "drop policy segments_select on public.segments": (
         "policy segments_select on public.segments: missing"
     ),
@@ -167,7 +167,7 @@ def healthy(server: PostgresServer) -> Database:
     return make_database(server, "healthy")
 
 
-def test_a_healthy_database_is_ok(healthy: Database) -> None:
+def test_a_migrated_database_is_ok(healthy: Database) -> None:
     with psycopg.connect(migrate.as_role(healthy.admin_url, "postgres")) as connection:
         cursor = connection.execute(VERIFY.encode())
         while cursor.nextset():
@@ -180,7 +180,7 @@ def test_a_healthy_database_is_ok(healthy: Database) -> None:
     }
 
 
-def test_it_says_what_the_migrations_make(healthy: Database) -> None:
+def test_it_expects_what_the_migrations_create(healthy: Database) -> None:
     assert update_verify.verify_sql(healthy.admin_url) == VERIFY, "run: make sql"
 
 
@@ -206,18 +206,18 @@ def test_it_covers_every_public_function_of_the_migrations(fresh: Database) -> N
         "create view public.mine as select id from public.segments",
     ],
 )
-def test_what_is_harmless_is_no_damage(healthy: Database, harmless: str) -> None:
+def test_harmless_changes_are_not_differences(healthy: Database, harmless: str) -> None:
     with psycopg.connect(healthy.admin_url) as connection:
         connection.execute(harmless.encode())
         connection.execute(VERIFY.encode())
         connection.rollback()
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
-def test_damage_is_found(healthy: Database, damage: str) -> None:
-    # Undone at the end, roles included.
+@pytest.mark.parametrize("change", CHANGES)
+def test_every_change_is_found(healthy: Database, change: str) -> None:
+    # The rollback also restores roles.
     with psycopg.connect(healthy.admin_url) as connection:
-        connection.execute(damage.encode())
+        connection.execute(change.encode())
         with pytest.raises(psycopg.errors.RaiseException) as verdict:
             connection.execute(VERIFY.encode())
         connection.rollback()
@@ -225,7 +225,7 @@ def test_damage_is_found(healthy: Database, damage: str) -> None:
     assert message.startswith(
         "the database differs from the schema that the migrations create:\n- "
     )
-    assert DAMAGE[damage] in message
+    assert CHANGES[change] in message
 
 
 def test_without_the_migrations_everything_is_missing(server: PostgresServer) -> None:
@@ -234,7 +234,7 @@ def test_without_the_migrations_everything_is_missing(server: PostgresServer) ->
         verify(bare)
 
 
-def test_under_psql_it_prints_all_and_fails_when_anything_is_wrong(
+def test_psql_prints_every_row_and_fails_if_there_is_a_difference(
     server: PostgresServer,
 ) -> None:
     damaged = make_database(server, f"damaged_{next(numbers)}")
@@ -248,6 +248,7 @@ def test_under_psql_it_prints_all_and_fails_when_anything_is_wrong(
             capture_output=True,
             text=True,
             check=False,
+            timeout=60,
         )
 
     good = psql()

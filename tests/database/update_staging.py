@@ -1,6 +1,6 @@
 """Build supabase/staging_migration_20250115.sql: `python -m tests.database.update_staging`.
 
-It holds all migrations but the stand-in in one transaction, to be pasted into the SQL editor.
+The file contains all migrations except the stand-in, in one transaction, for the SQL editor.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Databases of both versions for attacks in SQL, and one project for attacks over HTTP."""
+"""Databases of both PostgreSQL versions for attacks in SQL, and a project for attacks over HTTP."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["db", "programs", "project", "server", "tenant"]
 
 @pytest.fixture(scope="session")
 def world(db: Database) -> Iterator[World]:
-    """One account, and everybody who is after it."""
+    """One account and the actors that try to reach its rows."""
     with psycopg.connect(db.admin_url, autocommit=True) as admin:
         yield World(db, admin)
 

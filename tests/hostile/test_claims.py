@@ -1,5 +1,8 @@
-"""An attacker whose token says something odd. Nothing may raise for it: a policy that raises for
-one subscriber loses the Realtime changes of all."""
+"""Tokens with invalid claims.
+
+No policy may raise an error for them: if one raises for one subscriber, Realtime loses the changes
+for all subscribers.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,7 @@ ODD_SUBS: tuple[Any, ...] = (
     *("7f3b5a52-8a4f-4d0e-9d0c", "7f3b5a52-8a4f-4d0e-9d0c-2f1f6f0c9a1g", "\u0661" * 36, "\t\n"),
     *(None, 0, -1.5, 1e300, True, [], ["x"], {}, {"sub": "x"}),
 )
-# The whole setting, as text.
+# The value of the setting request.jwt.claims.
 ODD_CLAIMS = (
     *(json.dumps({"sub": sub}) for sub in ODD_SUBS),
     *("", "{}", "[]", "null", '"text"', "1", "{", "not json", '{"sub": "\\u0000"}'),
@@ -32,7 +35,7 @@ ODD_CLAIMS = (
 
 
 class ClaimingDatabase(Database):
-    """A database where everybody comes with the same claims."""
+    """A database in which all actors have the same claims."""
 
     def __init__(self, db: Database, claims: str) -> None:
         super().__init__(db.admin_url, migrate.as_role(db.admin_url, "authenticator"))
@@ -53,7 +56,7 @@ def test_to_stop_everybodys_realtime_by_a_subject_that_is_no_uuid(
     target = world.target()
     for operation in OUTCOMES:
         columns = outcomes_of(operation)
-        # A former member has a user's rights in general, and none in this account.
+        # The outcomes of roles without access to the account.
         nobody = {
             "anon": columns["anon"],
             "authenticated": columns["former member"],
@@ -67,7 +70,7 @@ def test_to_stop_everybodys_realtime_by_a_subject_that_is_no_uuid(
 
 
 def test_to_act_as_somebody_by_the_setting_of_older_versions(db: Database, world: World) -> None:
-    """auth.uid() reads request.jwt.claim.sub first, and so does our function."""
+    """auth.uid() reads request.jwt.claim.sub first, and caller_id() calls it."""
     with db.acting(Actor("authenticated")) as connection:
         connection.execute("select set_config('request.jwt.claim.sub', 'user_abc', true)")
         count = connection.execute("select count(*) from public.segments").fetchone()

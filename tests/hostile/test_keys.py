@@ -1,4 +1,4 @@
-"""An attacker after API keys: more of them, longer ones, somebody else's, or their cost."""
+"""Attacks on API keys: exceed limits, exhaust the CPU, guess, and use or revoke keys of others."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
     )
 
     def attempt(_: int) -> str | None:
-        """None when it succeeds."""
+        """Create a key, and return the SQLSTATE of the error, or None."""
         try:
             create(db, tenant)
         except psycopg.Error as error:
@@ -94,7 +94,7 @@ def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
     assert outcomes == {None: 4, "PT409": 12}
     other = db.add_tenant()
     assert create(db, other)["key"].startswith("sk_")
-    # Keys that are not live do not count.
+    # Revoked keys do not count.
     (key_id,) = db.admin(
         "select id from api_keys_private.api_keys where account_id = %s limit 1", tenant.account_id
     )
@@ -103,21 +103,21 @@ def test_to_create_keys_without_end(db: Database, tenant: Tenant) -> None:
 
 
 def verdict(db: Database, text: str) -> str | int:
-    """Valid or invalid; or the seconds after which PostgREST tells the client to come back."""
+    """The result of verify_api_key, or the seconds in Retry-After."""
     try:
         return "valid" if db.verify(text)["valid"] else "invalid"
     except psycopg.Error as error:
         if error.sqlstate != "PGRST":
             raise
         message, detail = error.diag.message_primary, error.diag.message_detail
-    body, answer = json.loads(message or ""), json.loads(detail or "")
-    assert (body["code"], answer["status"]) == ("PT429", 429)
-    return int(answer["headers"]["Retry-After"])
+    body, response = json.loads(message or ""), json.loads(detail or "")
+    assert (body["code"], response["status"]) == ("PT429", 429)
+    return int(response["headers"]["Retry-After"])
 
 
 def test_to_spend_the_databases_time_on_bcrypt(db: Database, tenant: Tenant) -> None:
-    """With four old keys of one prefix; of 4,500 old keys, two share one at even odds."""
     prefix = f"sk_{uuid4().hex[:4]}"
+    # Keys rarely share a prefix: with 4,500 keys, the probability of a pair is one half.
     for _ in range(4):
         add_old_key(db, tenant, prefix + uuid4().hex)
     before = crypt_calls(db)
@@ -132,7 +132,7 @@ def test_to_spend_the_databases_time_on_bcrypt(db: Database, tenant: Tenant) -> 
 
 
 def test_to_lock_out_the_owner_of_an_old_key(db: Database, tenant: Tenant) -> None:
-    """By garbage that goes on while the owner waits, as he is told to."""
+    """Invalid keys keep arriving while the owner waits for the time in Retry-After."""
     prefix = f"sk_{uuid4().hex[:4]}"
     texts = [prefix + uuid4().hex for _ in range(10)]
     for text in texts:
@@ -141,20 +141,20 @@ def test_to_lock_out_the_owner_of_an_old_key(db: Database, tenant: Tenant) -> No
         assert verdict(db, prefix + uuid4().hex) != "valid"
     verdicts = {text: verdict(db, text) for text in texts}
     assert "invalid" not in verdicts.values()
-    # The one that is told to come back first, so that the test does not take long.
+    # The key with the shortest wait keeps the test short.
     seconds, text = min((wait, text) for text, wait in verdicts.items() if isinstance(wait, int))
-    answer: str | int = seconds
+    result: str | int = seconds
     for _ in range(5):
-        if not isinstance(answer, int):
+        if not isinstance(result, int):
             break
-        end = time.monotonic() + answer
+        end = time.monotonic() + result
         while time.monotonic() < end - 0.5:
             assert verdict(db, prefix + uuid4().hex) != "valid"
             time.sleep(0.4)
         time.sleep(max(0.0, end - time.monotonic()))
-        answer = verdict(db, text)
-    assert answer == "valid"
-    # From now on, it needs no bcrypt.
+        result = verdict(db, text)
+    assert result == "valid"
+    # The key is now hashed with SHA-256.
     assert verdict(db, text) == "valid"
 
 
@@ -223,7 +223,7 @@ def test_to_keep_access_by_keys_after_leaving_the_team(db: Database, tenant: Ten
     assert [db.verify(text)["valid"] for text in mine] == [False] * 3
     assert db.verify(elsewhere)["valid"] is True
     assert db.verify(colleagues)["valid"] is True
-    # Moving the expiry of a key does not bring it back.
+    # Extending the expiry of a revoked key does not make it live.
     db.admin("update api_keys_private.api_keys set expires_at = null where id = %s", expired["id"])
     assert db.verify(expired["key"])["valid"] is False
     assert db.value(SERVICE_ROLE, revoke, leaver, None) == 1
@@ -274,7 +274,7 @@ def test_to_manage_keys_without_the_account_role_for_it(db: Database, tenant: Te
     assert db.value(SERVICE_ROLE, revoke, tenant.user_id) == 0
 
 
-def test_a_role_that_does_not_exist_cannot_be_demanded(db: Database) -> None:
+def test_the_settings_cannot_require_an_unknown_account_role(db: Database) -> None:
     with pytest.raises(errors.ForeignKeyViolation):
         db.rows(SERVICE_ROLE, "update api_keys_private.settings set manage_keys_role = 'boss'")
 
@@ -329,9 +329,9 @@ def test_to_hide_a_scope_by_naming_its_fields_twice(db: Database, tenant: Tenant
 def test_to_learn_whether_an_account_or_a_key_exists(db: Database, tenant: Tenant) -> None:
     stranger = db.add_tenant().member
     key = db.create_key(tenant)
-    answers = []
+    messages = []
     for account_id, key_id in ((tenant.account_id, key["id"]), (uuid4(), uuid4())):
-        said = []
+        of_target = []
         for statement, *arguments in (
             (CREATE, account_id, "n", "[]", None),
             ("select * from public.list_api_keys(%s)", account_id),
@@ -340,12 +340,12 @@ def test_to_learn_whether_an_account_or_a_key_exists(db: Database, tenant: Tenan
         ):
             with pytest.raises(errors.InsufficientPrivilege) as refusal:
                 db.rows(stranger, statement, *arguments)
-            said.append(str(refusal.value))
-        answers.append(said)
-    assert answers[0] == answers[1]
+            of_target.append(str(refusal.value))
+        messages.append(of_target)
+    assert messages[0] == messages[1]
 
 
-def test_the_operator_sees_which_keys_are_still_bcrypt(db: Database, tenant: Tenant) -> None:
+def test_service_role_can_list_the_keys_hashed_with_bcrypt(db: Database, tenant: Tenant) -> None:
     text = "sk_" + uuid4().hex
     key_id = add_old_key(db, tenant, text)
     add_old_key(db, tenant, "sk_" + uuid4().hex, is_active=False)

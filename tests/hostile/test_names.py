@@ -1,7 +1,7 @@
-"""An attacker with SQL gives his own objects the names that our functions use.
+"""Objects of an attacker with the names of objects that the functions use.
 
-PostgreSQL looks for types and tables in pg_temp first, where everybody may create some, unless the
-search path of a function says otherwise.
+PostgreSQL searches pg_temp first for types and tables, unless the search path of a function
+contains pg_temp. Every user may create objects there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ OUR_FUNCTIONS = f"from pg_proc where pronamespace::regnamespace::text in {SCHEMA
 
 
 class ShadowedDatabase(Database):
-    """A database where each actor first creates objects of his own in pg_temp."""
+    """A database in which each actor first creates objects in pg_temp."""
 
     def __init__(self, db: Database, shadows: str) -> None:
         super().__init__(db.admin_url, migrate.as_role(db.admin_url, "authenticator"))
@@ -45,7 +45,7 @@ class ShadowedDatabase(Database):
 
 
 def used_names(db: Database) -> tuple[list[str], list[str]]:
-    """The types, and the tables and views, whose names are in the text of a function of ours."""
+    """The types, and the tables and views, whose names occur in a function."""
     texts = " ".join(row["prosrc"] for row in db.admin(f"select prosrc {OUR_FUNCTIONS}"))
     words = list(set(re.findall(r"\w+", texts)))
     types = db.admin(
@@ -85,7 +85,7 @@ def test_to_run_code_as_the_owner_by_types_and_tables_in_pg_temp(
             world.delete_softly(target)
         outcome = through_sql(shadowed, world.actors[name], operation, target)
         assert outcome == expected, name
-    # PostgreSQL drops the objects in pg_temp only shortly after their session has ended.
+    # PostgreSQL drops the objects in pg_temp shortly after the end of their session.
     domains = (
         "select from pg_type where typname = 'uuid' and typtype = 'd'"
         " and typnamespace::regnamespace::text !~ '^pg_temp_'"
@@ -96,7 +96,7 @@ def test_to_run_code_as_the_owner_by_types_and_tables_in_pg_temp(
 @pytest.mark.parametrize(
     ("search_path", "is_fooled"), [("''", True), ("pg_catalog, pg_temp", False)]
 )
-def test_the_attack_works_on_a_function_with_an_empty_search_path(
+def test_a_function_with_an_empty_search_path_uses_types_in_pg_temp(
     shadowed: ShadowedDatabase, tenant: Any, search_path: str, is_fooled: bool
 ) -> None:
     shadowed.admin(
@@ -119,7 +119,7 @@ def test_the_attack_works_on_a_function_with_an_empty_search_path(
 def test_to_run_code_as_the_owner_by_operators_and_functions_in_public(
     db: Database, world: World
 ) -> None:
-    """Schema public is on the search path of the API, and some projects let users create in it."""
+    """Some projects let users create objects in schema public, which the API searches."""
     evil = (
         "create function public.evil_equal(uuid, uuid) returns boolean language plpgsql as"
         " $$ begin raise exception 'evil runs as %%', current_user; end $$;"
@@ -156,7 +156,7 @@ def test_to_run_code_as_the_owner_by_operators_and_functions_in_public(
         db.admin(drop)
 
 
-def test_every_function_of_ours_says_where_names_are_looked_up(db: Database) -> None:
+def test_every_function_has_a_fixed_search_path(db: Database) -> None:
     functions = db.admin(f"select oid::regprocedure::text as name, proconfig {OUR_FUNCTIONS}")
     assert len(functions) >= len(FUNCTIONS)
     for function in functions:

@@ -1,4 +1,4 @@
-"""An attacker with an account of his own writes rows that harm other tenants, or his own team."""
+"""Rows that a member writes to harm other accounts or other members of the account."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_to_make_the_operators_list_endless_by_the_time_of_creation(
 def test_to_move_an_accounts_rows_to_another_account(
     db: Database, tenant: Tenant, table: str
 ) -> None:
-    """As a member of both, who could otherwise take them with him."""
+    """Not even by a member of both accounts."""
     other = db.add_tenant()
     db.add_member(other.account_id, tenant.user_id)
     row_id = own_row(db, tenant, table)
@@ -92,6 +92,7 @@ def test_to_move_an_accounts_rows_to_another_account(
 def test_to_have_an_accounts_rows_deleted_with_his_own_user(
     db: Database, tenant: Tenant, table: str
 ) -> None:
+    """Rows are deleted with the user in created_by, so that user could have them deleted."""
     leaver = db.add_user(uuid4())
     db.add_member(tenant.account_id, leaver)
     row_id = own_row(db, tenant, table)
@@ -108,12 +109,12 @@ def test_to_write_in_the_name_of_a_colleague(db: Database, tenant: Tenant, table
     db.add_member(tenant.account_id, colleague)
     columns = {"account_id": tenant.account_id, "created_by": colleague}
     assert insert(db, tenant.member, table, **columns)["created_by"] == tenant.user_id
-    # A backend acts for its users.
+    # Backends insert rows for their users.
     assert insert(db, SERVICE_ROLE, table, **columns)["created_by"] == colleague
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_the_owner_of_the_tables_may_seed_and_restore_rows(
+def test_the_owner_of_the_tables_can_choose_every_column(
     db: Database, tenant: Tenant, table: str
 ) -> None:
     url = migrate.as_role(db.admin_url, "postgres")
@@ -219,9 +220,9 @@ BAD_JSON = [
     ("too long", json.dumps(["x" * 262_144])),
 ]
 GOOD_JSON = [
-    ("as deep as may be", nested(100)),
+    ("at the maximum depth", nested(100)),
     ("the largest double", "[1.7976931348623157e308, -1.7976931348623157e308, 1e-400]"),
-    ("as long as may be", json.dumps(["x" * 262_140])),
+    ("at the maximum length", json.dumps(["x" * 262_140])),
     ("wide", json.dumps([{"a": list(range(1000))}] * 30)),
 ]
 JSON_COLUMNS = [
@@ -250,7 +251,7 @@ def test_to_break_every_list_that_reaches_his_row_by_json(
 
 @pytest.mark.parametrize(("table", "column"), JSON_COLUMNS)
 @pytest.mark.parametrize(("name", "text"), GOOD_JSON, ids=[name for name, _ in GOOD_JSON])
-def test_json_within_the_limits_is_kept(
+def test_json_within_the_limits_is_accepted(
     db: Database, tenant: Tenant, table: str, column: str, name: str, text: str
 ) -> None:
     del name
@@ -272,7 +273,7 @@ TOO_MUCH: list[tuple[str, str, Any]] = [
     ("enrichment_tracking", "completed_at", "0044-03-15 BC"),
     ("enrichment_tracking", "completed_at", "20000-01-01"),
 ]
-JUST_ENOUGH: list[tuple[str, str, Any]] = [
+WITHIN_LIMITS: list[tuple[str, str, Any]] = [
     ("segments", "name", "ñ" * 255),
     ("segments", "description", "d" * 10_000),
     ("segments", "source_id", "s" * 1000),
@@ -300,8 +301,8 @@ def test_to_fill_the_database_and_every_list_with_a_column(
         )
 
 
-@pytest.mark.parametrize(("table", "column", "value"), JUST_ENOUGH)
-def test_a_column_within_its_limit_is_kept(
+@pytest.mark.parametrize(("table", "column", "value"), WITHIN_LIMITS)
+def test_a_value_within_its_limit_is_accepted(
     db: Database, tenant: Tenant, table: str, column: str, value: Any
 ) -> None:
     row_id = own_row(db, tenant, table)
@@ -312,7 +313,7 @@ def test_a_column_within_its_limit_is_kept(
     ("table", "column", "value"),
     TOO_MUCH + [(t, c, text) for t, c in JSON_COLUMNS for _, text in BAD_JSON[:1]],
 )
-def test_an_older_row_beyond_a_limit_can_still_be_changed(
+def test_an_older_row_that_exceeds_a_limit_can_still_be_updated(
     db: Database, tenant: Tenant, table: str, column: str, value: Any
 ) -> None:
     row_id = own_row(db, tenant, table)
@@ -321,14 +322,13 @@ def test_an_older_row_beyond_a_limit_can_still_be_changed(
         db.admin(f"update public.{table} set {column} = %s where id = %s", value, row_id)
     finally:
         db.apply(f"alter table public.{table} enable trigger {table}_{column}_limit")
-    # Other columns, and the same value again.
+    # Updates of other columns, and an update that does not change the value.
     other: tuple[str, Any] = ("deleted", False) if table == "segments" else ("total_records", 5)
     assert update(db, tenant.member, table, row_id, **dict([other])) == 1
     assert update(db, tenant.member, table, row_id, **{column: value}) == 1
 
 
-def test_the_web_applications_own_calls_still_work(db: Database, tenant: Tenant) -> None:
-    """It inserts with its own user, and patches `deleted` and `updated_at`."""
+def test_the_statements_of_the_web_application_work(db: Database, tenant: Tenant) -> None:
     written = insert(
         db,
         tenant.member,

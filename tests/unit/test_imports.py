@@ -2,6 +2,7 @@
 
 import ast
 import gc
+import inspect
 import subprocess
 import sys
 from graphlib import TopologicalSorter
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 import audiencelab_sdk
+from audiencelab_sdk._resources.api_keys import ApiKeys
+from audiencelab_sdk._resources.enrichment import Enrichment
+from audiencelab_sdk._resources.segments import Segments
 
 PACKAGE = Path(audiencelab_sdk.__file__).parent
 
@@ -130,6 +134,25 @@ def test_what_writes_sql_imports_nothing_of_http(name: str) -> None:
 @pytest.mark.parametrize("name", ["_keeper_process", "_postgres_program", "_postgrest_program"])
 def test_a_program_that_runs_by_its_path_needs_the_standard_library_only(name: str) -> None:
     assert third_parties(f"local.{name}") == set()
+
+
+def test_only_the_http_layer_imports_httpx() -> None:
+    importing = {first_part(name) for name in CLIENT if "httpx" in third_parties(name)}
+    assert importing == {"_http"}
+
+
+def test_no_public_signature_has_a_type_of_httpx() -> None:
+    public = [getattr(audiencelab_sdk, name) for name in audiencelab_sdk.__all__]
+    resources = [ApiKeys, Segments, Enrichment]
+    signatures = [
+        str(inspect.signature(member))
+        for owner in filter(inspect.isclass, [*public, *resources])
+        for name, member in inspect.getmembers(owner, inspect.isroutine)
+        if not name.startswith("_") or name == "__init__"
+        if hasattr(member, "__code__")
+    ]
+    assert len(signatures) > 60
+    assert not [signature for signature in signatures if "httpx" in signature]
 
 
 def test_slow_packages_are_imported_when_they_are_used() -> None:
