@@ -59,6 +59,7 @@ def test_concurrent_inserts_neither_repeat_nor_hide_rows(
     walked = []
     while page is not None:
         walked += page.items
+        assert len(walked) <= len(before) + sum(map(len, meanwhile))
         insert(project, tenant, next(inserts, []))
         page = member.next_page(page)
     ids = [segment.id for segment in walked]
@@ -132,6 +133,7 @@ def test_unreadable_rows_do_not_hide_others(
     while page is not None:
         items += [job.id for job in page.items]
         unreadable += [row.id for row in page.unreadable]
+        assert len(items) + len(unreadable) <= len(rows)
         page = backend.next_page(page)
     walked = backend.walk_all("enrichment.list", account_id=tenant.account_id, page_size=page_size)
     assert sorted(items) == sorted(row["id"] for row in rows if row["is_readable"])

@@ -53,7 +53,7 @@ def test_log_usage_inserts_a_row(
 
 
 def test_log_usage_of_an_unknown_key_raises(backend: Client) -> None:
-    with pytest.raises(UsageLogError, match="api_key_logs_api_key_id_fkey") as failure:
+    with pytest.raises(UsageLogError, match="the API key does not exist") as failure:
         backend.call("log_usage", uuid4(), endpoint="/", method="GET")
     assert failure.value.code == "23503"
 

@@ -52,8 +52,8 @@ CLIENT = [name for name in MODULES if name not in LOCAL]
 
 
 def syntax(path: Path) -> ast.Module:
-    # On Python 3.11 `ast.parse` fails if the garbage collector runs a finalizer that parses too,
-    # as one does whose warning is shown with a traceback.
+    # On Python 3.11, `ast.parse` fails if the garbage collector runs a finalizer that also parses,
+    # for example to format the traceback of a warning.
     gc.disable()
     try:
         return ast.parse(path.read_text())

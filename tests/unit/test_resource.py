@@ -83,7 +83,7 @@ def test_an_autospec_checks_the_arguments(
 
     with pytest.raises(TypeError, match="missing a required argument"):
         plain()
-    # Python 3.13.0 denies `inspect.iscoroutinefunction` of every method of an autospec.
+    # On Python 3.13.0, `inspect.iscoroutinefunction` is false for all methods of an autospec.
     assert isinstance(awaited, mock.AsyncMock)
     assert not isinstance(plain, mock.AsyncMock)
 
