@@ -57,12 +57,12 @@ def test_invalid_claims_raise_no_error_and_grant_nothing(
     for operation in OUTCOMES:
         columns = outcomes_of(operation)
         # The outcomes of roles without access to the account.
-        nobody = {
+        expected = {
             "anon": columns["anon"],
             "authenticated": columns["former member"],
             "api_key": columns["revoked key"],
         }
-        for role, outcome in nobody.items():
+        for role, outcome in expected.items():
             assert through_sql(claiming, Actor(role), operation, target) == outcome, operation
         if operation.startswith("select "):
             seen = through_sql(claiming, Actor("service_role"), operation, world.target())
