@@ -242,7 +242,8 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
 
     def _use(self, driver: D, settings: Settings) -> None:
         def user_id() -> UUID | None:
-            return user_of(settings.token())
+            current_token = settings.current_token
+            return user_of(current_token() if current_token else settings.token)
 
         self._settings = settings
         self.api_keys = ApiKeys(driver, user_id)
@@ -320,8 +321,7 @@ class AudienceLab(_Client[Driver, "supabase.Client"]):
         self.close()
 
     def _connect(self, settings: Settings, pool: "Pool | None" = None) -> None:
-        from audiencelab_sdk._http._pools import Pool  # noqa: PLC0415 - see above
-        from audiencelab_sdk._http._sessions import driver  # noqa: PLC0415
+        from audiencelab_sdk._http._pools import Pool, driver  # noqa: PLC0415 - see above
 
         self._owns_pool = pool is None
         self._pool = Pool(settings) if pool is None else pool
@@ -366,8 +366,7 @@ class AsyncAudienceLab(_Client[AsyncDriver, "supabase.AsyncClient"]):
         await self.aclose()
 
     def _connect(self, settings: Settings, pool: "AsyncPool | None" = None) -> None:
-        from audiencelab_sdk._http._pools import AsyncPool  # noqa: PLC0415 - see above
-        from audiencelab_sdk._http._sessions import async_driver  # noqa: PLC0415
+        from audiencelab_sdk._http._pools import AsyncPool, async_driver  # noqa: PLC0415 - see above
 
         self._owns_pool = pool is None
         self._pool = AsyncPool(settings) if pool is None else pool

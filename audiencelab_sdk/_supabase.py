@@ -51,4 +51,4 @@ def supabase_settings(
         None,
         **options,
     )
-    return replace(settings, token=token)
+    return replace(settings, current_token=token)

@@ -62,7 +62,7 @@ def _for_function(message: re.Match[str]) -> str | None:
 
 
 def _for_reference(message: re.Match[str]) -> str:
-    return f"There is no {_REFERENCED[message[1]]} with the id {message[1]}."
+    return f"There is no {_REFERENCED[message[1]]} with this {message[1]}."
 
 
 def _for_value(message: re.Match[str]) -> str:

@@ -13,7 +13,8 @@ import httpx
 from audiencelab_sdk._http._failures import connection_error
 from audiencelab_sdk._http._operation import Response
 from audiencelab_sdk._http._settings import Settings
-from audiencelab_sdk._http._statuses import request_id, status_error
+from audiencelab_sdk._http._statuses import status_error
+from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import ClientClosedError, ConfigurationError
 
 # For each request httpx looks at every connection and at all that wait for one, several times:
@@ -25,6 +26,8 @@ _MOST_AT_ONCE = 20
 _LIMITS = httpx.Limits(
     max_connections=_MOST_AT_ONCE, max_keepalive_connections=_MOST_AT_ONCE, keepalive_expiry=4.0
 )
+# Where Supabase, or a proxy, says under which id it has logged the request.
+_REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
 
 
 class Connections(httpx.Client):
@@ -123,15 +126,17 @@ def _patience(request: httpx.Request) -> float:
 def _result(request: httpx.Request, response: httpx.Response) -> Response:
     # It and its stream hold each other: bodies would stay until the garbage collector comes.
     response.stream = httpx.ByteStream(b"")
+    headers = response.headers
+    request_id = next((shown(headers[name]) for name in _REQUEST_IDS if name in headers), None)
     if not response.is_success:
-        raise status_error(response)
+        raise status_error(response, request_id)
     return Response(
         request.method,
         request.url.path,
         response.status_code,
         response.content,
         response.headers.get("Content-Type", ""),
-        request_id(response.headers),
+        request_id,
     )
 
 

@@ -1,15 +1,18 @@
 """The two drivers: they send the requests of an operation, wait and retry."""
 
+import logging
 import random
 import time
+from collections.abc import Awaitable
 from contextlib import closing
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, NoReturn, SupportsIndex, TypeVar, cast
 
 import anyio
 
-from audiencelab_sdk._http._operation import Operation, Request, Response
-from audiencelab_sdk._http._reports import Reports
+from audiencelab_sdk._http._operation import BuiltRequest, Operation, Request, Response
+from audiencelab_sdk._http._reports import Reports, logger
 from audiencelab_sdk.errors import (
     APIConnectionError,
     APIStatusError,
@@ -39,18 +42,37 @@ class NotCopied:
         )
 
 
-class Driver(NotCopied):
+class _Observed(NotCopied):
+    """A driver that reports its attempts."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+
+    def _report(
+        self,
+        name: str,
+        built: BuiltRequest,
+        number: int,
+        started: float,
+        outcome: Response | AudienceLabError,
+    ) -> Awaitable[None] | None:
+        if self._reports.is_used or logger.isEnabledFor(logging.DEBUG):
+            return self._reports.report(name, built, number, started, outcome)
+        return None
+
+
+class Driver(_Observed):
     """Runs operations over a postgrest-py client."""
 
     def __init__(self, api: "SyncPostgrestClient", reports: Reports, max_retries: int) -> None:
+        super().__init__(reports)
         self._api = api
-        self._reports = reports
         self._max_retries = max_retries
 
     def __call__(self, name: str, operation: Operation[T]) -> T:
         """Run the operation of the method `name` and return its result."""
-        # Closing it runs its cleanup at once where the I/O is cancelled or interrupted.
-        with self._reports.call(name), closing(operation):
+        # Closing it runs its cleanup at once where the I/O is canceled or interrupted.
+        with self._reports.span(name), closing(operation):
             resume = partial(next, operation)
             while True:
                 try:
@@ -70,33 +92,33 @@ class Driver(NotCopied):
         number = 1
         while True:
             built = request.build(self._api).request
-            attempt = self._reports.begin(name, built, number)
+            started = perf_counter()
             try:
                 response: Response = built.send(_headers(number))
             except AudienceLabError as error:
-                attempt.end(error)
+                self._report(name, built, number, started, error)
                 pause = _pause_before_retry(request, error, number, self._max_retries)
                 if pause is None:
                     raise
             else:
-                attempt.end(response)
+                self._report(name, built, number, started, response)
                 return response
             time.sleep(pause)
             number += 1
 
 
-class AsyncDriver(NotCopied):
+class AsyncDriver(_Observed):
     """The asynchronous :class:`Driver`, for asyncio and trio."""
 
     def __init__(self, api: "AsyncPostgrestClient", reports: Reports, max_retries: int) -> None:
+        super().__init__(reports)
         self._api = api
-        self._reports = reports
         self._max_retries = max_retries
 
     async def __call__(self, name: str, operation: Operation[T]) -> T:
         """Run the operation of the method `name` and return its result."""
-        # Closing it runs its cleanup at once where the I/O is cancelled or interrupted.
-        with self._reports.call(name), closing(operation):
+        # Closing it runs its cleanup at once where the I/O is canceled or interrupted.
+        with self._reports.span(name), closing(operation):
             resume = partial(next, operation)
             while True:
                 try:
@@ -116,16 +138,20 @@ class AsyncDriver(NotCopied):
         number = 1
         while True:
             built = request.build(self._api).request
-            attempt = self._reports.begin(name, built, number)
+            started = perf_counter()
             try:
                 response: Response = await built.send(_headers(number))
             except AudienceLabError as error:
-                await attempt.aend(error)
+                waiting = self._report(name, built, number, started, error)
+                if waiting:
+                    await waiting
                 pause = _pause_before_retry(request, error, number, self._max_retries)
                 if pause is None:
                     raise
             else:
-                await attempt.aend(response)
+                waiting = self._report(name, built, number, started, response)
+                if waiting:
+                    await waiting
                 return response
             await anyio.sleep(pause)
             number += 1

@@ -1,14 +1,19 @@
-"""Reports of attempts: to the log, to OpenTelemetry and to the caller's `on_response`."""
+"""Reports of calls and attempts: to the log, to `on_response` and to OpenTelemetry.
+
+None of them holds a key, a token, a query or a body.
+"""
 
 import inspect
 import logging
 import time
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 from audiencelab_sdk._http._operation import BuiltRequest, Response
-from audiencelab_sdk._http._tracing import add_attempt, span
+from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import APIStatusError, AudienceLabError
 from audiencelab_sdk.models import RequestAttempt
 
@@ -21,79 +26,102 @@ logger = logging.getLogger("audiencelab_sdk")
 
 
 class Reports:
-    """Where the attempts of a client are reported."""
+    """Where the calls of a client are reported.
+
+    Attributes:
+        span: Returns a context manager that encloses the call of a method with this name.
+        is_used: Whether attempts are reported elsewhere than in the log.
+    """
 
     def __init__(
         self, on_response: "OnResponse | None" = None, tracer: "Tracer | None" = None
     ) -> None:
         self._on_response = on_response
-        self._tracer = tracer
-
-    def call(self, name: str) -> AbstractContextManager[None]:
-        """Return a context manager that encloses one call."""
-        return span(self._tracer, name) if self._tracer else nullcontext()
-
-    def begin(self, call: str, request: BuiltRequest, number: int) -> "Attempt":
-        """Begin an attempt."""
-        return Attempt(self, call, request, number)
-
-    def report(self, attempt: "Attempt", outcome: Response | AudienceLabError) -> Any:
-        """Report an attempt that has ended, and return what `on_response` returns."""
-        is_logged = logger.isEnabledFor(logging.DEBUG)
-        if not (is_logged or self._tracer or self._on_response):
-            return None
-        facts = attempt.facts(outcome)
-        if is_logged:
-            _log(facts)
-        if self._tracer:
-            add_attempt(facts)
-        return self._on_response(facts) if self._on_response else None
-
-
-class Attempt:
-    """One attempt of a request."""
-
-    def __init__(self, reports: Reports, call: str, request: BuiltRequest, number: int) -> None:
-        self._reports = reports
-        self._call = call
-        self._request = request
-        self._number = number
-        self._started = time.perf_counter()
-
-    def end(self, outcome: Response | AudienceLabError) -> None:
-        """Report how the attempt of a synchronous client ended."""
-        try:
-            self._reports.report(self, outcome)
-        except Exception as error:  # noqa: BLE001 - on_response must not fail the call
-            _warn(error)
-
-    async def aend(self, outcome: Response | AudienceLabError) -> None:
-        """Report how the attempt of an asynchronous client ended."""
-        try:
-            returned = self._reports.report(self, outcome)
-            if inspect.isawaitable(returned):
-                await returned
-        except Exception as error:  # noqa: BLE001 - on_response must not fail the call
-            _warn(error)
-
-    def facts(self, outcome: Response | AudienceLabError) -> RequestAttempt:
-        """Return what is known of the attempt."""
-        status: int | None = None
-        request_id: str | None = None
-        if isinstance(outcome, Response):
-            status, request_id = outcome.status, outcome.request_id
-        elif isinstance(outcome, APIStatusError):
-            status, request_id = outcome.http_status, outcome.request_id
-        return RequestAttempt(
-            call=self._call,
-            method=str(self._request.http_method),
-            path=self._request.path.path,
-            status=status,
-            request_id=request_id,
-            attempt=self._number,
-            duration=time.perf_counter() - self._started,
-            error=type(outcome) if isinstance(outcome, AudienceLabError) else None,
+        self._is_traced = tracer is not None
+        self.span: Callable[[str], AbstractContextManager[object]] = (
+            partial(_span, tracer) if tracer else nullcontext
         )
+        self.is_used = self._is_traced or on_response is not None
+
+    def report(
+        self,
+        call: str,
+        request: BuiltRequest,
+        number: int,
+        started: float,
+        outcome: Response | AudienceLabError,
+    ) -> Awaitable[None] | None:
+        """Report an attempt that began at a time of `time.perf_counter`.
+
+        Returns:
+            What the asynchronous client has to await, if `on_response` is a coroutine function.
+        """
+        attempt = _attempt(call, request, number, started, outcome)
+        if logger.isEnabledFor(logging.DEBUG):
+            _log(attempt)
+        if self._is_traced:
+            _add_event(attempt)
+        if self._on_response is None:
+            return None
+        try:
+            result = self._on_response(attempt)
+        except Exception as error:  # noqa: BLE001 - it must not fail the call
+            _warn(error)
+            return None
+        return _awaited(result) if inspect.isawaitable(result) else None
+
+
+def tracer() -> "Tracer | None":
+    """Return the SDK's tracer; None if OpenTelemetry is not installed."""
+    try:
+        from opentelemetry.trace import get_tracer  # noqa: PLC0415 - it is optional
+    except ImportError:
+        return None
+    return get_tracer("audiencelab_sdk", __version__)
+
+
+@contextmanager
+def _span(tracer: "Tracer", name: str) -> Generator[None]:
+    from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415 - it is optional
+
+    with tracer.start_as_current_span(
+        name,
+        kind=SpanKind.CLIENT,
+        # The text of an error may quote what the server said.
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as current:
+        try:
+            yield
+        except BaseException as error:
+            current.set_attribute("error.type", type(error).__name__)
+            current.set_status(StatusCode.ERROR)
+            raise
+
+
+def _attempt(
+    call: str,
+    request: BuiltRequest,
+    number: int,
+    started: float,
+    outcome: Response | AudienceLabError,
+) -> RequestAttempt:
+    status: int | None = None
+    request_id: str | None = None
+    if isinstance(outcome, Response):
+        status, request_id = outcome.status, outcome.request_id
+    elif isinstance(outcome, APIStatusError):
+        status, request_id = outcome.http_status, outcome.request_id
+    return RequestAttempt(
+        call=call,
+        method=str(request.http_method),
+        path=request.path.path,
+        status=status,
+        request_id=request_id,
+        attempt=number,
+        duration=time.perf_counter() - started,
+        error=type(outcome) if isinstance(outcome, AudienceLabError) else None,
+    )
 
 
 def _log(attempt: RequestAttempt) -> None:
@@ -107,6 +135,32 @@ def _log(attempt: RequestAttempt) -> None:
         attempt.attempt,
         extra=asdict(attempt),
     )
+
+
+def _add_event(attempt: RequestAttempt) -> None:
+    """Add an attempt to the current span."""
+    from opentelemetry.trace import get_current_span  # noqa: PLC0415 - it is optional
+
+    attributes: dict[str, str | int | float] = {
+        "http.request.method": attempt.method,
+        "url.path": attempt.path,
+        "http.request.resend_count": attempt.attempt - 1,
+        "duration": attempt.duration,
+    }
+    if attempt.status is not None:
+        attributes["http.response.status_code"] = attempt.status
+    if attempt.request_id is not None:
+        attributes["request_id"] = attempt.request_id
+    if attempt.error is not None:
+        attributes["error.type"] = attempt.error.__name__
+    get_current_span().add_event("attempt", attributes)
+
+
+async def _awaited(result: Awaitable[object]) -> None:
+    try:
+        await result
+    except Exception as error:  # noqa: BLE001 - it must not fail the call
+        _warn(error)
 
 
 def _warn(error: Exception) -> None:

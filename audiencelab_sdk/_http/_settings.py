@@ -63,7 +63,9 @@ class Settings:
     Attributes:
         url: The project's URL, without ``/rest/v1``.
         key: The project's key, which every request carries.
-        token: Returns the current access token. Called before every request.
+        token: The access token, or the key if there is none.
+        current_token: Returns the current access token in place of `token`. Called before every
+            request.
         timeout: Seconds to wait for a connection, for a write, and for each read.
         max_retries: How often to retry a transient error.
         proxy: The URL of the proxy. None means the one that the environment names, if any.
@@ -74,7 +76,8 @@ class Settings:
 
     url: str
     key: SecretStr
-    token: Callable[[], SecretStr]
+    token: SecretStr
+    current_token: Callable[[], SecretStr] | None
     timeout: float
     max_retries: int
     proxy: SecretStr | None
@@ -100,7 +103,8 @@ class Settings:
         checked = cls(
             url=checked_url(url),
             key=checked_key,
-            token=lambda: token,
+            token=token,
+            current_token=None,
             timeout=_checked_timeout(options["timeout"]),
             max_retries=_checked_max_retries(options["max_retries"]),
             proxy=None if options["proxy"] is None else checked_proxy(options["proxy"]),
@@ -114,7 +118,7 @@ class Settings:
 
     def with_access_token(self, access_token: SecretStr) -> "Settings":
         """Return the same settings with another identity."""
-        return replace(self, token=lambda: access_token)
+        return replace(self, token=access_token, current_token=None)
 
     def with_options(self, timeout: float | None, max_retries: int | None) -> "Settings":
         """Return the same settings with those of the options that are not None."""

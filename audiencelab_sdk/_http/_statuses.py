@@ -32,7 +32,6 @@ _CLASSES: dict[int, type[APIStatusError]] = {
 }
 # An application may forward the status of an error to its own caller.
 _STATUSES: dict[type[APIStatusError], int] = {NotFoundError: 404, SchemaError: 500}
-_REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
 # PostgREST's: the function, column or table is not in its schema cache, or the schema not exposed.
 # PostgreSQL's: undefined table, function and column.
 _SCHEMA_CODES = {"PGRST106", "PGRST202", "PGRST204", "PGRST205", "42P01", "42883", "42703"}
@@ -42,7 +41,7 @@ _API_KEY = re.compile(r"sk_[A-Za-z0-9]{8,}")
 _LONGEST_TEXT = 200
 
 
-def status_error(response: httpx.Response) -> APIStatusError:
+def status_error(response: httpx.Response, request_id: str | None) -> APIStatusError:
     """Return the error for `response`, whose body has been read."""
     status = response.status_code
     text = _without_secrets(response)
@@ -60,16 +59,11 @@ def status_error(response: httpx.Response) -> APIStatusError:
         message,
         _text(body, "details"),
         hint,
-        request_id(response.headers),
+        request_id,
         status,
     )
     error.retry_after = _seconds(response.headers.get("Retry-After", ""))
     return error
-
-
-def request_id(headers: httpx.Headers) -> str | None:
-    """Return the id that Supabase, or a proxy, has given to the request."""
-    return next((shown(headers[name]) for name in _REQUEST_IDS if name in headers), None)
 
 
 def _without_secrets(response: httpx.Response) -> str:

@@ -79,7 +79,7 @@ def test_a_text_that_cannot_be_a_bcrypt_key_is_not_compared_with_bcrypt(
     before = crypt_calls(db)
     new_style = text[:7] + "A" * 42
     assert len(new_style) == 49
-    for garbage in (
+    for other in (
         "",
         "x" * 10_000,
         "sk_" + uuid4().hex,
@@ -87,7 +87,7 @@ def test_a_text_that_cannot_be_a_bcrypt_key_is_not_compared_with_bcrypt(
         text[:7] + "!" * 20,
         text[:6],
     ):
-        assert db.verify(garbage)["valid"] is False
+        assert db.verify(other)["valid"] is False
     assert crypt_calls(db) == before
     assert db.verify(text[:7] + "wrong")["valid"] is False
     assert crypt_calls(db) == before + 1

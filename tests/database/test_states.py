@@ -196,9 +196,9 @@ class Content:
     def _add_keys(self) -> None:
         account_id, user_id = self._who()
         live: dict[str, dict[str, object]] = {
-            "for ever": {},
-            "for long": {"expires_at": "9999-12-31"},
-            "hashed again": {"hash": "sha256"},
+            "without expiry": {},
+            "with expiry": {"expires_at": "9999-12-31"},
+            "re-hashed": {"hash": "sha256"},
         }
         dead: dict[str, dict[str, object]] = {
             "revoked": {"is_active": False},

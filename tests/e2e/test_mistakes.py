@@ -188,7 +188,7 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
         (
             'insert or update on table "enrichment_tracking" violates foreign key constraint '
             '"enrichment_tracking_account_id_fkey" (HTTP 409, code 23503). '
-            "There is no account with the id account_id."
+            "There is no account with this account_id."
         ),
         lambda clients: clients.service.enrichment.create(
             NOBODY, NOBODY, "email", created_by=clients.tenant.user_id
@@ -199,7 +199,7 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
         (
             'insert or update on table "segments" violates foreign key constraint '
             '"segments_created_by_fkey" (HTTP 409, code 23503). '
-            "There is no user with the id created_by."
+            "There is no user with this created_by."
         ),
         lambda clients: unwrap(
             clients.service.segments.create_many(

@@ -57,12 +57,12 @@ def test_to_stop_everybodys_realtime_by_a_subject_that_is_no_uuid(
     for operation in OUTCOMES:
         columns = outcomes_of(operation)
         # The outcomes of roles without access to the account.
-        nobody = {
+        expected = {
             "anon": columns["anon"],
             "authenticated": columns["former member"],
             "api_key": columns["revoked key"],
         }
-        for role, outcome in nobody.items():
+        for role, outcome in expected.items():
             assert through_sql(claiming, Actor(role), operation, target) == outcome, operation
         if operation.startswith("select "):
             seen = through_sql(claiming, Actor("service_role"), operation, world.target())

@@ -56,11 +56,11 @@ def new_job(tenant: Tenant, **columns: Any) -> dict[str, Any]:
 def test_to_make_the_operators_list_endless(
     project: Project, rest: httpx.Client, backend: AudienceLab, tenant: Tenant
 ) -> None:
-    moments = ["infinity", "9999-12-31T23:59:59.999999Z"] * 5
+    times = ["infinity", "9999-12-31T23:59:59.999999Z"] * 5
     ids = [UUID(int=number) for number in range(2**127, 2**127 + 10)]
     jobs = [
-        new_job(tenant, id=str(job_id), created_at=moment)
-        for job_id, moment in zip(ids, moments, strict=True)
+        new_job(tenant, id=str(job_id), created_at=created_at)
+        for job_id, created_at in zip(ids, times, strict=True)
     ]
     response = rest.post("/enrichment_tracking", json=jobs, headers=as_member(project, tenant))
     assert response.status_code == 201

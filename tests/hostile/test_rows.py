@@ -50,11 +50,11 @@ def own_row(db: Database, tenant: Tenant, table: str) -> UUID:
 
 @pytest.mark.parametrize("table", TABLES)
 @pytest.mark.parametrize(
-    "moment",
+    "created_at",
     ["infinity", "-infinity", "9999-12-31 23:59:59.999999+00", "294276-01-01", "0044-03-15 BC"],
 )
 def test_to_make_the_operators_list_endless_by_the_time_of_creation(
-    db: Database, tenant: Tenant, table: str, moment: str
+    db: Database, tenant: Tenant, table: str, created_at: str
 ) -> None:
     (now,) = db.admin("select now() as before")
     for actor in (tenant.member, SERVICE_ROLE):
@@ -64,12 +64,12 @@ def test_to_make_the_operators_list_endless_by_the_time_of_creation(
             table,
             account_id=tenant.account_id,
             created_by=tenant.user_id,
-            created_at=moment,
-            updated_at=moment,
+            created_at=created_at,
+            updated_at=created_at,
         )
         assert written["created_at"] >= now["before"]
         assert written["updated_at"] == written["created_at"]
-        assert update(db, actor, table, written["id"], created_at=moment) == 1
+        assert update(db, actor, table, written["id"], created_at=created_at) == 1
         assert read(db, table, written["id"])["created_at"] == written["created_at"]
 
 

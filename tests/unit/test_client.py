@@ -229,7 +229,7 @@ async def test_an_empty_session_token_raises_a_configuration_error(client: Any) 
     def token() -> SecretStr:
         return header_secret("access_token", "")
 
-    derived = client._from_settings(replace(client._settings, token=token), client._pool)
+    derived = client._from_settings(replace(client._settings, current_token=token), client._pool)
     with pytest.raises(ConfigurationError, match="access_token is empty"):
         await maybe_await(derived.api_keys.verify(API_KEY))
 

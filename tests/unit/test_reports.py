@@ -114,7 +114,10 @@ async def test_a_keyboard_interrupt_in_on_response_is_raised(
 
 @pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
 async def test_an_asynchronous_client_awaits_on_response(
-    client_kind: str, api: respx.MockRouter, caplog: pytest.LogCaptureFixture
+    client_kind: str,
+    api: respx.MockRouter,
+    pauses: list[float],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     attempts: list[RequestAttempt] = []
 
@@ -122,14 +125,14 @@ async def test_an_asynchronous_client_awaits_on_response(
         attempts.append(attempt)
         raise ZeroDivisionError
 
-    api.post("/rpc/verify_api_key").respond(json=VALID)
+    responses = [httpx.Response(503), httpx.Response(200, json=VALID)]
+    api.post("/rpc/verify_api_key").mock(side_effect=responses)
     async with AsyncAudienceLab(URL, KEY, on_response=collect) as client:
         assert await client.api_keys.verify(API_KEY)
 
-    assert len(attempts) == 1
-    assert [record.getMessage() for record in ours(caplog)] == [
-        "on_response raised ZeroDivisionError"
-    ]
+    assert [attempt.status for attempt in attempts] == [503, 200]
+    warnings = [record.getMessage() for record in ours(caplog)]
+    assert warnings == ["on_response raised ZeroDivisionError"] * 2
 
 
 def test_a_synchronous_client_refuses_a_coroutine_function() -> None:

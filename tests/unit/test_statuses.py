@@ -124,7 +124,7 @@ async def test_request_id(client: Any, api: respx.MockRouter, name: str) -> None
 )
 def test_the_message_is_read_from_any_body(content: bytes, message: str) -> None:
     request = httpx.Request("POST", "https://a.test/rest/v1/rpc/x")
-    error = status_error(httpx.Response(400, content=content, request=request))
+    error = status_error(httpx.Response(400, content=content, request=request), None)
     assert error.message == message
 
 
@@ -154,7 +154,7 @@ async def test_secrets_that_the_server_echoes_are_redacted(
 def test_retry_after_is_parsed(header: str, seconds: float | None) -> None:
     request = httpx.Request("POST", "https://a.test/")
     headers = {"Retry-After": header}
-    error = status_error(httpx.Response(429, headers=headers, request=request))
+    error = status_error(httpx.Response(429, headers=headers, request=request), None)
     assert isinstance(error, RateLimitError)
     assert error.retry_after == seconds
 
@@ -162,7 +162,7 @@ def test_retry_after_is_parsed(header: str, seconds: float | None) -> None:
 def test_retry_after_may_be_a_future_date() -> None:
     later = format_datetime(datetime.now(UTC) + timedelta(seconds=20), usegmt=True)
     request = httpx.Request("POST", "https://a.test/")
-    error = status_error(httpx.Response(429, headers={"Retry-After": later}, request=request))
+    error = status_error(httpx.Response(429, headers={"Retry-After": later}, request=request), None)
     assert isinstance(error, RateLimitError)
     assert error.retry_after == pytest.approx(20, abs=3)
 

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 
 from audiencelab_sdk import AudienceLab, EnrichmentFailedError, RequestAttempt, ServerError
-from audiencelab_sdk._http import _sessions
+from audiencelab_sdk._http import _pools
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._http_server import Server
 from tests.unit._samples import API_KEY, JOB, KEY, KEY_ID, LISTED, TOKEN, URL, VALID
@@ -28,7 +28,7 @@ PROVIDER = TracerProvider(shutdown_on_exit=False)
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     exporter = InMemorySpanExporter()
     PROVIDER.add_span_processor(SimpleSpanProcessor(exporter))
-    monkeypatch.setattr(_sessions, "tracer", lambda: PROVIDER.get_tracer("audiencelab_sdk"))
+    monkeypatch.setattr(_pools, "tracer", lambda: PROVIDER.get_tracer("audiencelab_sdk"))
     yield exporter
     exporter.shutdown()
 

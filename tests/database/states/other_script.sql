@@ -1,4 +1,4 @@
--- Segments as another script made them, with names of its own for everything that has one.
+-- Table segments as another script created it, with other names for its policies, indexes, triggers and constraints.
 create table public.segments (
   deleted boolean not null default false,
   id uuid default gen_random_uuid() primary key,
