@@ -2,22 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
-from uuid import UUID
-
-import anyio
-import pytest
-
-from audiencelab_sdk import (
-    AsyncAudienceLab,
-    AudienceLab,
-    CreatedApiKey,
-)
-
-if TYPE_CHECKING:
-    from tests.e2e._project import Project, Tenant
-
 import asyncio
 import gc
 import multiprocessing
@@ -28,19 +12,23 @@ import sys
 import threading
 import time
 import warnings
-from concurrent.futures import ProcessPoolExecutor
-from typing import TYPE_CHECKING
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
+import anyio
 import httpx
+import pytest
+import supabase
 import trio
 
-from audiencelab_sdk import ClientClosedError
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ClientClosedError, CreatedApiKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from tests.e2e._project import Project
+    from tests.e2e._project import Project, Tenant
 
 Keys = list[tuple[str, UUID]]
 
@@ -288,6 +276,32 @@ def test_a_loop_that_ends_without_asyncio_run(project: Project, keys: Keys) -> N
             loop.close()
     gc.collect()
     assert len(client._pool._by_loop) == 0
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_fork_within_a_tracked_job(
+    client: AudienceLab, keys: Keys, project: Project, tenant: Tenant
+) -> None:
+    user = client.as_user(project.access_token(tenant.user_id))
+    job = user.enrichment.create(tenant.account_id, tenant.account_id, "email")
+    with user.enrichment.track(job) as progress:
+        waits = [in_a_child(lambda: verify_often(client, keys, 20)) for _ in range(4)]
+        progress.advance(5)
+        assert [wait() for wait in waits] == [0] * 4
+        progress.advance(5)
+    assert progress.job.status == "completed"
+    assert progress.job.processed_records == 10
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_client_of_a_supabase_session_after_a_fork(project: Project, keys: Keys) -> None:
+    with AudienceLab.from_supabase(
+        supabase.create_client(project.url, project.service_role_key), max_retries=0
+    ) as client:
+        assert verify_often(client, keys, 2) == 0
+        waits = [in_a_child(lambda: verify_often(client, keys, 20)) for _ in range(4)]
+        assert verify_often(client, keys, 20) == 0
+        assert [wait() for wait in waits] == [0] * 4
 
 
 APPLICATION = """
