@@ -170,7 +170,7 @@ class APIStatusError(AudienceLabError):
         self.details = details
         self.hint = hint
         self.request_id = request_id
-        self.http_status = status if http_status is None else http_status
+        self.http_status: int = status if http_status is None else http_status
 
     def __str__(self) -> str:
         facts = [f"HTTP {self.http_status}"]

@@ -56,7 +56,7 @@ class Page(Generic[T]):
     ) -> None:
         self.items: list[T] = items
         self.unreadable: list[UnreadableRow] = unreadable
-        self.cursor = cursor
+        self.cursor: str | None = cursor
         self._fetch_next = fetch_next
 
     def next(self) -> "Page[T] | None":
@@ -113,7 +113,7 @@ class AsyncPage(Generic[T]):
     ) -> None:
         self.items: list[T] = items
         self.unreadable: list[UnreadableRow] = unreadable
-        self.cursor = cursor
+        self.cursor: str | None = cursor
         self._fetch_next = fetch_next
 
     async def next(self) -> "AsyncPage[T] | None":
