@@ -6,7 +6,7 @@ No message quotes the value: what was passed by mistake may be a key.
 import json
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, SupportsIndex, TypeVar, cast
 from uuid import UUID
@@ -107,12 +107,21 @@ def checked_sequence(name: str, value: Any) -> list[Any]:
     return list(cast("Any", value))
 
 
-def checked_size(name: str, value: JsonValue) -> None:
+def checked_object(name: str, value: Any, *, most_bytes: int = MOST_JSON_BYTES) -> JsonValue:
+    """`value`, a JSON object of at most this size, as lists and dicts."""
+    if not isinstance(value, Mapping):
+        raise InvalidArgumentError(f"{name} must be a mapping, such as a dict, not {_kind(value)}")
+    stored = checked_json(name, cast("Any", value))
+    checked_size(name, stored, most_bytes)
+    return stored
+
+
+def checked_size(name: str, value: JsonValue, most: int = MOST_JSON_BYTES) -> None:
     """Make sure that the database takes this much JSON."""
     size = len(json.dumps(value, ensure_ascii=False).encode())
-    if size > MOST_JSON_BYTES:
+    if size > most:
         raise InvalidArgumentError(
-            f"{name} has {size:,} bytes as JSON; at most {MOST_JSON_BYTES:,} are allowed"
+            f"{name} has {size:,} bytes as JSON; at most {most:,} are allowed"
         )
 
 

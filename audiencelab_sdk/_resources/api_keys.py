@@ -2,15 +2,15 @@
 
 import builtins
 import logging
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field, SecretStr, StrictBool, StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
-    checked_future,
     checked_int,
     checked_items,
     checked_text,
@@ -24,12 +24,10 @@ from audiencelab_sdk._http._resource import D, Resource, listing, operation
 from audiencelab_sdk._key_format import may_be_api_key
 from audiencelab_sdk._limits import (
     LONGEST_ENDPOINT,
-    LONGEST_ITEM,
     LONGEST_LOG_TEXT,
-    LONGEST_NAME,
     LONGEST_USER_AGENT,
-    MOST_SCOPES,
 )
+from audiencelab_sdk._resources._api_key_fields import address, fields
 from audiencelab_sdk._resources._usage_log import read_batch, read_log
 from audiencelab_sdk._secrets import checked_secret, hidden
 from audiencelab_sdk.errors import (
@@ -37,12 +35,18 @@ from audiencelab_sdk.errors import (
     InvalidArgumentError,
 )
 from audiencelab_sdk.models import (
+    UNSET,
     ApiKey,
+    ApiKeyAuthentication,
+    ApiKeyDetails,
     ApiKeyVerification,
     CreatedApiKey,
     InvalidApiKey,
     Outcome,
+    RejectedApiKey,
+    RejectionCode,
     Scope,
+    Unset,
     UsageEvent,
     UsageLog,
 )
@@ -57,6 +61,10 @@ _KEYS = Rows(
 _VERIFICATION: TypeAdapter[ApiKeyVerification] = TypeAdapter(
     Annotated[ApiKeyVerification, Field(discriminator="valid")]
 )
+_DETAILS = TypeAdapter(ApiKeyDetails)
+_AUTHENTICATION: TypeAdapter[ApiKeyAuthentication] = TypeAdapter(
+    Annotated[ApiKeyAuthentication, Field(discriminator="valid")]
+)
 _COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
 _BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
 _TRUE = TypeAdapter(Literal[True])
@@ -64,10 +72,11 @@ _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
 # The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
+_LONGEST_OVERLAP = timedelta(days=30)
 
 
 class ApiKeys(Resource[D]):
-    """The API keys of accounts: create, list, revoke and verify them, and log their use.
+    """The API keys of accounts: create, change, rotate, revoke and check them, and log their use.
 
     Ids are UUIDs or their text.
 
@@ -116,19 +125,198 @@ class ApiKeys(Resource[D]):
             InvalidRequestError: A scope has a field other than `entity_type`, `entity_id` and
                 `action`.
         """
-        response = yield rpc(
-            "create_api_key",
-            {
-                "p_account_id": str(checked_uuid("account_id", account_id)),
-                "p_name": checked_text("name", name, longest=LONGEST_NAME),
-                "p_scopes": _checked_scopes(scopes),
-                "p_expires_at": None
-                if expires_at is None
-                else checked_future("expires_at", expires_at).isoformat(),
-            },
-            repeatable=False,
-        )
+        account = {"p_account_id": str(checked_uuid("account_id", account_id))}
+        given = fields({"name": name, "scopes": scopes, "expires_at": expires_at})
+        response = yield rpc("create_api_key", account | _parameters(given), repeatable=False)
         return read("create_api_key", _CREATED, response)
+
+    @operation
+    def issue(
+        self,
+        account_id: UUID | str,
+        name: str,
+        *,
+        created_by: UUID | str,
+        scopes: Sequence[Scope] = (),
+        expires_at: datetime | None = None,
+    ) -> Operation[CreatedApiKey]:
+        """Create an API key on behalf of a member of the account, as the service role.
+
+        Calls the database function ``issue_api_key``. The request is retried only if it was never
+        sent: after a lost response, or a 502, 503 or 504, check `list` first.
+
+        Args:
+            account_id: The account that owns the key.
+            name: A label for people, 1 to 255 characters.
+            created_by: The user who becomes the creator, a member of the account.
+            scopes: What the key may do. Without scopes it may do nothing.
+            expires_at: When the key expires, as an aware datetime. None means never.
+
+        Returns:
+            The new key. Its text is returned only here.
+
+        Raises:
+            PermissionDeniedError: The client does not act as the service role.
+            InvalidRequestError: `created_by` is not a member of the account, or a scope has a field
+                other than `entity_type`, `entity_id` and `action`.
+            ConflictError: The account has 1,000 live API keys.
+        """
+        ids = {
+            "p_account_id": str(checked_uuid("account_id", account_id)),
+            "p_created_by": str(checked_uuid("created_by", created_by)),
+        }
+        given = fields({"name": name, "scopes": scopes, "expires_at": expires_at})
+        response = yield rpc("issue_api_key", ids | _parameters(given), repeatable=False)
+        return read("issue_api_key", _CREATED, response)
+
+    @operation
+    def get(self, api_key_id: UUID | str) -> Operation[ApiKeyDetails]:
+        """Return an API key, also if it is revoked or expired.
+
+        Calls the database function ``get_api_key``, as the service role or as a user who is a
+        member of the account.
+
+        Args:
+            api_key_id: The key's id, not its text.
+
+        Returns:
+            The key, without its text.
+
+        Raises:
+            NotFoundError: The key does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The client acts as an API key.
+        """
+        response = yield rpc("get_api_key", _key(api_key_id), repeatable=True)
+        return read("get_api_key", _DETAILS, response)
+
+    @operation
+    def update(
+        self,
+        api_key_id: UUID | str,
+        *,
+        name: str | Unset = UNSET,
+        scopes: Sequence[Scope] | Unset = UNSET,
+        expires_at: datetime | Unset | None = UNSET,
+        metadata: Mapping[str, Any] | Unset = UNSET,
+        allowed_ips: Sequence[str | IPv4Network | IPv6Network] | Unset | None = UNSET,
+    ) -> Operation[ApiKeyDetails]:
+        """Update an API key. Omitted arguments are left unchanged.
+
+        Calls the database function ``update_api_key``, as the service role or as a user who is a
+        member of the account::
+
+            client.api_keys.update(key_id, expires_at=None, allowed_ips=["192.0.2.0/24"])
+
+        Args:
+            api_key_id: The key's id, not its text.
+            name: The new label, 1 to 255 characters.
+            scopes: What the key may do. They replace all current ones.
+            expires_at: When the key expires, as an aware datetime. None means never.
+            metadata: Further data about the key, a JSON object of at most 4,096 bytes. It replaces
+                the current one.
+            allowed_ips: 1 to 50 networks from which the key may be used. None means from
+                everywhere. A key with networks is valid in `authenticate` only.
+
+        Returns:
+            The updated key, without its text.
+
+        Raises:
+            NotFoundError: The key does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The caller lacks the account role that manages API keys, or the
+                client acts as an API key.
+            ConflictError: The key is revoked; or it is expired, and the account has 1,000 live API
+                keys.
+            InvalidRequestError: The expiry is later than a rotated key may have, or a scope has a
+                field other than `entity_type`, `entity_id` and `action`.
+            InvalidArgumentError: No argument but `api_key_id` was passed, or one is invalid.
+        """
+        given = {
+            "name": name,
+            "scopes": scopes,
+            "expires_at": expires_at,
+            "metadata": metadata,
+            "allowed_ips": allowed_ips,
+        }
+        changes = {field: value for field, value in given.items() if value is not UNSET}
+        if not changes:
+            raise InvalidArgumentError("there is nothing to update: pass what is to change")
+        arguments = _key(api_key_id) | {"p_changes": fields(changes)}
+        response = yield rpc("update_api_key", arguments, repeatable=True)
+        return read("update_api_key", _DETAILS, response)
+
+    @operation
+    def disable(self, api_key_id: UUID | str) -> Operation[ApiKeyDetails]:
+        """Disable an API key until `enable`. Disabling it again changes nothing.
+
+        Calls the database function ``disable_api_key``, as the service role or as a user who is a
+        member of the account.
+
+        Args:
+            api_key_id: The key's id, not its text.
+
+        Returns:
+            The updated key, without its text.
+
+        Raises:
+            NotFoundError: The key does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The caller lacks the account role that manages API keys, or the
+                client acts as an API key.
+            ConflictError: The key is revoked.
+        """
+        response = yield rpc("disable_api_key", _key(api_key_id), repeatable=True)
+        return read("disable_api_key", _DETAILS, response)
+
+    @operation
+    def enable(self, api_key_id: UUID | str) -> Operation[ApiKeyDetails]:
+        """Enable a disabled API key. Enabling it again changes nothing.
+
+        Calls the database function ``enable_api_key``, as the service role or as a user who is a
+        member of the account.
+
+        Args:
+            api_key_id: The key's id, not its text.
+
+        Returns:
+            The updated key, without its text.
+
+        Raises:
+            NotFoundError: The key does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The caller lacks the account role that manages API keys, or the
+                client acts as an API key.
+            ConflictError: The key is revoked.
+        """
+        response = yield rpc("enable_api_key", _key(api_key_id), repeatable=True)
+        return read("enable_api_key", _DETAILS, response)
+
+    @operation
+    def rotate(
+        self, api_key_id: UUID | str, *, overlap: timedelta = timedelta(days=1)
+    ) -> Operation[CreatedApiKey]:
+        """Replace an API key by a new one with the same name, scopes and lifetime.
+
+        The new key also has the metadata and the networks of the old one.
+        Calls the database function ``rotate_api_key``, as the service role or as a user who is a
+        member of the account. The request is retried only if it was never sent. If the response was
+        lost, a second call raises a ConflictError that names the new key, which can be rotated in
+        turn.
+
+        Args:
+            api_key_id: The key's id, not its text.
+            overlap: How long the old key remains valid, up to 30 days, unless it expires earlier.
+
+        Returns:
+            The new key. Its text is returned only here.
+
+        Raises:
+            NotFoundError: The key does not exist, or the caller is not a member of its account.
+            PermissionDeniedError: The caller lacks the account role that manages API keys, or the
+                client acts as an API key.
+            ConflictError: The key is revoked, disabled, expired or already rotated.
+            InvalidRequestError: A value of the key exceeds a limit that is newer than the key.
+        """
+        arguments = _key(api_key_id) | {"p_overlap": _checked_overlap(overlap)}
+        response = yield rpc("rotate_api_key", arguments, repeatable=False)
+        return read("rotate_api_key", _CREATED, response)
 
     @listing
     def list(
@@ -179,8 +367,7 @@ class ApiKeys(Resource[D]):
                 account role that manages API keys, the key does not exist, or the client does not
                 act as a user.
         """
-        arguments = {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
-        response = yield rpc("revoke_api_key", arguments, repeatable=True)
+        response = yield rpc("revoke_api_key", _key(api_key_id), repeatable=True)
         read("revoke_api_key", _TRUE, response)
 
     @operation
@@ -241,6 +428,45 @@ class ApiKeys(Resource[D]):
             return InvalidApiKey(error="Invalid API key")
         response = yield rpc("verify_api_key", {"p_api_key": key}, repeatable=True)
         return read("verify_api_key", _VERIFICATION, response)
+
+    @operation
+    def authenticate(
+        self, api_key: str | SecretStr, ip: str | IPv4Address | IPv6Address | None = None
+    ) -> Operation[ApiKeyAuthentication]:
+        """Check whether a text is an API key that may be used, whose, and what it may do.
+
+        Calls the database function ``authenticate_api_key``, as the service role. Malformed keys,
+        such as mistyped ones, are rejected without a request::
+
+            caller = client.api_keys.authenticate(request.headers["x-api-key"], request.client.host)
+            if not caller:
+                return unauthorized(caller.error)
+            if not caller.allows("segment", segment_id, "read"):
+                return forbidden()
+
+        Args:
+            api_key: The text that came with the request. It may contain anything.
+            ip: The client's address. Without it, keys that may be used from certain networks only
+                are rejected.
+
+        Returns:
+            An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a
+            RejectedApiKey, which is falsy and has the reason.
+
+        Raises:
+            PermissionDeniedError: The client does not act as the service role.
+            RateLimitError: Within 30 seconds, too many invalid keys had the prefix of a key that is
+                still hashed with bcrypt. `retry_after` is the time to wait, in seconds.
+        """
+        api_key = hidden(api_key)
+        key = checked_secret("api_key", api_key)
+        client_address = address(ip)
+        if not may_be_api_key(key.get_secret_value()):
+            logger.debug("%s.authenticate: no request for a malformed API key", self._subject)
+            return RejectedApiKey(code=RejectionCode.NOT_FOUND)
+        arguments = {"p_api_key": key, "p_ip": client_address}
+        response = yield rpc("authenticate_api_key", arguments, repeatable=True)
+        return read("authenticate_api_key", _AUTHENTICATION, response)
 
     @operation
     def log_usage(
@@ -313,8 +539,9 @@ class ApiKeys(Resource[D]):
                 if not outcome:
                     logger.error("not logged: %s: %s", events[outcome.index], outcome.error)
 
-        An event with a UsageLogError was not written. After any other error, such as a timeout, the
-        event may have been written.
+        An event with a UsageLogError was not written. After any other error, such as a timeout, it
+        may have been written. Pass the same event again: because of its `log_id` it is written only
+        once.
 
         Args:
             events: The requests, any number.
@@ -328,9 +555,7 @@ class ApiKeys(Resource[D]):
             chunk = batch[first : first + _EVENTS_PER_REQUEST]
             rows = [event.model_dump(mode="json", exclude_none=True) for event in chunk]
             try:
-                response = yield rpc(
-                    "log_api_key_usage_batch", {"p_events": rows}, repeatable=False
-                )
+                response = yield rpc("log_api_key_usage_batch", {"p_events": rows}, repeatable=True)
                 outcomes += read_batch(response, first, len(chunk))
             except AudienceLabError as error:
                 outcomes += [Outcome(first + index, error=error) for index in range(len(chunk))]
@@ -378,13 +603,17 @@ class ApiKeys(Resource[D]):
         return read("get_api_key_account_id", _ID_OR_NONE, response)
 
 
-def _checked_scopes(scopes: Any) -> list[dict[str, Any]]:
-    items = checked_items("scopes", scopes, Scope)
-    if len(items) > MOST_SCOPES:
+def _key(api_key_id: Any) -> dict[str, Any]:
+    return {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"p_{name}": value for name, value in given.items()}
+
+
+def _checked_overlap(value: Any) -> str:
+    if not isinstance(value, timedelta) or not timedelta(0) <= value <= _LONGEST_OVERLAP:
         raise InvalidArgumentError(
-            f"scopes has {len(items):,} items; at most {MOST_SCOPES} are allowed"
+            f"overlap must be a timedelta of 0 to {_LONGEST_OVERLAP.days} days"
         )
-    for index, scope in enumerate(items):
-        for field in Scope.model_fields:
-            checked_text(f"scopes[{index}].{field}", getattr(scope, field), longest=LONGEST_ITEM)
-    return [scope.model_dump() for scope in items]
+    return f"{value.total_seconds():f} seconds"

@@ -3,16 +3,13 @@
 import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 from uuid import UUID, uuid4
-
-from pydantic import JsonValue
 
 from audiencelab_sdk._arguments import (
     checked_int,
-    checked_json,
+    checked_object,
     checked_seconds,
-    checked_size,
     checked_text,
     checked_texts,
     checked_uuid,
@@ -30,7 +27,6 @@ from audiencelab_sdk.errors import (
     AudienceLabError,
     EnrichmentFailedError,
     EnrichmentTimeoutError,
-    InvalidArgumentError,
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
 
@@ -98,7 +94,7 @@ class Enrichment(Resource[D]):
             "enrichment_type": checked_text("enrichment_type", enrichment_type),
             "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
             "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
-            "metadata": _checked_object("metadata", {} if metadata is None else metadata),
+            "metadata": checked_object("metadata", {} if metadata is None else metadata),
             "created_by": str(creator(created_by, self._user_id())),
         }
         (job,) = yield from jobs.TABLE.insert([row])
@@ -394,11 +390,3 @@ class Enrichment(Resource[D]):
                 caller may not work on it.
         """
         return Tracking(job, worker=worker, complete=complete, show=show)
-
-
-def _checked_object(name: str, value: Any) -> JsonValue:
-    if not isinstance(value, Mapping):
-        raise InvalidArgumentError(f"{name} must be a mapping, such as a dict")
-    stored = checked_json(name, cast("Any", value))
-    checked_size(name, stored)
-    return stored

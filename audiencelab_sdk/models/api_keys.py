@@ -1,7 +1,9 @@
 """API keys, their scopes, verifications and usage log."""
 
+from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal, TypeAlias, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import (
     AfterValidator,
@@ -78,6 +80,33 @@ class ApiKey(Model, frozen=True):
     created_by: UUID | None
 
 
+class ApiKeyDetails(ApiKey, frozen=True):
+    """An API key with everything that is known of it, without its text.
+
+    Attributes:
+        id: The key's id.
+        name: A label for people.
+        key_prefix: The first seven characters of the key, to recognize it by.
+        scopes: What the key may do.
+        expires_at: When the key expires. None means never.
+        created_at: When the key was created.
+        last_used_at: When use of the key was last logged, to the minute. None means never.
+        is_active: False if the key is revoked.
+        created_by: The user who created the key.
+        account_id: The account that owns the key.
+        disabled_at: When the key was disabled. None if it is enabled.
+        metadata: Further data about the key.
+        allowed_ips: The networks from which the key may be used. None means from everywhere.
+        successor_id: The key that replaces it. None unless it was rotated.
+    """
+
+    account_id: UUID
+    disabled_at: Timestamp | None
+    metadata: dict[str, Any]
+    allowed_ips: tuple[IPv4Network | IPv6Network, ...] | None
+    successor_id: UUID | None
+
+
 class CreatedApiKey(Model, frozen=True):
     """A new API key, with its text, which cannot be read again.
 
@@ -144,6 +173,101 @@ ApiKeyVerification: TypeAlias = ValidApiKey | InvalidApiKey
 """The result of `verify`. Type checkers narrow it by its truth value."""
 
 
+class RejectionCode(StrEnum):
+    """Why `authenticate` rejects a text."""
+
+    NOT_FOUND = "not_found"
+    REVOKED = "revoked"
+    DISABLED = "disabled"
+    EXPIRED = "expired"
+    IP_NOT_ALLOWED = "ip_not_allowed"
+
+
+class AuthenticatedApiKey(Model, frozen=True):
+    """A key that may be used, with what it may do. It is truthy.
+
+    Attributes:
+        valid: True.
+        code: ``valid``.
+        api_key_id: The key's id.
+        account_id: The account that owns the key.
+        name: A label for people.
+        scopes: What the key may do. `allows` decides with them.
+        expires_at: When the key expires. None means never.
+        created_by: The user who created the key. None if that user was deleted.
+        metadata: Further data about the key.
+        ip_restricted: Whether the key may be used from certain networks only, so that the result
+            holds for this address only.
+    """
+
+    valid: Literal[True]
+    code: Literal["valid"]
+    api_key_id: UUID
+    account_id: UUID
+    name: str
+    scopes: Annotated[tuple[Scope, ...], BeforeValidator(_well_formed)]
+    expires_at: Timestamp | None
+    created_by: UUID | None
+    metadata: dict[str, Any]
+    ip_restricted: StrictBool
+
+    def __bool__(self) -> Literal[True]:
+        return True
+
+    def allows(self, entity_type: str, entity_id: str, action: str) -> bool:
+        """Return whether one of the scopes covers an action, as `has_scope` does.
+
+        Args:
+            entity_type: The kind of entity, such as ``segment``.
+            entity_id: The entity's id.
+            action: The action, such as ``read``.
+        """
+        return any(
+            scope.entity_type in {entity_type, "*"}
+            and scope.entity_id in {entity_id, "*"}
+            and scope.action in {action, "*"}
+            for scope in self.scopes
+        )
+
+
+class RejectedApiKey(Model, frozen=True):
+    """A text that is not a key, or a key that may not be used. It is falsy.
+
+    Only `error` is meant for whoever sent the text. The other attributes, for your own logs, tell
+    which key it is.
+
+    Attributes:
+        valid: False.
+        code: Why it is rejected. A code that this version of the SDK does not know is a str.
+        api_key_id: The key's id. None if there is no such key.
+        account_id: The account that owns the key. None if there is no such key.
+        name: A label for people. None if there is no such key.
+        expires_at: When the key expires or expired. None means never.
+        created_by: The user who created the key.
+        error: The same message for all codes.
+    """
+
+    valid: Literal[False] = False
+    code: Annotated[RejectionCode | str, Field(union_mode="left_to_right")]
+    api_key_id: UUID | None = None
+    account_id: UUID | None = None
+    name: str | None = None
+    expires_at: Timestamp | None = None
+    created_by: UUID | None = None
+
+    def __bool__(self) -> Literal[False]:
+        return False
+
+    @property
+    def error(self) -> str:
+        """The error message, the same for all codes."""
+        return "Invalid API key"
+
+
+ApiKeyAuthentication: TypeAlias = AuthenticatedApiKey | RejectedApiKey
+"""The result of `authenticate`. Type checkers narrow it by its truth value."""
+
+
 def _storable(longest: int) -> BeforeValidator:
     # HTTP clients control these texts, which must not make the log entry fail.
     return BeforeValidator(
@@ -162,6 +286,8 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
 
     Attributes:
         api_key_id: The id that `verify` returned.
+        log_id: The id of the entry, a random one unless it is passed. An event whose id is logged
+            already is not written again.
         endpoint: The requested path, such as ``/v1/segments``, truncated to 2,000 characters.
         method: The HTTP method, truncated to 255 characters.
         status_code: The HTTP status of the response, 100 to 999.
@@ -178,6 +304,7 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
     ip_address: Annotated[str | None, _storable(LONGEST_LOG_TEXT), _EMPTY_AS_NONE] = None
     user_agent: Annotated[str | None, _storable(LONGEST_USER_AGENT), _EMPTY_AS_NONE] = None
     timestamp: AwareDatetime | None = None
+    log_id: UUID = Field(default_factory=uuid4)
 
 
 class UsageLog(Model, frozen=True):

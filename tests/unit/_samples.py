@@ -31,6 +31,14 @@ LISTED: dict[str, Any] = {
     "is_active": True,
     "created_by": ACCOUNT,
 }
+DETAILS: dict[str, Any] = {
+    **LISTED,
+    "account_id": ACCOUNT,
+    "disabled_at": None,
+    "metadata": {"team": "crm"},
+    "allowed_ips": ["192.0.2.0/24", "2001:db8::1/128"],
+    "successor_id": None,
+}
 VALID: dict[str, Any] = {"valid": True, "api_key_id": KEY_ID, "account_id": ACCOUNT, "error": None}
 SEGMENT: dict[str, Any] = {
     "id": KEY_ID,

@@ -24,7 +24,9 @@ from audiencelab_sdk._http._operation import Operation, Request
 from tests.unit._operations import api_keys, json_response, result_of, sent
 from tests.unit._samples import KEY_ID
 
-EVENT = UsageEvent(api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200)
+EVENT = UsageEvent(
+    api_key_id=UUID(KEY_ID), endpoint="/v1", method="GET", status_code=200, log_id=UUID(KEY_ID)
+)
 
 
 def line(index: int, **changes: Any) -> dict[str, Any]:
@@ -58,13 +60,19 @@ def run(
 
 def test_log_usage_batch_sends_the_events() -> None:
     (request,), _ = run([EVENT], [line(0)])
-    assert not request.repeatable
+    assert request.repeatable
     assert sent(request) == (
         "/rest/v1/rpc/log_api_key_usage_batch",
         {},
         {
             "p_events": [
-                {"api_key_id": KEY_ID, "endpoint": "/v1", "method": "GET", "status_code": 200}
+                {
+                    "api_key_id": KEY_ID,
+                    "endpoint": "/v1",
+                    "method": "GET",
+                    "status_code": 200,
+                    "log_id": KEY_ID,
+                }
             ]
         },
     )
