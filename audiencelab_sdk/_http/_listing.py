@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import repeat
 from operator import attrgetter, eq
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeAlias, TypeVar, cast
 from uuid import UUID
 from zlib import crc32
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 
 class Row(Protocol):
-    """What a row has to have to be a place in a list."""
+    """What a row has to have to be a place in a list, besides a time."""
 
     @property
     def id(self) -> UUID: ...
-    @property
-    def created_at(self) -> datetime: ...
 
 
 R = TypeVar("R", bound=Row)
+
+PageBuilder: TypeAlias = Callable[[PostgrestClient, int, "Place | None"], RequestBuilder]
 
 # Of the time only the characters are checked, so that a cursor cannot add conditions to a query.
 _CURSOR = re.compile(r"([0-9a-f]{8})([0-9A-Z:.+ -]{1,40}|-?infinity)\|([0-9a-f-]{36})")
@@ -73,18 +73,20 @@ class Listing(Generic[R]):
 
     Attributes:
         rows: How its rows are read.
-        select: Makes the request for all of them.
+        build: Builds the request for a page of a size, after a place; None means the newest rows.
         page_size: How many rows are requested at once.
         identity: Text that differs for lists with other arguments. A cursor contains its checksum.
         equal: The requested values, by column.
+        time: The column with the time that rows are ordered by.
         start: The place after which the first page begins.
     """
 
     rows: Rows[R]
-    select: Callable[[PostgrestClient], "BaseSelectRequestBuilder[Any]"]
+    build: "PageBuilder"
     page_size: int
     identity: str
     equal: Mapping[str, str | UUID] = field(default_factory=dict[str, "str | UUID"])
+    time: str = "created_at"
     start: Place | None = None
 
     def starting_at(self, cursor: Any) -> "Listing[R]":
@@ -121,20 +123,8 @@ class Listing(Generic[R]):
     def page(self, after: Place | None = None) -> Operation[Fetched[R]]:
         """Return the newest rows, or those after a place."""
         after = after or self.start
-
-        def build(api: PostgrestClient) -> RequestBuilder:
-            request = self.select(api).limit(self.page_size)
-            request = request.order("created_at", desc=True).order("id", desc=True)
-            if after is None:
-                return request
-            # The first of the conditions is implied by the second, and there because PostgreSQL
-            # can begin to read an index at a range, but not at an `or`.
-            request = request.lte("created_at", after.created_at)
-            # Years before Christ end in " BC".
-            moment = f'"{after.created_at}"' if " " in after.created_at else after.created_at
-            return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
-
-        response = yield Request(build, repeatable=True)
+        request = Request(lambda api: self.build(api, self.page_size, after), repeatable=True)
+        response = yield request
         rows = self.rows.read_each(response)
         unreadable = [row for row in rows if type(row) is UnreadableRow]
         # Usually there are none, and the rows need not be looked at one by one.
@@ -143,7 +133,7 @@ class Listing(Generic[R]):
             [row for row in rows if type(row) is not UnreadableRow] if unreadable else rows,
         )
         self._check(rows, items, after)
-        last = _place(self.rows.name, rows[-1]) if rows else None
+        last = self._place_of(rows[-1]) if rows else None
         return Fetched(items, unreadable, last)
 
     def _check(
@@ -163,8 +153,22 @@ class Listing(Generic[R]):
         if after and after.id in map(attrgetter("id"), rows):
             raise self._proxy("rows of the page before")
         # Of the order only the ends are compared, which costs nothing.
-        if items and (items[0].created_at, items[0].id) < (items[-1].created_at, items[-1].id):
+        if items and self._key(items[0]) < self._key(items[-1]):
             raise self._proxy("rows in another order than asked for")
+
+    def _key(self, row: R) -> tuple[datetime, UUID]:
+        return (getattr(row, self.time), row.id)
+
+    def _place_of(self, row: R | UnreadableRow) -> Place:
+        if not isinstance(row, UnreadableRow):
+            return Place(getattr(row, self.time).isoformat(), row.id)
+        try:
+            moment = json.loads(member(row.raw, self.time) or "")
+        except (ValueError, RecursionError):
+            moment = None
+        if not isinstance(moment, str):
+            raise unexpected_shape(self.rows.name, [self.time])
+        return Place(moment, row.id)
 
     def _proxy(self, what: str) -> UnexpectedResponseError:
         return UnexpectedResponseError(
@@ -172,16 +176,38 @@ class Listing(Generic[R]):
         )
 
 
-def _place(name: str, row: Row | UnreadableRow) -> Place:
-    if not isinstance(row, UnreadableRow):
-        return Place(row.created_at.isoformat(), row.id)
-    try:
-        created_at = json.loads(member(row.raw, "created_at") or "")
-    except (ValueError, RecursionError):
-        created_at = None
-    if not isinstance(created_at, str):
-        raise unexpected_shape(name, ["created_at"])
-    return Place(created_at, row.id)
+def by_columns(
+    select: Callable[[PostgrestClient], "BaseSelectRequestBuilder[Any]"],
+) -> PageBuilder:
+    """Return what builds pages of a request for all rows, by conditions on two columns."""
+
+    def build(api: PostgrestClient, page_size: int, after: Place | None) -> RequestBuilder:
+        request = select(api).limit(page_size)
+        request = request.order("created_at", desc=True).order("id", desc=True)
+        if after is None:
+            return request
+        # The first of the conditions is implied by the second, and there because PostgreSQL can
+        # begin to read an index at a range, but not at an `or`.
+        request = request.lte("created_at", after.created_at)
+        # Years before Christ end in " BC".
+        moment = f'"{after.created_at}"' if " " in after.created_at else after.created_at
+        return request.or_(f"created_at.lt.{moment},id.lt.{after.id}")
+
+    return build
+
+
+def by_parameters(function: str, arguments: Mapping[str, Any]) -> PageBuilder:
+    """Return what builds pages of a function that takes a limit and a place."""
+
+    def build(api: PostgrestClient, page_size: int, after: Place | None) -> RequestBuilder:
+        page: dict[str, Any] = {
+            "p_limit": page_size,
+            "p_before": after and after.created_at,
+            "p_before_id": after and str(after.id),
+        }
+        return api.rpc(function, {**arguments, **page})
+
+    return build
 
 
 def checked_page_size(value: Any) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_moment, checked_uuid
-from audiencelab_sdk._http._listing import Listing, Row, checked_page_size
+from audiencelab_sdk._http._listing import Listing, Row, by_columns, checked_page_size
 from audiencelab_sdk._http._operation import (
     Operation,
     PostgrestClient,
@@ -105,7 +105,8 @@ class Table(Generic[R]):
 
         expected = {column: value for column, operator, value in conditions if operator == "eq"}
         identity = repr([self.rows.name, *map(str, conditions)])
-        listing = Listing(self.rows, select, checked_page_size(page_size), identity, expected)
+        page_size = checked_page_size(page_size)
+        listing = Listing(self.rows, by_columns(select), page_size, identity, expected)
         return listing.starting_at(cursor)
 
     def insert(self, rows: Sequence[Mapping[str, Any]]) -> Operation[list[R]]:

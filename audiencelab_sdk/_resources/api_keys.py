@@ -1,8 +1,7 @@
 """API keys: `client.api_keys`."""
 
-import builtins
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Any, Literal
@@ -11,27 +10,21 @@ from uuid import UUID
 from pydantic import Field, SecretStr, StrictBool, StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
-    checked_int,
-    checked_items,
     checked_text,
     checked_uuid,
-    made_storable,
 )
-from audiencelab_sdk._http._listing import Listing, checked_page_size
-from audiencelab_sdk._http._operation import Operation, rpc
+from audiencelab_sdk._http._listing import Listing, by_columns, by_parameters, checked_page_size
+from audiencelab_sdk._http._operation import (
+    Operation,
+    rpc,
+)
 from audiencelab_sdk._http._reading import Rows, read
-from audiencelab_sdk._http._resource import D, Resource, listing, operation
+from audiencelab_sdk._http._resource import D, listing, operation
 from audiencelab_sdk._key_format import may_be_api_key
-from audiencelab_sdk._limits import (
-    LONGEST_ENDPOINT,
-    LONGEST_LOG_TEXT,
-    LONGEST_USER_AGENT,
-)
 from audiencelab_sdk._resources._api_key_fields import address, fields
-from audiencelab_sdk._resources._usage_log import read_batch, read_log
+from audiencelab_sdk._resources._usage import KeyUsage, of_account
 from audiencelab_sdk._secrets import checked_secret, hidden
 from audiencelab_sdk.errors import (
-    AudienceLabError,
     InvalidArgumentError,
 )
 from audiencelab_sdk.models import (
@@ -39,16 +32,14 @@ from audiencelab_sdk.models import (
     ApiKey,
     ApiKeyAuthentication,
     ApiKeyDetails,
+    ApiKeyEvent,
     ApiKeyVerification,
     CreatedApiKey,
     InvalidApiKey,
-    Outcome,
     RejectedApiKey,
     RejectionCode,
     Scope,
     Unset,
-    UsageEvent,
-    UsageLog,
 )
 from audiencelab_sdk.models._base import Model
 
@@ -62,6 +53,11 @@ _VERIFICATION: TypeAdapter[ApiKeyVerification] = TypeAdapter(
     Annotated[ApiKeyVerification, Field(discriminator="valid")]
 )
 _DETAILS = TypeAdapter(ApiKeyDetails)
+_EVENTS = Rows(
+    "list_api_key_events",
+    TypeAdapter(ApiKeyEvent),
+    TypeAdapter(list[ApiKeyEvent], config=Model.model_config),
+)
 _AUTHENTICATION: TypeAdapter[ApiKeyAuthentication] = TypeAdapter(
     Annotated[ApiKeyAuthentication, Field(discriminator="valid")]
 )
@@ -70,12 +66,10 @@ _BOOL: TypeAdapter[bool] = TypeAdapter(StrictBool)
 _TRUE = TypeAdapter(Literal[True])
 _ID_OR_NONE: TypeAdapter[UUID | None] = TypeAdapter(UUID | None)
 
-# The database function accepts no more, and PostgREST returns no more rows.
-_EVENTS_PER_REQUEST = 1000
 _LONGEST_OVERLAP = timedelta(days=30)
 
 
-class ApiKeys(Resource[D]):
+class ApiKeys(KeyUsage[D]):
     """The API keys of accounts: create, change, rotate, revoke and check them, and log their use.
 
     Ids are UUIDs or their text.
@@ -347,7 +341,7 @@ class ApiKeys(Resource[D]):
         arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
         listing = Listing(
             _KEYS,
-            lambda api: api.rpc("list_api_keys", arguments),
+            by_columns(lambda api: api.rpc("list_api_keys", arguments)),
             checked_page_size(page_size),
             repr(arguments),
         )
@@ -468,98 +462,42 @@ class ApiKeys(Resource[D]):
         response = yield rpc("authenticate_api_key", arguments, repeatable=True)
         return read("authenticate_api_key", _AUTHENTICATION, response)
 
-    @operation
-    def log_usage(
+    @listing
+    def events(
         self,
-        api_key_id: UUID | str,
+        account_id: UUID | str,
         *,
-        endpoint: str,
-        method: str,
-        status_code: int | None = None,
-        ip_address: str | None = None,
-        user_agent: str | None = None,
-    ) -> Operation[UsageLog]:
-        """Log a request that was made with an API key.
+        api_key_id: UUID | str | None = None,
+        page_size: int = 100,
+        cursor: str | None = None,
+    ) -> Listing[ApiKeyEvent]:
+        """List who created, changed, rotated or revoked the account's keys, newest first.
 
-        Calls the database function ``log_api_key_usage``, as the service role. The function also
-        updates the key's `last_used_at`. A transient error is retried only if the server did not
-        carry out the request, because a retry could write a second entry.
+        Calls the database function ``list_api_key_events``, as the service role or as a user who is
+        a member of the account.
 
         Args:
-            api_key_id: The id that `verify` returned.
-            endpoint: The requested path, such as ``/v1/segments``, not empty. It is truncated to
-                2,000 characters. In all texts, characters that PostgreSQL cannot store (NUL and
-                lone surrogates) are replaced by U+FFFD.
-            method: The HTTP method, not empty, truncated to 255 characters.
-            status_code: The HTTP status of the response, 100 to 999.
-            ip_address: The client's address, truncated to 255 characters. An empty text is stored
-                as null.
-            user_agent: The client's User-Agent header, truncated to 1,000 characters. An empty text
-                is stored as null.
+            account_id: The account.
+            api_key_id: Only events of this key, which may be deleted.
+            page_size: How many events to fetch per request, 1 to 1000.
+            cursor: The `cursor` of a page of the same list, to continue after that page.
 
         Returns:
-            The entry's id and time.
+            The first page. Iterating over it fetches the following pages as needed.
 
         Raises:
-            UsageLogError: The database could not write the entry, for example because the key does
-                not exist.
-            PermissionDeniedError: The client does not act as the service role.
+            PermissionDeniedError: The caller is a user who is not a member of the account, the
+                account does not exist, or the client acts as an API key.
+            NotFoundError: The key does not belong to the account.
         """
-        response = yield rpc(
-            "log_api_key_usage",
-            {
-                "p_api_key_id": str(checked_uuid("api_key_id", api_key_id)),
-                "p_endpoint": made_storable("endpoint", endpoint, longest=LONGEST_ENDPOINT),
-                "p_method": made_storable("method", method, longest=LONGEST_LOG_TEXT),
-                "p_status_code": None
-                if status_code is None
-                else checked_int("status_code", status_code, 100, 999),
-                "p_ip_address": made_storable("ip_address", ip_address, longest=LONGEST_LOG_TEXT)
-                if ip_address
-                else None,
-                "p_user_agent": made_storable("user_agent", user_agent, longest=LONGEST_USER_AGENT)
-                if user_agent
-                else None,
-            },
-            repeatable=False,
+        arguments = of_account(account_id, api_key_id)
+        listing = Listing(
+            _EVENTS,
+            by_parameters("list_api_key_events", arguments),
+            checked_page_size(page_size),
+            repr(arguments),
         )
-        return read_log(response)
-
-    @operation
-    def log_usage_batch(
-        self, events: Iterable[UsageEvent]
-    ) -> Operation[builtins.list[Outcome[UsageLog]]]:
-        """Log many requests that were made with API keys.
-
-        Calls the database function ``log_api_key_usage_batch``, as the service role, with at most
-        1,000 events per request. Errors of the server or the connection are returned in the
-        outcomes and not raised, so that no event is lost silently::
-
-            for outcome in client.api_keys.log_usage_batch(events):
-                if not outcome:
-                    logger.error("not logged: %s: %s", events[outcome.index], outcome.error)
-
-        An event with a UsageLogError was not written. After any other error, such as a timeout, it
-        may have been written. Pass the same event again: because of its `log_id` it is written only
-        once.
-
-        Args:
-            events: The requests, any number.
-
-        Returns:
-            An outcome for each event, in the order of the events.
-        """
-        batch = checked_items("events", events, UsageEvent)
-        outcomes: builtins.list[Outcome[UsageLog]] = []
-        for first in range(0, len(batch), _EVENTS_PER_REQUEST):
-            chunk = batch[first : first + _EVENTS_PER_REQUEST]
-            rows = [event.model_dump(mode="json", exclude_none=True) for event in chunk]
-            try:
-                response = yield rpc("log_api_key_usage_batch", {"p_events": rows}, repeatable=True)
-                outcomes += read_batch(response, first, len(chunk))
-            except AudienceLabError as error:
-                outcomes += [Outcome(first + index, error=error) for index in range(len(chunk))]
-        return outcomes
+        return listing.starting_at(cursor)
 
     @operation
     def has_scope(self, entity_type: str, entity_id: str, action: str) -> Operation[bool]:

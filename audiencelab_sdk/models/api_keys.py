@@ -307,6 +307,70 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
     log_id: UUID = Field(default_factory=uuid4)
 
 
+class LoggedRequest(Model, frozen=True):
+    """A request that was made with an API key, from `log`.
+
+    Attributes:
+        id: The entry's id.
+        api_key_id: The key. None if it was deleted.
+        endpoint: The requested path.
+        method: The HTTP method.
+        status_code: The HTTP status of the response. None if it was not passed.
+        ip_address: The client's address. None if it was not passed.
+        user_agent: The client's User-Agent header. None if it was not passed.
+        timestamp: The time of the request.
+    """
+
+    id: UUID
+    api_key_id: UUID | None
+    endpoint: str
+    method: str
+    status_code: int | None
+    ip_address: str | None
+    user_agent: str | None
+    timestamp: AwareDatetime
+
+
+class UsageCount(Model, frozen=True):
+    """How often an API key was used within an hour, day or month, from `usage`.
+
+    Attributes:
+        api_key_id: The key.
+        bucket: The beginning of the hour, day or month, in UTC.
+        requests: The number of requests.
+        errors: How many of them had a status of 400 or more.
+        last_used_at: The time of the last one.
+    """
+
+    api_key_id: UUID
+    bucket: AwareDatetime
+    requests: int
+    errors: int
+    last_used_at: Timestamp | None
+
+
+class ApiKeyEvent(Model, frozen=True):
+    """A change of an API key, from `events`.
+
+    Attributes:
+        id: The event's id.
+        api_key_id: The key, which may be deleted.
+        event: ``create``, ``update``, ``disable``, ``enable``, ``rotate`` or ``revoke``.
+        actor_type: Who made the change: ``user``, ``api_key`` or ``service``.
+        actor_id: The id of the user or API key.
+        changes: The old and the new value of each field that changed. Never a key or a hash.
+        created_at: When the change was made.
+    """
+
+    id: UUID
+    api_key_id: UUID
+    event: str
+    actor_type: str
+    actor_id: UUID | None
+    changes: dict[str, Any] | None
+    created_at: AwareDatetime
+
+
 class UsageLog(Model, frozen=True):
     """An entry of the usage log.
 
