@@ -1049,6 +1049,11 @@ create table audiencelab_desired.api_keys (
   last_used_at timestamptz,
   created_by uuid not null,
   is_active boolean not null default true,
+  disabled_at timestamptz,
+  metadata jsonb not null default '{}',
+  allowed_ips cidr[],
+  -- Without a foreign key, which would have to scan the keys of a live database.
+  successor_id uuid,
   constraint api_keys_pkey primary key (id)
 );
 -- Verification is one look-up.
@@ -1077,6 +1082,21 @@ create trigger api_keys_expires_at_limit
   before insert or update of expires_at on audiencelab_desired.api_keys
   for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
   execute function audiencelab_private.enforce_limit('expires_at', 'must be before the year 10000');
+create trigger api_keys_metadata_limit
+  before insert or update of metadata on audiencelab_desired.api_keys
+  for each row
+  when (
+    jsonb_typeof(new.metadata) <> 'object'
+    or octet_length(new.metadata::text) > 4096
+    or audiencelab_private.exceeds_json_limit(new.metadata)
+  )
+  execute function audiencelab_private.enforce_limit(
+    'metadata', 'must be an object of at most 4,096 bytes as text and 100 levels, with numbers in the range of a double'
+  );
+create trigger api_keys_allowed_ips_limit
+  before insert or update of allowed_ips on audiencelab_desired.api_keys
+  for each row when (cardinality(new.allowed_ips) not between 1 and 50)
+  execute function audiencelab_private.enforce_limit('allowed_ips', 'must be null or have 1 to 50 networks');
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
@@ -1085,6 +1105,12 @@ comment on column api_keys_private.api_keys.key_hash is
   'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
+comment on column api_keys_private.api_keys.is_active is 'False after the key was revoked, which is permanent.';
+comment on column api_keys_private.api_keys.disabled_at is 'When the key was disabled; null if it is enabled.';
+comment on column api_keys_private.api_keys.metadata is 'An object with data of the account, which the database does not interpret.';
+comment on column api_keys_private.api_keys.allowed_ips is
+  'The networks that the key may be used from; null for all. An IPv4-mapped IPv6 network is stored as IPv4.';
+comment on column api_keys_private.api_keys.successor_id is 'The key that replaces this one, if it was rotated.';
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
@@ -1144,10 +1170,10 @@ grant select, update on api_keys_private.settings to service_role;
 create or replace view api_keys_private.live_api_keys
 with (security_invoker = true)
 as
-select id, account_id, key_prefix, key_hash, scopes
+select id, account_id, key_prefix, key_hash, scopes, allowed_ips
 from api_keys_private.api_keys
-where is_active and (expires_at is null or expires_at > now());
-comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
+where is_active and disabled_at is null and (expires_at is null or expires_at > now());
+comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked, disabled nor expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
 
 create or replace view api_keys_private.bcrypt_api_keys
@@ -1377,6 +1403,84 @@ comment on function api_keys_private.require_manager(uuid) is
   'Raises 42501 unless the caller is a member of the account, with the account role settings.manage_keys_role if it is set.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
+create or replace function api_keys_private.may_read(p_account_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select audiencelab_private.is_service() or audiencelab_private.is_member(p_account_id);
+$$;
+comment on function api_keys_private.may_read(uuid) is
+  'Returns whether the caller is a member of the account or service_role. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{may_read}');
+
+create or replace function api_keys_private.require_name(p_name text)
+returns void
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_name is null or btrim(p_name) = '' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the name of an API key must not be blank';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_name(text) is 'Raises 22023 if the name of an API key is null or blank.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_name}');
+
+create or replace function api_keys_private.require_expiry(p_expires_at timestamptz)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_expires_at <= now() or not isfinite(p_expires_at) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_expiry(timestamptz) is
+  'Raises 22023 unless the expiry of an API key is null or a finite time in the future.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_expiry}');
+
+create or replace function api_keys_private.require_room(p_account_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_live_keys constant integer := 1000;
+begin
+  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
+  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
+  -- Disabled keys are counted, because they can be enabled.
+  if (
+    select count(*)
+    from api_keys_private.api_keys as api_key
+    where api_key.account_id = p_account_id
+      and api_key.is_active
+      and (api_key.expires_at is null or api_key.expires_at > now())
+  ) >= c_max_live_keys then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
+      hint = 'Revoke an API key that is no longer used.';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_room(uuid) is
+  'Raises PT409 if the account has the maximum number of API keys that are neither revoked nor expired. Locks the account for'
+  ' other calls until the transaction ends.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_room}');
+
 create or replace function public.create_api_key(
   p_account_id uuid,
   p_name text,
@@ -1391,31 +1495,14 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_max_live_keys constant integer := 1000;
   v_key text;
   v_row api_keys_private.api_keys;
 begin
   perform api_keys_private.require_manager(p_account_id);
-  if p_name is null or btrim(p_name) = '' then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = 'the name of an API key must not be blank';
-  end if;
+  perform api_keys_private.require_name(p_name);
   perform api_keys_private.require_scopes(p_scopes);
-  if p_expires_at <= now() or not isfinite(p_expires_at) then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
-  end if;
-
-  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
-  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_max_live_keys then
-    raise exception using
-      errcode = 'PT409',
-      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
-      hint = 'Revoke an API key that is no longer used.';
-  end if;
+  perform api_keys_private.require_expiry(p_expires_at);
+  perform api_keys_private.require_room(p_account_id);
 
   v_key := api_keys_private.generate_api_key();
   insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, scopes, expires_at, created_by)
@@ -1454,7 +1541,7 @@ Callers: authenticated, as a member of the account who may manage its API keys.
 - p_expires_at: a time in the future, before the year 10000. Null, the default, means that the key does not expire.
 
 Errors: 42501 if the account does not exist or the caller may not manage its API keys; 22023 for an invalid argument; 23514
-for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 live API keys.$$;
+for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 API keys that are neither revoked nor expired.$$;
 select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
@@ -1676,13 +1763,80 @@ begin
   if public.get_api_key_account_id() is null then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = 'the API key that the request runs as is revoked or expired';
+      message = 'the API key that the request runs as is revoked, disabled or expired';
   end if;
 end;
 $$;
 comment on function api_keys_private.require_live_caller() is
-  'Raises 42501 if the API key that the request runs as is revoked or expired.';
+  'Raises 42501 if the API key that the request runs as is revoked, disabled or expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
+
+create or replace function api_keys_private.without_mapping(p_address inet)
+returns inet
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_address <<= '::ffff:0.0.0.0/96'
+    then set_masklen('0.0.0.0'::inet + (p_address - '::ffff:0.0.0.0'::inet), masklen(p_address) - 96)
+    else p_address
+  end;
+$$;
+comment on function api_keys_private.without_mapping(inet) is
+  'Returns an IPv4-mapped IPv6 address or network, such as ::ffff:192.0.2.1, as IPv4, and any other unchanged.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{without_mapping}');
+
+create or replace function api_keys_private.rehash_api_key(p_api_key text, p_hash text)
+returns uuid
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_candidate record;
+  v_comparisons integer := 0;
+  v_slot bigint;
+begin
+  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
+  -- older key costs comparisons with bcrypt, and a valid key costs them once.
+  if p_api_key is null or p_api_key !~ '^sk_[A-Za-z0-9]{4,43}$' then
+    return null;
+  end if;
+
+  for v_candidate in
+    select api_key.id, api_key.key_hash
+    from api_keys_private.live_api_keys as api_key
+    where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
+      -- A concurrent call may have re-hashed the key since the caller looked it up.
+      or api_key.key_hash = p_hash
+    order by api_key.key_hash <> p_hash
+  loop
+    if v_candidate.key_hash = p_hash then
+      return v_candidate.id;
+    end if;
+    if v_comparisons = 0 then
+      v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), p_hash);
+    end if;
+    v_comparisons := v_comparisons + 1;
+    if extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
+      update api_keys_private.api_keys as api_key
+      set key_hash = p_hash
+      where api_key.id = v_candidate.id and api_key.key_hash <> p_hash;
+      return v_candidate.id;
+    end if;
+  end loop;
+
+  if v_comparisons > 0 then
+    perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+  end if;
+  return null;
+end;
+$$;
+comment on function api_keys_private.rehash_api_key(text, text) is
+  'Compares a key with the bcrypt hashes of the live keys with its prefix. Re-hashes the key that matches with SHA-256,'
+  ' which is p_hash, and returns its id. Returns null if none matches.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{rehash_api_key}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
@@ -1696,9 +1850,6 @@ declare
   c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
   v_id uuid;
   v_account_id uuid;
-  v_candidate record;
-  v_comparisons integer := 0;
-  v_slot bigint;
 begin
   if current_setting('role') = 'api_key' then
     perform api_keys_private.require_live_caller();
@@ -1707,49 +1858,29 @@ begin
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.key_hash = c_hash;
-  if found then
-    return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
-  end if;
-
-  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
-  -- older key costs comparisons with bcrypt, and a valid key costs them once.
-  if p_api_key ~ '^sk_[A-Za-z0-9]{4,43}$' then
-    for v_candidate in
-      select api_key.id, api_key.account_id, api_key.key_hash
-      from api_keys_private.live_api_keys as api_key
-      where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- A concurrent call may have re-hashed the key since the first query.
-        or api_key.key_hash = c_hash
-    loop
-      if v_candidate.key_hash <> c_hash then
-        if v_comparisons = 0 then
-          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), c_hash);
-        end if;
-        v_comparisons := v_comparisons + 1;
-      end if;
-      if v_candidate.key_hash = c_hash or extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
-        update api_keys_private.api_keys as api_key
-        set key_hash = c_hash
-        where api_key.id = v_candidate.id and api_key.key_hash <> c_hash;
-        return row(true, v_candidate.id, v_candidate.account_id, null::text)::public.verify_api_key_response;
-      end if;
-    end loop;
-    if v_comparisons > 0 then
-      perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+  where api_key.key_hash = c_hash and api_key.allowed_ips is null;
+  if not found then
+    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
+    select api_key.account_id
+    into v_account_id
+    from api_keys_private.live_api_keys as api_key
+    where api_key.id = v_id and api_key.allowed_ips is null;
+    if not found then
+      return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
     end if;
   end if;
 
-  return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
+  return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
 end;
 $$;
 comment on function public.verify_api_key(text) is
-$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked and expired keys
-alike, valid is false and error is 'Invalid API key'. A valid key that is hashed with bcrypt is re-hashed with SHA-256.
+$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked, disabled and expired
+keys alike, and for keys with allowed_ips, valid is false and error is 'Invalid API key'. A valid key that is hashed with
+bcrypt is re-hashed with SHA-256. authenticate_api_key says why a key is not valid and what a valid key may do.
 
 Callers: service_role; api_key, as a live API key.
 
-Errors: 42501 if the caller is a revoked or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
+Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
 invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
@@ -1950,7 +2081,7 @@ as $$
 $$;
 comment on function public.has_scope(text, text, text) is
 $$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
-revoked or expired, or if an argument is null.
+revoked, disabled or expired, or if an argument is null.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{has_scope}');
@@ -1969,7 +2100,8 @@ as $$
   where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
-$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked, disabled
+or expired.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
@@ -2042,6 +2174,401 @@ update api_keys_private.api_keys as api_key
 set is_active = false
 where api_key.is_active
   and not exists (select from public.accounts as account where account.id = api_key.account_id);
+
+notify pgrst, 'reload schema';
+
+
+-- 20261122000210_api_key_life_cycle.sql
+
+do $requirements$
+begin
+  if to_regprocedure('api_keys_private.may_read(uuid)') is null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
+  end if;
+end;
+$requirements$;
+select audiencelab_private.require_ownership(
+  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key}'
+);
+
+-- The type is created in this schema, then applied to that of the database.
+create schema audiencelab_desired;
+
+create type audiencelab_desired.api_key_response as (
+  id uuid,
+  account_id uuid,
+  name text,
+  key_prefix text,
+  scopes jsonb,
+  expires_at timestamptz,
+  created_at timestamptz,
+  created_by uuid,
+  last_used_at timestamptz,
+  is_active boolean,
+  disabled_at timestamptz,
+  metadata jsonb,
+  allowed_ips cidr[],
+  successor_id uuid
+);
+select audiencelab_private.apply_type('api_key_response');
+comment on type public.api_key_response is
+  'An API key, without the key itself and its hash. is_active is false after it was revoked, disabled_at is null unless it is'
+  ' disabled, and successor_id is the key that replaces it, if it was rotated.';
+
+drop schema audiencelab_desired cascade;
+
+create or replace function api_keys_private.to_response(p_key api_keys_private.api_keys)
+returns public.api_key_response
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select row(
+    p_key.id,
+    p_key.account_id,
+    p_key.name,
+    p_key.key_prefix,
+    p_key.scopes,
+    p_key.expires_at,
+    p_key.created_at,
+    p_key.created_by,
+    p_key.last_used_at,
+    p_key.is_active,
+    p_key.disabled_at,
+    p_key.metadata,
+    p_key.allowed_ips,
+    p_key.successor_id
+  )::public.api_key_response;
+$$;
+comment on function api_keys_private.to_response(api_keys_private.api_keys) is
+  'Returns a row of api_keys without the hash of the key.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{to_response}');
+
+create or replace function api_keys_private.find_api_key(p_api_key_id uuid)
+returns api_keys_private.api_keys
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys;
+begin
+  select * into v_key from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id;
+  if not found or not api_keys_private.may_read(v_key.account_id) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or you are not a member of its account';
+  end if;
+  return v_key;
+end;
+$$;
+comment on function api_keys_private.find_api_key(uuid) is
+  'Returns an API key. Raises PT404 if it does not exist or the caller is neither a member of its account nor service_role.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{find_api_key}');
+
+create or replace function api_keys_private.lock_api_key(p_api_key_id uuid)
+returns api_keys_private.api_keys
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys := api_keys_private.find_api_key(p_api_key_id);
+begin
+  if not audiencelab_private.is_service() then
+    perform api_keys_private.require_manager(v_key.account_id);
+  end if;
+
+  -- Only a caller who may change the key locks it. What was read without the lock may have changed.
+  select * into v_key from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id for no key update;
+  if not found or not v_key.is_active then
+    raise exception using
+      errcode = 'PT409',
+      message = 'the API key is revoked, which is permanent',
+      hint = 'Create a new API key.';
+  end if;
+  return v_key;
+end;
+$$;
+comment on function api_keys_private.lock_api_key(uuid) is
+  'Returns an API key that the caller may change, and locks it until the transaction ends. Raises PT404 as find_api_key does,'
+  ' 42501 if the caller may not manage the key, and PT409 if the key is revoked.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{lock_api_key}');
+
+create or replace function api_keys_private.require_json_type(p_changes jsonb, p_field text, variadic p_types text[])
+returns void
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_type constant text := jsonb_typeof(p_changes -> p_field);
+begin
+  if c_type <> all (p_types) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('%s must be of type %s, not %s', p_field, array_to_string(p_types, ' or '), c_type);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_json_type(jsonb, text, text[]) is
+  'Raises 22023 if an object has a field that is of none of these JSON types.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_json_type}');
+
+create or replace function api_keys_private.parse_time(p_field text, p_time text)
+returns timestamptz
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return p_time::timestamptz;
+exception
+  when data_exception then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('%s must be a time such as 2030-01-31T00:00:00Z, not %s', p_field, to_jsonb(p_time));
+end;
+$$;
+comment on function api_keys_private.parse_time(text, text) is 'Returns the time that a field contains as text, or raises 22023.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{parse_time}');
+
+create or replace function api_keys_private.parse_network(p_network text)
+returns cidr
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select api_keys_private.without_mapping(
+    case
+      -- PostgreSQL also accepts 10 for 10.0.0.0/8, and 010.0.0.1 for 10.0.0.1, which other programs read as 8.0.0.1.
+      when (p_network like '%:%' or p_network ~ '^[0-9]+(\.[0-9]+){3}(/[0-9]+)?$')
+        and p_network !~ '(^|[:.])0[0-9]+\.|\.0[0-9]+(/|$)'
+      then p_network::cidr
+    end
+  )::cidr;
+$$;
+comment on function api_keys_private.parse_network(text) is
+  'Returns a network, or null if an IPv4 address is not written as four decimal numbers. Raises 22P02 if the text is not a'
+  ' network. An IPv4-mapped IPv6 network becomes an IPv4 network.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{parse_network}');
+
+create or replace function api_keys_private.parse_networks(p_networks jsonb)
+returns cidr[]
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_networks cidr[];
+  v_network cidr;
+  v_element jsonb;
+  v_index bigint;
+begin
+  for v_element, v_index in
+    select element.value, element.ordinality - 1
+    from jsonb_array_elements(p_networks) with ordinality as element (value, ordinality)
+  loop
+    v_network := null;
+    begin
+      if jsonb_typeof(v_element) = 'string' then
+        v_network := api_keys_private.parse_network(v_element #>> '{}');
+      end if;
+    exception
+      -- The message below is the same for every text that is not a network.
+      when data_exception then
+        null;
+    end;
+    if v_network is null then
+      raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('allowed_ips[%s] must be a network, not %s', v_index, left(v_element::text, 100)),
+        hint = 'A network is an address, such as 192.0.2.1 or 2001:db8::1, or a prefix without further bits, such as 192.0.2.0/24.';
+    end if;
+    v_networks := v_networks || v_network;
+  end loop;
+  -- An empty array, unlike null, exceeds the limit of the column.
+  return coalesce(v_networks, '{}');
+end;
+$$;
+comment on function api_keys_private.parse_networks(jsonb) is
+  'Returns an array of texts as networks. Raises 22023 if an element is not a network.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{parse_networks}');
+
+-- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
+-- arguments ambiguous.
+select audiencelab_private.prepare_functions(
+  'get_api_key(p_api_key_id uuid) returns public.api_key_response',
+  'update_api_key(p_api_key_id uuid, p_changes jsonb) returns public.api_key_response',
+  'disable_api_key(p_api_key_id uuid) returns public.api_key_response',
+  'enable_api_key(p_api_key_id uuid) returns public.api_key_response'
+);
+
+create or replace function public.get_api_key(p_api_key_id uuid)
+returns public.api_key_response
+language plpgsql
+stable
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return api_keys_private.to_response(api_keys_private.find_api_key(p_api_key_id));
+end;
+$$;
+comment on function public.get_api_key(uuid) is
+$$Returns an API key, revoked and expired ones too. The result contains neither the key itself nor its hash.
+
+Callers: service_role; authenticated, as a member of the account of the key.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account.$$;
+select audiencelab_private.revoke_privileges('public', '{get_api_key}');
+grant execute on function public.get_api_key(uuid) to authenticated, service_role;
+
+create or replace function public.update_api_key(p_api_key_id uuid, p_changes jsonb)
+returns public.api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_fields constant text[] := array['name', 'scopes', 'expires_at', 'metadata', 'allowed_ips'];
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+  v_was_expired constant boolean := v_key.expires_at <= now();
+  v_field text;
+begin
+  if jsonb_typeof(p_changes) is distinct from 'object' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the changes must be an object, not %s', coalesce(jsonb_typeof(p_changes), 'null'));
+  end if;
+  for v_field in
+    select key from jsonb_object_keys(p_changes) as key where key <> all (c_fields)
+  loop
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the changes have an unknown field %s', to_jsonb(v_field)),
+      hint = format('The fields that can be changed are %s.', array_to_string(c_fields, ', '));
+  end loop;
+
+  if p_changes ? 'name' then
+    perform api_keys_private.require_json_type(p_changes, 'name', 'string');
+    v_key.name := p_changes ->> 'name';
+    perform api_keys_private.require_name(v_key.name);
+  end if;
+  if p_changes ? 'scopes' then
+    v_key.scopes := p_changes -> 'scopes';
+    perform api_keys_private.require_scopes(v_key.scopes);
+  end if;
+  if p_changes ? 'metadata' then
+    perform api_keys_private.require_json_type(p_changes, 'metadata', 'object');
+    v_key.metadata := p_changes -> 'metadata';
+  end if;
+  if p_changes ? 'allowed_ips' then
+    perform api_keys_private.require_json_type(p_changes, 'allowed_ips', 'array', 'null');
+    v_key.allowed_ips := case jsonb_typeof(p_changes -> 'allowed_ips')
+      when 'array' then api_keys_private.parse_networks(p_changes -> 'allowed_ips')
+    end;
+  end if;
+  if p_changes ? 'expires_at' then
+    perform api_keys_private.require_json_type(p_changes, 'expires_at', 'string', 'null');
+    v_key.expires_at := api_keys_private.parse_time('expires_at', p_changes ->> 'expires_at');
+    perform api_keys_private.require_expiry(v_key.expires_at);
+    if v_was_expired then
+      -- The key becomes live again.
+      perform api_keys_private.require_room(v_key.account_id);
+    end if;
+  end if;
+
+  update api_keys_private.api_keys as api_key
+  set
+    name = v_key.name,
+    scopes = v_key.scopes,
+    expires_at = v_key.expires_at,
+    metadata = v_key.metadata,
+    allowed_ips = v_key.allowed_ips
+  where api_key.id = v_key.id;
+  return api_keys_private.to_response(v_key);
+end;
+$$;
+comment on function public.update_api_key(uuid, jsonb) is
+$$Changes fields of an API key, and returns the key. Fields that are not passed do not change. An expired key whose expiry is
+moved to the future becomes valid again.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+- p_changes: an object with any of these fields:
+  - name, scopes: as in create_api_key. The scopes replace the previous ones.
+  - expires_at: a time in the future, before the year 10000, or null: the key does not expire.
+  - metadata: an object of at most 4,096 bytes, which replaces the previous one.
+  - allowed_ips: an array of 1 to 50 networks, such as "192.0.2.0/24" or "2001:db8::1", or null for all. A key with networks
+    is valid only in authenticate_api_key, and only from an address in one of them.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; 22023 for an unknown field or an invalid value; 23514 for a value that exceeds a limit; PT409 (HTTP 409)
+if the key is revoked, or if it is expired and the account has 1,000 API keys that are neither revoked nor expired.$$;
+select audiencelab_private.revoke_privileges('public', '{update_api_key}');
+grant execute on function public.update_api_key(uuid, jsonb) to authenticated, service_role;
+
+create or replace function public.disable_api_key(p_api_key_id uuid)
+returns public.api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+begin
+  if v_key.disabled_at is null then
+    v_key.disabled_at := now();
+    update api_keys_private.api_keys as api_key set disabled_at = v_key.disabled_at where api_key.id = v_key.id;
+  end if;
+  return api_keys_private.to_response(v_key);
+end;
+$$;
+comment on function public.disable_api_key(uuid) is
+$$Disables an API key until enable_api_key enables it, and returns the key. A repeated call has no effect.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; PT409 (HTTP 409) if the key is revoked.$$;
+select audiencelab_private.revoke_privileges('public', '{disable_api_key}');
+grant execute on function public.disable_api_key(uuid) to authenticated, service_role;
+
+create or replace function public.enable_api_key(p_api_key_id uuid)
+returns public.api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+begin
+  if v_key.disabled_at is not null then
+    v_key.disabled_at := null;
+    update api_keys_private.api_keys as api_key set disabled_at = null where api_key.id = v_key.id;
+  end if;
+  return api_keys_private.to_response(v_key);
+end;
+$$;
+comment on function public.enable_api_key(uuid) is
+$$Enables an API key that disable_api_key disabled, and returns the key. A repeated call has no effect.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; PT409 (HTTP 409) if the key is revoked.$$;
+select audiencelab_private.revoke_privileges('public', '{enable_api_key}');
+grant execute on function public.enable_api_key(uuid) to authenticated, service_role;
 
 notify pgrst, 'reload schema';
 

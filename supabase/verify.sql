@@ -18,6 +18,7 @@ as $verification$
       ('type', 'create_api_key_response'),
       ('type', 'verify_api_key_response'),
       ('type', 'api_key_usage_log_response'),
+      ('type', 'api_key_response'),
       ('function', 'create_api_key'),
       ('function', 'list_api_keys'),
       ('function', 'revoke_api_key'),
@@ -27,6 +28,10 @@ as $verification$
       ('function', 'log_api_key_usage_batch'),
       ('function', 'has_scope'),
       ('function', 'get_api_key_account_id'),
+      ('function', 'get_api_key'),
+      ('function', 'update_api_key'),
+      ('function', 'disable_api_key'),
+      ('function', 'enable_api_key'),
       ('function', 'create_studio_segment'),
       ('function', 'delete_studio_segment'),
       ('function', 'restore_studio_segment'),
@@ -273,16 +278,20 @@ as $verification$
       ]),
       ('columns', 'api_keys_private.api_keys', array[
         'account_id uuid not null',
+        'allowed_ips cidr[]',
         'created_at timestamp with time zone not null default now()',
         'created_by uuid not null',
+        'disabled_at timestamp with time zone',
         'expires_at timestamp with time zone',
         'id uuid not null default gen_random_uuid()',
         'is_active boolean not null default true',
         'key_hash text not null',
         'key_prefix character varying(7) not null',
         'last_used_at timestamp with time zone',
+        'metadata jsonb not null default ''{}''::jsonb',
         'name text not null',
-        'scopes jsonb not null default ''[]''::jsonb'
+        'scopes jsonb not null default ''[]''::jsonb',
+        'successor_id uuid'
       ]),
       ('columns', 'api_keys_private.bcrypt_api_keys', array[
         'account_id uuid',
@@ -302,6 +311,7 @@ as $verification$
       ]),
       ('columns', 'api_keys_private.live_api_keys', array[
         'account_id uuid',
+        'allowed_ips cidr[]',
         'id uuid',
         'key_hash text',
         'key_prefix character varying(7)',
@@ -447,6 +457,15 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
+      ('function', 'api_keys_private.find_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body bc9b5b6422a4aa130e0a4653e5ab0cf8',
+        'language plpgsql',
+        'returns api_keys_private.api_keys',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'api_keys_private.generate_api_key()', array[
         'arguments ',
         'body a2e19bfb022771c92657ba4f9223d21d',
@@ -465,6 +484,15 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'api_keys_private.lock_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 13750252c9cbe51dbea64245a0cd829b',
+        'language plpgsql',
+        'returns api_keys_private.api_keys',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
         'body a8b2d36de1a4e344fa903588a4b44767',
@@ -473,6 +501,42 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
+      ]),
+      ('function', 'api_keys_private.may_read(uuid)', array[
+        'arguments p_account_id uuid',
+        'body 205a1575e681aa2f73050bef68c3e19f',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.parse_network(text)', array[
+        'arguments p_network text',
+        'body 3e4ce3026947abbe977b4e36998307bc',
+        'immutable',
+        'language sql',
+        'returns cidr',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.parse_networks(jsonb)', array[
+        'arguments p_networks jsonb',
+        'body 433365cdf7dcc390fc22dc600cfb46db',
+        'immutable',
+        'language plpgsql',
+        'returns cidr[]',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.parse_time(text,text)', array[
+        'arguments p_field text, p_time text',
+        'body 942e3dce2d2e3858cf94449c78e1b65c',
+        'language plpgsql',
+        'returns timestamp with time zone',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
       ]),
       ('function', 'api_keys_private.random_base62(integer)', array[
         'arguments p_length integer',
@@ -483,9 +547,36 @@ as $verification$
         'security invoker',
         'volatile'
       ]),
+      ('function', 'api_keys_private.rehash_api_key(text,text)', array[
+        'arguments p_api_key text, p_hash text',
+        'body 9424d9cac286bc21fd5587009f7c14df',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.require_expiry(timestamp with time zone)', array[
+        'arguments p_expires_at timestamp with time zone',
+        'body 3b76852ca251221bfa4506a164d7b9ee',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.require_json_type(jsonb,text,text[])', array[
+        'arguments p_changes jsonb, p_field text, VARIADIC p_types text[]',
+        'body 0c2852394f3746a518b038a1a1001070',
+        'immutable',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
       ('function', 'api_keys_private.require_live_caller()', array[
         'arguments ',
-        'body 8cef0b51eebc78cffd1d12310e61e37e',
+        'body f1552f1a34175c550f90f729c780b50f',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -500,6 +591,24 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'stable'
+      ]),
+      ('function', 'api_keys_private.require_name(text)', array[
+        'arguments p_name text',
+        'body e154362079bead2e94ad7c14d0d4c833',
+        'immutable',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.require_room(uuid)', array[
+        'arguments p_account_id uuid',
+        'body f4e9d2df235f9a6e540862b6598180c5',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.require_scopes(jsonb)', array[
         'arguments p_scopes jsonb',
@@ -518,6 +627,24 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'stable'
+      ]),
+      ('function', 'api_keys_private.to_response(api_keys_private.api_keys)', array[
+        'arguments p_key api_keys_private.api_keys',
+        'body 63d434327f5ce1219f26cdea2928d1ee',
+        'immutable',
+        'language sql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.without_mapping(inet)', array[
+        'arguments p_address inet',
+        'body 9f3e556a3e66ffac8809cf7bacb58128',
+        'immutable',
+        'language sql',
+        'returns inet',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
       ]),
       ('function', 'audiencelab_private.apply_columns(regclass,regclass)', array[
         'arguments p_table regclass, p_desired regclass',
@@ -737,7 +864,7 @@ as $verification$
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body 29ece6d49c1e6249d3e970e9167b2db4',
+        'body b24c62d29c9a1a48d4113e57a6402cfa',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -761,6 +888,33 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
+      ]),
+      ('function', 'public.disable_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 9ad4f145ad44b083327d22f0b0024c3f',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.enable_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 53d496054921646bc5d4d31838f7b7be',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.get_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 4e82b689bc3af462ad27d8178e76536c',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
       ]),
       ('function', 'public.get_api_key_account_id()', array[
         'arguments ',
@@ -852,9 +1006,18 @@ as $verification$
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.update_api_key(uuid,jsonb)', array[
+        'arguments p_api_key_id uuid, p_changes jsonb',
+        'body e7decc08463738d3908dd7d8e498aeda',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.verify_api_key(text)', array[
         'arguments p_api_key text',
-        'body f3aca4e84b0d1ae04d2575c1d1633a10',
+        'body cfcd0ac0179e556e5f22280b5596fcf1',
         'language plpgsql',
         'returns public.verify_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -1056,6 +1219,14 @@ as $verification$
       ('privileges', 'public.delete_studio_segment(uuid)', array[
         'execute to authenticated'
       ]),
+      ('privileges', 'public.disable_api_key(uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.enable_api_key(uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
       ('privileges', 'public.enrichment_tracking', array[
         'delete to service_role',
         'insert to authenticated',
@@ -1073,6 +1244,10 @@ as $verification$
         'update (total_records) to api_key',
         'update to authenticated',
         'update to service_role'
+      ]),
+      ('privileges', 'public.get_api_key(uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.get_api_key_account_id()', array[
         'execute to api_key'
@@ -1117,6 +1292,10 @@ as $verification$
         'select to service_role',
         'update to authenticated',
         'update to service_role'
+      ]),
+      ('privileges', 'public.update_api_key(uuid,jsonb)', array[
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.verify_api_key(text)', array[
         'execute to api_key',
@@ -1176,8 +1355,16 @@ as $verification$
         'row level security enabled',
         'table'
       ]),
+      ('trigger', 'api_keys_allowed_ips_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_allowed_ips_limit BEFORE INSERT OR UPDATE OF allowed_ips ON api_keys_private.api_keys FOR EACH ROW WHEN (((cardinality(new.allowed_ips) < 1) OR (cardinality(new.allowed_ips) > 50))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''allowed_ips'', ''must be null or have 1 to 50 networks'')',
+        'enabled'
+      ]),
       ('trigger', 'api_keys_expires_at_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''must be before the year 10000'')',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_metadata_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_metadata_limit BEFORE INSERT OR UPDATE OF metadata ON api_keys_private.api_keys FOR EACH ROW WHEN (((jsonb_typeof(new.metadata) <> ''object''::text) OR (octet_length((new.metadata)::text) > 4096) OR audiencelab_private.exceeds_json_limit(new.metadata))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''metadata'', ''must be an object of at most 4,096 bytes as text and 100 levels, with numbers in the range of a double'')',
         'enabled'
       ]),
       ('trigger', 'api_keys_name_limit on api_keys_private.api_keys', array[
@@ -1276,6 +1463,22 @@ as $verification$
         'CREATE TRIGGER set_timestamps_segments BEFORE UPDATE ON public.segments FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()',
         'enabled'
       ]),
+      ('type', 'public.api_key_response', array[
+        'account_id uuid',
+        'allowed_ips cidr[]',
+        'created_at timestamp with time zone',
+        'created_by uuid',
+        'disabled_at timestamp with time zone',
+        'expires_at timestamp with time zone',
+        'id uuid',
+        'is_active boolean',
+        'key_prefix text',
+        'last_used_at timestamp with time zone',
+        'metadata jsonb',
+        'name text',
+        'scopes jsonb',
+        'successor_id uuid'
+      ]),
       ('type', 'public.api_key_usage_log_response', array[
         'error text',
         'error_code text',
@@ -1303,7 +1506,7 @@ as $verification$
         'as SELECT api_key.id, api_key.account_id, api_key.name, api_key.key_prefix, api_key.created_by, api_key.created_at, api_key.last_used_at, api_key.expires_at FROM (api_keys_private.api_keys api_key JOIN api_keys_private.live_api_keys live ON ((live.id = api_key.id))) WHERE (api_key.key_hash ~~ ''$2a$%''::text);'
       ]),
       ('view', 'api_keys_private.live_api_keys', array[
-        'as SELECT id, account_id, key_prefix, key_hash, scopes FROM api_keys_private.api_keys WHERE (is_active AND ((expires_at IS NULL) OR (expires_at > now())));'
+        'as SELECT id, account_id, key_prefix, key_hash, scopes, allowed_ips FROM api_keys_private.api_keys WHERE (is_active AND (disabled_at IS NULL) AND ((expires_at IS NULL) OR (expires_at > now())));'
       ])
   )
   select

@@ -61,6 +61,11 @@ create table audiencelab_desired.api_keys (
   last_used_at timestamptz,
   created_by uuid not null,
   is_active boolean not null default true,
+  disabled_at timestamptz,
+  metadata jsonb not null default '{}',
+  allowed_ips cidr[],
+  -- Without a foreign key, which would have to scan the keys of a live database.
+  successor_id uuid,
   constraint api_keys_pkey primary key (id)
 );
 -- Verification is one look-up.
@@ -89,6 +94,21 @@ create trigger api_keys_expires_at_limit
   before insert or update of expires_at on audiencelab_desired.api_keys
   for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
   execute function audiencelab_private.enforce_limit('expires_at', 'must be before the year 10000');
+create trigger api_keys_metadata_limit
+  before insert or update of metadata on audiencelab_desired.api_keys
+  for each row
+  when (
+    jsonb_typeof(new.metadata) <> 'object'
+    or octet_length(new.metadata::text) > 4096
+    or audiencelab_private.exceeds_json_limit(new.metadata)
+  )
+  execute function audiencelab_private.enforce_limit(
+    'metadata', 'must be an object of at most 4,096 bytes as text and 100 levels, with numbers in the range of a double'
+  );
+create trigger api_keys_allowed_ips_limit
+  before insert or update of allowed_ips on audiencelab_desired.api_keys
+  for each row when (cardinality(new.allowed_ips) not between 1 and 50)
+  execute function audiencelab_private.enforce_limit('allowed_ips', 'must be null or have 1 to 50 networks');
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
@@ -97,6 +117,12 @@ comment on column api_keys_private.api_keys.key_hash is
   'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
+comment on column api_keys_private.api_keys.is_active is 'False after the key was revoked, which is permanent.';
+comment on column api_keys_private.api_keys.disabled_at is 'When the key was disabled; null if it is enabled.';
+comment on column api_keys_private.api_keys.metadata is 'An object with data of the account, which the database does not interpret.';
+comment on column api_keys_private.api_keys.allowed_ips is
+  'The networks that the key may be used from; null for all. An IPv4-mapped IPv6 network is stored as IPv4.';
+comment on column api_keys_private.api_keys.successor_id is 'The key that replaces this one, if it was rotated.';
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
@@ -156,10 +182,10 @@ grant select, update on api_keys_private.settings to service_role;
 create or replace view api_keys_private.live_api_keys
 with (security_invoker = true)
 as
-select id, account_id, key_prefix, key_hash, scopes
+select id, account_id, key_prefix, key_hash, scopes, allowed_ips
 from api_keys_private.api_keys
-where is_active and (expires_at is null or expires_at > now());
-comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
+where is_active and disabled_at is null and (expires_at is null or expires_at > now());
+comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked, disabled nor expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
 
 create or replace view api_keys_private.bcrypt_api_keys
@@ -389,6 +415,84 @@ comment on function api_keys_private.require_manager(uuid) is
   'Raises 42501 unless the caller is a member of the account, with the account role settings.manage_keys_role if it is set.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
+create or replace function api_keys_private.may_read(p_account_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select audiencelab_private.is_service() or audiencelab_private.is_member(p_account_id);
+$$;
+comment on function api_keys_private.may_read(uuid) is
+  'Returns whether the caller is a member of the account or service_role. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{may_read}');
+
+create or replace function api_keys_private.require_name(p_name text)
+returns void
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_name is null or btrim(p_name) = '' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the name of an API key must not be blank';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_name(text) is 'Raises 22023 if the name of an API key is null or blank.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_name}');
+
+create or replace function api_keys_private.require_expiry(p_expires_at timestamptz)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_expires_at <= now() or not isfinite(p_expires_at) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_expiry(timestamptz) is
+  'Raises 22023 unless the expiry of an API key is null or a finite time in the future.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_expiry}');
+
+create or replace function api_keys_private.require_room(p_account_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_live_keys constant integer := 1000;
+begin
+  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
+  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
+  -- Disabled keys are counted, because they can be enabled.
+  if (
+    select count(*)
+    from api_keys_private.api_keys as api_key
+    where api_key.account_id = p_account_id
+      and api_key.is_active
+      and (api_key.expires_at is null or api_key.expires_at > now())
+  ) >= c_max_live_keys then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
+      hint = 'Revoke an API key that is no longer used.';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_room(uuid) is
+  'Raises PT409 if the account has the maximum number of API keys that are neither revoked nor expired. Locks the account for'
+  ' other calls until the transaction ends.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_room}');
+
 create or replace function public.create_api_key(
   p_account_id uuid,
   p_name text,
@@ -403,31 +507,14 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_max_live_keys constant integer := 1000;
   v_key text;
   v_row api_keys_private.api_keys;
 begin
   perform api_keys_private.require_manager(p_account_id);
-  if p_name is null or btrim(p_name) = '' then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = 'the name of an API key must not be blank';
-  end if;
+  perform api_keys_private.require_name(p_name);
   perform api_keys_private.require_scopes(p_scopes);
-  if p_expires_at <= now() or not isfinite(p_expires_at) then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
-  end if;
-
-  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
-  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if (select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id) >= c_max_live_keys then
-    raise exception using
-      errcode = 'PT409',
-      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
-      hint = 'Revoke an API key that is no longer used.';
-  end if;
+  perform api_keys_private.require_expiry(p_expires_at);
+  perform api_keys_private.require_room(p_account_id);
 
   v_key := api_keys_private.generate_api_key();
   insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, scopes, expires_at, created_by)
@@ -466,7 +553,7 @@ Callers: authenticated, as a member of the account who may manage its API keys.
 - p_expires_at: a time in the future, before the year 10000. Null, the default, means that the key does not expire.
 
 Errors: 42501 if the account does not exist or the caller may not manage its API keys; 22023 for an invalid argument; 23514
-for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 live API keys.$$;
+for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 API keys that are neither revoked nor expired.$$;
 select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
@@ -688,13 +775,80 @@ begin
   if public.get_api_key_account_id() is null then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = 'the API key that the request runs as is revoked or expired';
+      message = 'the API key that the request runs as is revoked, disabled or expired';
   end if;
 end;
 $$;
 comment on function api_keys_private.require_live_caller() is
-  'Raises 42501 if the API key that the request runs as is revoked or expired.';
+  'Raises 42501 if the API key that the request runs as is revoked, disabled or expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
+
+create or replace function api_keys_private.without_mapping(p_address inet)
+returns inet
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_address <<= '::ffff:0.0.0.0/96'
+    then set_masklen('0.0.0.0'::inet + (p_address - '::ffff:0.0.0.0'::inet), masklen(p_address) - 96)
+    else p_address
+  end;
+$$;
+comment on function api_keys_private.without_mapping(inet) is
+  'Returns an IPv4-mapped IPv6 address or network, such as ::ffff:192.0.2.1, as IPv4, and any other unchanged.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{without_mapping}');
+
+create or replace function api_keys_private.rehash_api_key(p_api_key text, p_hash text)
+returns uuid
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_candidate record;
+  v_comparisons integer := 0;
+  v_slot bigint;
+begin
+  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
+  -- older key costs comparisons with bcrypt, and a valid key costs them once.
+  if p_api_key is null or p_api_key !~ '^sk_[A-Za-z0-9]{4,43}$' then
+    return null;
+  end if;
+
+  for v_candidate in
+    select api_key.id, api_key.key_hash
+    from api_keys_private.live_api_keys as api_key
+    where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
+      -- A concurrent call may have re-hashed the key since the caller looked it up.
+      or api_key.key_hash = p_hash
+    order by api_key.key_hash <> p_hash
+  loop
+    if v_candidate.key_hash = p_hash then
+      return v_candidate.id;
+    end if;
+    if v_comparisons = 0 then
+      v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), p_hash);
+    end if;
+    v_comparisons := v_comparisons + 1;
+    if extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
+      update api_keys_private.api_keys as api_key
+      set key_hash = p_hash
+      where api_key.id = v_candidate.id and api_key.key_hash <> p_hash;
+      return v_candidate.id;
+    end if;
+  end loop;
+
+  if v_comparisons > 0 then
+    perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+  end if;
+  return null;
+end;
+$$;
+comment on function api_keys_private.rehash_api_key(text, text) is
+  'Compares a key with the bcrypt hashes of the live keys with its prefix. Re-hashes the key that matches with SHA-256,'
+  ' which is p_hash, and returns its id. Returns null if none matches.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{rehash_api_key}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
@@ -708,9 +862,6 @@ declare
   c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
   v_id uuid;
   v_account_id uuid;
-  v_candidate record;
-  v_comparisons integer := 0;
-  v_slot bigint;
 begin
   if current_setting('role') = 'api_key' then
     perform api_keys_private.require_live_caller();
@@ -719,49 +870,29 @@ begin
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.key_hash = c_hash;
-  if found then
-    return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
-  end if;
-
-  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
-  -- older key costs comparisons with bcrypt, and a valid key costs them once.
-  if p_api_key ~ '^sk_[A-Za-z0-9]{4,43}$' then
-    for v_candidate in
-      select api_key.id, api_key.account_id, api_key.key_hash
-      from api_keys_private.live_api_keys as api_key
-      where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- A concurrent call may have re-hashed the key since the first query.
-        or api_key.key_hash = c_hash
-    loop
-      if v_candidate.key_hash <> c_hash then
-        if v_comparisons = 0 then
-          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), c_hash);
-        end if;
-        v_comparisons := v_comparisons + 1;
-      end if;
-      if v_candidate.key_hash = c_hash or extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
-        update api_keys_private.api_keys as api_key
-        set key_hash = c_hash
-        where api_key.id = v_candidate.id and api_key.key_hash <> c_hash;
-        return row(true, v_candidate.id, v_candidate.account_id, null::text)::public.verify_api_key_response;
-      end if;
-    end loop;
-    if v_comparisons > 0 then
-      perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+  where api_key.key_hash = c_hash and api_key.allowed_ips is null;
+  if not found then
+    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
+    select api_key.account_id
+    into v_account_id
+    from api_keys_private.live_api_keys as api_key
+    where api_key.id = v_id and api_key.allowed_ips is null;
+    if not found then
+      return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
     end if;
   end if;
 
-  return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
+  return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
 end;
 $$;
 comment on function public.verify_api_key(text) is
-$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked and expired keys
-alike, valid is false and error is 'Invalid API key'. A valid key that is hashed with bcrypt is re-hashed with SHA-256.
+$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked, disabled and expired
+keys alike, and for keys with allowed_ips, valid is false and error is 'Invalid API key'. A valid key that is hashed with
+bcrypt is re-hashed with SHA-256. authenticate_api_key says why a key is not valid and what a valid key may do.
 
 Callers: service_role; api_key, as a live API key.
 
-Errors: 42501 if the caller is a revoked or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
+Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
 invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
@@ -962,7 +1093,7 @@ as $$
 $$;
 comment on function public.has_scope(text, text, text) is
 $$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
-revoked or expired, or if an argument is null.
+revoked, disabled or expired, or if an argument is null.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{has_scope}');
@@ -981,7 +1112,8 @@ as $$
   where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
-$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked, disabled
+or expired.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');

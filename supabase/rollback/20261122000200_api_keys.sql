@@ -29,6 +29,11 @@ begin
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: roll back 20261122000300_enrichment_jobs.sql first';
   end if;
+  if to_regtype('public.api_key_response') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: roll back 20261122000210_api_key_life_cycle.sql first';
+  end if;
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -58,6 +63,12 @@ drop function if exists api_keys_private.log_usage_events(jsonb);
 drop function if exists api_keys_private.count_failed_comparisons(text, integer, bigint);
 drop function if exists api_keys_private.admit_comparison(text, text);
 drop function if exists api_keys_private.require_live_caller();
+drop function if exists api_keys_private.rehash_api_key(text, text);
+drop function if exists api_keys_private.without_mapping(inet);
+drop function if exists api_keys_private.require_room(uuid);
+drop function if exists api_keys_private.require_expiry(timestamptz);
+drop function if exists api_keys_private.require_name(text);
+drop function if exists api_keys_private.may_read(uuid);
 drop function if exists api_keys_private.require_manager(uuid);
 drop function if exists api_keys_private.generate_api_key();
 drop function if exists api_keys_private.crc32(bytea);

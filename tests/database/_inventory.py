@@ -58,6 +58,7 @@ def to(*roles: str) -> frozenset[str]:
 
 
 _KEYS = "callers cannot read the keys"
+_MEMBERS_OR_SERVICE = "checks membership, except for service_role"
 _SERVICE = "only service_role may call it"
 
 PUBLIC_FUNCTIONS = (
@@ -85,7 +86,7 @@ PUBLIC_FUNCTIONS = (
     PublicFunction(
         "public.revoke_api_keys_of(uuid, uuid)",
         to("authenticated", "service_role"),
-        definer=f"{_KEYS}; checks membership, except for service_role",
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
         outcomes="x 1 1 x x x x x x 1",
         arguments=lambda it: {"p_user_id": it.key_creator, "p_account_id": it.account_id},
     ),
@@ -131,6 +132,34 @@ PUBLIC_FUNCTIONS = (
         to("api_key"),
         definer=f"{_KEYS}; reads the caller's own key",
         outcomes="x x x x x 1 1 0 0 x",
+    ),
+    PublicFunction(
+        "public.get_api_key(uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.update_api_key(uuid, jsonb)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key, "p_changes": {"name": "n"}},
+    ),
+    PublicFunction(
+        "public.disable_api_key(uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.enable_api_key(uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
     ),
     PublicFunction(
         "public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])",
@@ -226,6 +255,12 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.crc32(bytea)"),
     Function("api_keys_private.generate_api_key()"),
     Function("api_keys_private.require_manager(uuid)"),
+    Function("api_keys_private.may_read(uuid)"),
+    Function("api_keys_private.require_name(text)"),
+    Function("api_keys_private.require_expiry(timestamp with time zone)"),
+    Function("api_keys_private.require_room(uuid)"),
+    Function("api_keys_private.without_mapping(inet)"),
+    Function("api_keys_private.rehash_api_key(text, text)"),
     Function("api_keys_private.admit_comparison(text, text)"),
     Function("api_keys_private.count_failed_comparisons(text, integer, bigint)"),
     Function("api_keys_private.require_live_caller()"),
@@ -236,6 +271,13 @@ PRIVATE_FUNCTIONS = (
         definer=f"{_KEYS}; reads the caller's own key",
     ),
     Function("api_keys_private.has_scope_on_all(text, text[])", to("api_key")),
+    Function("api_keys_private.to_response(api_keys_private.api_keys)"),
+    Function("api_keys_private.find_api_key(uuid)"),
+    Function("api_keys_private.lock_api_key(uuid)"),
+    Function("api_keys_private.require_json_type(jsonb, text, text[])"),
+    Function("api_keys_private.parse_time(text, text)"),
+    Function("api_keys_private.parse_network(text)"),
+    Function("api_keys_private.parse_networks(jsonb)"),
     Function("enrichment_private.keep_counters()"),
     Function("enrichment_private.may_write(enrichment_tracking)"),
     Function("enrichment_private.count_records(uuid)"),
@@ -266,4 +308,7 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
 }
 
 PUBLIC_TABLES = tuple(name.removeprefix("public.") for name in TABLES if name.startswith("public."))
-PUBLIC_TYPES = ("create_api_key_response", "verify_api_key_response", "api_key_usage_log_response")
+PUBLIC_TYPES = (
+    *("create_api_key_response", "verify_api_key_response", "api_key_usage_log_response"),
+    "api_key_response",
+)

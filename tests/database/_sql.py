@@ -12,6 +12,7 @@ import psycopg
 from psycopg.rows import dict_row, scalar_row
 
 from audiencelab_sdk.local import _migrate as migrate
+from tests._waiting import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,6 +121,15 @@ class Database:
         """The number of rows that one statement of the actor changed."""
         with self.acting(actor) as connection:
             return connection.execute(statement.encode(), parameters).rowcount
+
+    def wait_for_blocked_session(self) -> None:
+        """Wait until a session of this database waits for a lock."""
+        wait_until(
+            lambda: self.admin(
+                "select 1 from pg_stat_activity"
+                " where datname = current_database() and wait_event_type = 'Lock'"
+            )
+        )
 
     def add_tenant(self) -> Tenant:
         """A new account with its owner."""

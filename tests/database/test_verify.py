@@ -120,9 +120,8 @@ DAMAGE = {
         "expected <security invoker>"
     ),
     "create or replace view api_keys_private.live_api_keys with (security_invoker = true) as"
-    " select id, account_id, key_prefix, key_hash, scopes from api_keys_private.api_keys": (
-        "view api_keys_private.live_api_keys: expected <as SELECT"
-    ),
+    " select id, account_id, key_prefix, key_hash, scopes, allowed_ips"
+    " from api_keys_private.api_keys": ("view api_keys_private.live_api_keys: expected <as SELECT"),
     "alter table public.segments owner to anon": (
         "owner public.segments: unexpected: owned by anon"
     ),

@@ -172,7 +172,7 @@ def test_to_check_texts_as_a_key_that_does_not_live(
     add_old_key(db, tenant, text)
     before = crypt_calls(db)
     for guess in (text, text[:7] + uuid4().hex):
-        with pytest.raises(errors.InsufficientPrivilege, match="revoked or expired"):
+        with pytest.raises(errors.InsufficientPrivilege, match="revoked, disabled or expired"):
             db.rows(api_key(key_id), "select * from public.verify_api_key(%s)", guess)
     assert crypt_calls(db) == before
 
