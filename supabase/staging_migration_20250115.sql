@@ -1013,7 +1013,7 @@ select audiencelab_private.require_ownership(
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
-    log_api_key_usage_batch,has_scope,get_api_key_account_id}'
+    log_api_key_usage_batch,has_scope,get_api_key_account_id,authenticate_api_key}'
 );
 
 create schema if not exists api_keys_private;
@@ -1214,6 +1214,22 @@ select audiencelab_private.apply_type('verify_api_key_response');
 comment on type public.verify_api_key_response is
   'The result of verify_api_key: the id and account of a valid API key, or an error.';
 
+create type audiencelab_desired.authenticate_api_key_response as (
+  valid boolean,
+  code text,
+  api_key_id uuid,
+  account_id uuid,
+  name text,
+  scopes jsonb,
+  expires_at timestamptz,
+  created_by uuid,
+  metadata jsonb,
+  ip_restricted boolean
+);
+select audiencelab_private.apply_type('authenticate_api_key_response');
+comment on type public.authenticate_api_key_response is
+  'The result of authenticate_api_key: whether an API key is valid, why not, and what is known of the key.';
+
 create type audiencelab_desired.api_key_usage_log_response as (
   success boolean,
   log_id uuid,
@@ -1372,6 +1388,7 @@ select audiencelab_private.prepare_functions(
   'revoke_api_key(p_api_key_id uuid) returns boolean',
   'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
+  'authenticate_api_key(p_api_key text, p_ip inet DEFAULT NULL::inet) returns public.authenticate_api_key_response',
   'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
      p_user_agent text)
    returns public.api_key_usage_log_response',
@@ -1884,6 +1901,73 @@ Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HT
 invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
+
+create or replace function public.authenticate_api_key(p_api_key text, p_ip inet default null)
+returns public.authenticate_api_key_response
+language plpgsql
+volatile
+-- Definer: the owner has the privileges on the table and on the functions above. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
+  v_id uuid;
+  v_key api_keys_private.api_keys;
+  v_code text;
+  v_valid boolean;
+begin
+  select * into v_key from api_keys_private.api_keys as api_key where api_key.key_hash = c_hash;
+  if not found then
+    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
+    select * into v_key from api_keys_private.api_keys as api_key where api_key.id = v_id;
+  end if;
+
+  -- A key is live in live_api_keys if none of the first four codes applies.
+  v_code := case
+    when v_key.id is null then 'not_found'
+    when not v_key.is_active then 'revoked'
+    when v_key.disabled_at is not null then 'disabled'
+    when v_key.expires_at <= now() then 'expired'
+    when v_key.allowed_ips is null then 'valid'
+    when api_keys_private.without_mapping(p_ip) <<= any (v_key.allowed_ips) then 'valid'
+    else 'ip_not_allowed'
+  end;
+  v_valid := v_code = 'valid';
+  return row(
+    v_valid,
+    v_code,
+    v_key.id,
+    v_key.account_id,
+    v_key.name,
+    case when v_valid then v_key.scopes end,
+    v_key.expires_at,
+    v_key.created_by,
+    case when v_valid then v_key.metadata end,
+    case when v_key.id is not null then v_key.allowed_ips is not null end
+  )::public.authenticate_api_key_response;
+end;
+$$;
+comment on function public.authenticate_api_key(text, inet) is
+$$Returns whether a text is an API key that may be used from an address, whose key it is and what it may do, in one call.
+Re-hashes keys as verify_api_key does.
+
+Callers: service_role.
+
+- p_api_key: the text that a client sent as its key.
+- p_ip: the address of the client. Null, the default, is in no network, so that keys with allowed_ips are not valid.
+
+The code in the result is the first of these that applies:
+- not_found: no API key has this text. All other fields are null. Keys that are still hashed with bcrypt and are revoked,
+  disabled or expired are not found either.
+- revoked, disabled, expired: the key cannot be used.
+- ip_not_allowed: the key has allowed_ips, and the address is in none of them. An IPv4-mapped IPv6 address counts as IPv4.
+- valid: the key can be used. Only then are scopes and metadata not null.
+
+Errors: PGRST (HTTP 429 with Retry-After in seconds) after too many invalid keys with the prefix of a key that is hashed with
+bcrypt.$$;
+select audiencelab_private.revoke_privileges('public', '{authenticate_api_key}');
+grant execute on function public.authenticate_api_key(text, inet) to service_role;
 
 create or replace function public.log_api_key_usage(
   p_api_key_id uuid,

@@ -18,12 +18,14 @@ as $verification$
       ('type', 'create_api_key_response'),
       ('type', 'verify_api_key_response'),
       ('type', 'api_key_usage_log_response'),
+      ('type', 'authenticate_api_key_response'),
       ('type', 'api_key_response'),
       ('function', 'create_api_key'),
       ('function', 'list_api_keys'),
       ('function', 'revoke_api_key'),
       ('function', 'revoke_api_keys_of'),
       ('function', 'verify_api_key'),
+      ('function', 'authenticate_api_key'),
       ('function', 'log_api_key_usage'),
       ('function', 'log_api_key_usage_batch'),
       ('function', 'has_scope'),
@@ -862,6 +864,15 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'public.authenticate_api_key(text,inet)', array[
+        'arguments p_api_key text, p_ip inet DEFAULT NULL::inet',
+        'body f3972185714680755451531df5257e5f',
+        'language plpgsql',
+        'returns public.authenticate_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
         'body b24c62d29c9a1a48d4113e57a6402cfa',
@@ -1210,6 +1221,9 @@ as $verification$
         'select to service_role',
         'update to service_role'
       ]),
+      ('privileges', 'public.authenticate_api_key(text,inet)', array[
+        'execute to service_role'
+      ]),
       ('privileges', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'execute to authenticated'
       ]),
@@ -1485,6 +1499,18 @@ as $verification$
         'log_id uuid',
         'success boolean',
         'timestamp timestamp with time zone'
+      ]),
+      ('type', 'public.authenticate_api_key_response', array[
+        'account_id uuid',
+        'api_key_id uuid',
+        'code text',
+        'created_by uuid',
+        'expires_at timestamp with time zone',
+        'ip_restricted boolean',
+        'metadata jsonb',
+        'name text',
+        'scopes jsonb',
+        'valid boolean'
       ]),
       ('type', 'public.create_api_key_response', array[
         'account_id uuid',

@@ -47,6 +47,7 @@ drop function if exists public.get_api_key_account_id();
 drop function if exists public.has_scope(text, text, text);
 drop function if exists public.log_api_key_usage_batch(jsonb);
 drop function if exists public.log_api_key_usage(uuid, text, text, integer, text, text);
+drop function if exists public.authenticate_api_key(text, inet);
 drop function if exists public.verify_api_key(text);
 drop function if exists public.revoke_api_keys_of(uuid, uuid);
 drop function if exists public.revoke_api_key(uuid);
@@ -54,6 +55,7 @@ drop function if exists public.list_api_keys(uuid);
 drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz);
 
 drop type if exists public.api_key_usage_log_response;
+drop type if exists public.authenticate_api_key_response;
 drop type if exists public.verify_api_key_response;
 drop type if exists public.create_api_key_response;
 

@@ -116,6 +116,7 @@ values
   ('public.revoke_api_key(uuid)', '{authenticated}'),
   ('public.revoke_api_keys_of(uuid, uuid)', '{authenticated,service_role}'),
   ('public.verify_api_key(text)', '{api_key,service_role}'),
+  ('public.authenticate_api_key(text, inet)', '{service_role}'),
   ('public.log_api_key_usage(uuid, text, text, integer, text, text)', '{service_role}'),
   ('public.log_api_key_usage_batch(jsonb)', '{service_role}'),
   ('public.has_scope(text, text, text)', '{api_key}'),

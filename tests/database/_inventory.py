@@ -98,6 +98,13 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_api_key": it.key_text},
     ),
     PublicFunction(
+        "public.authenticate_api_key(text, inet)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda it: {"p_api_key": it.key_text, "p_ip": "192.0.2.1"},
+    ),
+    PublicFunction(
         "public.log_api_key_usage(uuid, text, text, integer, text, text)",
         to("service_role"),
         definer=_SERVICE,
@@ -310,5 +317,5 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
 PUBLIC_TABLES = tuple(name.removeprefix("public.") for name in TABLES if name.startswith("public."))
 PUBLIC_TYPES = (
     *("create_api_key_response", "verify_api_key_response", "api_key_usage_log_response"),
-    "api_key_response",
+    *("authenticate_api_key_response", "api_key_response"),
 )

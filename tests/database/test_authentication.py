@@ -112,7 +112,7 @@ def test_it_agrees_with_the_definition_of_a_live_key(
     key = db.create_key(
         tenant, is_active=is_active, disabled_at=disabled_at, expires_at=expires_at
     )
-    live = db.admin("select from api_keys_private.live_api_keys where id = %s", key["id"])
+    live = db.admin("select id from api_keys_private.live_api_keys where id = %s", key["id"])
     assert code(db, key["key"]) == (
         "valid"
         if live
