@@ -21,6 +21,7 @@ as $verification$
       ('type', 'authenticate_api_key_response'),
       ('type', 'api_key_response'),
       ('function', 'create_api_key'),
+      ('function', 'issue_api_key'),
       ('function', 'list_api_keys'),
       ('function', 'revoke_api_key'),
       ('function', 'revoke_api_keys_of'),
@@ -423,6 +424,15 @@ as $verification$
       ('constraint', 'worker_progress_pkey on enrichment_private.worker_progress', array[
         'PRIMARY KEY (job_id, worker)'
       ]),
+      ('function', 'api_keys_private.add_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
+        'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone',
+        'body 1475e5677bb636b3db255bf7f9fad97a',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'api_keys_private.admit_comparison(text,text)', array[
         'arguments p_key_prefix text, p_key_hash text',
         'body 9bc3d296f2a978ddf6180db81c54ab76',
@@ -629,6 +639,15 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'stable'
+      ]),
+      ('function', 'api_keys_private.store_api_key(uuid,uuid,text,jsonb,timestamp with time zone,jsonb,cidr[])', array[
+        'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone, p_metadata jsonb DEFAULT ''{}''::jsonb, p_allowed_ips cidr[] DEFAULT NULL::cidr[]',
+        'body e7ebcfbb9bcefb5b2a7231c17965de90',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.to_response(api_keys_private.api_keys)', array[
         'arguments p_key api_keys_private.api_keys',
@@ -875,7 +894,7 @@ as $verification$
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body b24c62d29c9a1a48d4113e57a6402cfa',
+        'body 30a55d7205d1b9da6cb836c264231ea1',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -945,9 +964,18 @@ as $verification$
         'security definer',
         'stable'
       ]),
+      ('function', 'public.issue_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
+        'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
+        'body c9947f18c55bdd169b5d8d50abe0f7d4',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.list_api_keys(uuid)', array[
         'arguments p_account_id uuid',
-        'body e994b2f927c327ae99e6cd96da378751',
+        'body cd1d90044d4fce53c2f60e47849a93dc',
         'language plpgsql',
         'returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone, created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
         'search_path=pg_catalog, pg_temp',
@@ -1001,7 +1029,7 @@ as $verification$
       ]),
       ('function', 'public.revoke_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
-        'body 722937b5a73cfc561ca555acf1b15e4f',
+        'body 20e76b30b9b9d3b09c2781be4ef91f82',
         'language plpgsql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -1269,8 +1297,12 @@ as $verification$
       ('privileges', 'public.has_scope(text,text,text)', array[
         'execute to api_key'
       ]),
+      ('privileges', 'public.issue_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
+        'execute to service_role'
+      ]),
       ('privileges', 'public.list_api_keys(uuid)', array[
-        'execute to authenticated'
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
         'execute to service_role'
@@ -1290,7 +1322,8 @@ as $verification$
         'execute to authenticated'
       ]),
       ('privileges', 'public.revoke_api_key(uuid)', array[
-        'execute to authenticated'
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.revoke_api_keys_of(uuid,uuid)', array[
         'execute to authenticated',

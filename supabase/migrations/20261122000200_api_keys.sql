@@ -25,7 +25,7 @@ select audiencelab_private.require_ownership(
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
-    log_api_key_usage_batch,has_scope,get_api_key_account_id,authenticate_api_key}'
+    log_api_key_usage_batch,has_scope,get_api_key_account_id,authenticate_api_key,issue_api_key}'
 );
 
 create schema if not exists api_keys_private;
@@ -394,6 +394,9 @@ select audiencelab_private.prepare_functions(
   'create_api_key(p_account_id uuid, p_name text, p_scopes jsonb,
      p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
    returns public.create_api_key_response',
+  'issue_api_key(p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb,
+     p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+   returns public.create_api_key_response',
   'list_api_keys(p_account_id uuid)
    returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone,
      created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
@@ -510,6 +513,81 @@ comment on function api_keys_private.require_room(uuid) is
   ' other calls until the transaction ends.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_room}');
 
+create or replace function api_keys_private.store_api_key(
+  p_account_id uuid,
+  p_created_by uuid,
+  p_name text,
+  p_scopes jsonb,
+  p_expires_at timestamptz,
+  p_metadata jsonb default '{}',
+  p_allowed_ips cidr[] default null
+)
+returns public.create_api_key_response
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_key constant text := api_keys_private.generate_api_key();
+  v_row api_keys_private.api_keys;
+begin
+  insert into api_keys_private.api_keys (
+    account_id, name, key_prefix, key_hash, scopes, expires_at, created_by, metadata, allowed_ips
+  )
+  values (
+    p_account_id,
+    p_name,
+    left(c_key, 7),
+    encode(sha256(convert_to(c_key, 'UTF8')), 'hex'),
+    p_scopes,
+    p_expires_at,
+    p_created_by,
+    p_metadata,
+    p_allowed_ips
+  )
+  returning * into v_row;
+
+  return row(
+    v_row.id,
+    v_row.name,
+    c_key,
+    v_row.key_prefix,
+    v_row.account_id,
+    v_row.scopes,
+    v_row.expires_at,
+    v_row.created_at
+  )::public.create_api_key_response;
+end;
+$$;
+comment on function api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamptz, jsonb, cidr[]) is
+  'Generates an API key, stores its hash with these columns, and returns the key. Checks nothing but the limits of the columns.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{store_api_key}');
+
+create or replace function api_keys_private.add_api_key(
+  p_account_id uuid,
+  p_created_by uuid,
+  p_name text,
+  p_scopes jsonb,
+  p_expires_at timestamptz
+)
+returns public.create_api_key_response
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform api_keys_private.require_name(p_name);
+  perform api_keys_private.require_scopes(p_scopes);
+  perform api_keys_private.require_expiry(p_expires_at);
+  perform api_keys_private.require_room(p_account_id);
+  return api_keys_private.store_api_key(p_account_id, p_created_by, p_name, p_scopes, p_expires_at);
+end;
+$$;
+comment on function api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamptz) is
+  'Adds an API key to an account, and returns it. Raises 22023 for an invalid argument and PT409 if the account has the'
+  ' maximum number of keys.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{add_api_key}');
+
 create or replace function public.create_api_key(
   p_account_id uuid,
   p_name text,
@@ -523,39 +601,9 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_key text;
-  v_row api_keys_private.api_keys;
 begin
   perform api_keys_private.require_manager(p_account_id);
-  perform api_keys_private.require_name(p_name);
-  perform api_keys_private.require_scopes(p_scopes);
-  perform api_keys_private.require_expiry(p_expires_at);
-  perform api_keys_private.require_room(p_account_id);
-
-  v_key := api_keys_private.generate_api_key();
-  insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, scopes, expires_at, created_by)
-  values (
-    p_account_id,
-    p_name,
-    left(v_key, 7),
-    encode(sha256(convert_to(v_key, 'UTF8')), 'hex'),
-    p_scopes,
-    p_expires_at,
-    audiencelab_private.caller_id()
-  )
-  returning * into v_row;
-
-  return row(
-    v_row.id,
-    v_row.name,
-    v_key,
-    v_row.key_prefix,
-    v_row.account_id,
-    v_row.scopes,
-    v_row.expires_at,
-    v_row.created_at
-  )::public.create_api_key_response;
+  return api_keys_private.add_api_key(p_account_id, audiencelab_private.caller_id(), p_name, p_scopes, p_expires_at);
 end;
 $$;
 comment on function public.create_api_key(uuid, text, jsonb, timestamptz) is
@@ -574,6 +622,46 @@ for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 API 
 select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
 
+create or replace function public.issue_api_key(
+  p_account_id uuid,
+  p_created_by uuid,
+  p_name text,
+  p_scopes jsonb,
+  p_expires_at timestamptz default null
+)
+returns public.create_api_key_response
+language plpgsql
+volatile
+-- Definer: the owner has the privileges on the table and on the functions above. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from public.accounts_memberships as membership
+    where membership.account_id = p_account_id and membership.user_id = p_created_by
+  ) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the account does not exist, or the creator of the API key is not a member of it';
+  end if;
+  return api_keys_private.add_api_key(p_account_id, p_created_by, p_name, p_scopes, p_expires_at);
+end;
+$$;
+comment on function public.issue_api_key(uuid, uuid, text, jsonb, timestamptz) is
+$$Creates an API key on behalf of a member of an account, as create_api_key does. The setting manage_keys_role does not apply.
+
+Callers: service_role.
+
+- p_account_id: the account that the key acts for.
+- p_created_by: the user who becomes the creator of the key, a member of the account.
+- p_name, p_scopes, p_expires_at: as in create_api_key.
+
+Errors: 22023 for an invalid argument, such as a creator who is not a member of the account; 23514 for a value that exceeds a
+limit; PT409 (HTTP 409) if the account has 1,000 API keys that are neither revoked nor expired.$$;
+select audiencelab_private.revoke_privileges('public', '{issue_api_key}');
+grant execute on function public.issue_api_key(uuid, uuid, text, jsonb, timestamptz) to service_role;
+
 create or replace function public.list_api_keys(p_account_id uuid)
 returns table (
   id uuid,
@@ -588,12 +676,14 @@ returns table (
 )
 language plpgsql
 stable
--- Definer: callers have no access to the table. The function checks membership itself.
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform audiencelab_private.require_member(p_account_id);
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
   return query
     select
       api_key.id,
@@ -613,17 +703,17 @@ $$;
 comment on function public.list_api_keys(uuid) is
 $$Returns all API keys of an account, newest first. The result contains neither the keys themselves nor their hashes.
 
-Callers: authenticated, as a member of the account.
+Callers: service_role; authenticated, as a member of the account.
 
-Errors: 42501 if the account does not exist or the caller is not a member of it.$$;
+Errors: 42501 if a user calls it and the account does not exist or the user is not a member of it.$$;
 select audiencelab_private.revoke_privileges('public', '{list_api_keys}');
-grant execute on function public.list_api_keys(uuid) to authenticated;
+grant execute on function public.list_api_keys(uuid) to authenticated, service_role;
 
 create or replace function public.revoke_api_key(p_api_key_id uuid)
 returns boolean
 language plpgsql
 volatile
--- Definer: callers have no access to the table. The function checks membership itself.
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -632,12 +722,14 @@ declare
     select api_key.account_id from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id
   );
 begin
-  if not audiencelab_private.is_member(c_account_id) then
+  if c_account_id is null or not api_keys_private.may_read(c_account_id) then
     raise exception using
       errcode = 'insufficient_privilege',
       message = 'the API key does not exist, or you are not a member of its account';
   end if;
-  perform api_keys_private.require_manager(c_account_id);
+  if not audiencelab_private.is_service() then
+    perform api_keys_private.require_manager(c_account_id);
+  end if;
   update api_keys_private.api_keys as api_key set is_active = false where api_key.id = p_api_key_id;
   return true;
 end;
@@ -645,11 +737,11 @@ $$;
 comment on function public.revoke_api_key(uuid) is
 $$Revokes an API key permanently and returns true. A repeated call has no effect.
 
-Callers: authenticated, as a member of the account of the key who may manage its API keys.
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
 
 Errors: 42501 if the API key does not exist or the caller may not manage it.$$;
 select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
-grant execute on function public.revoke_api_key(uuid) to authenticated;
+grant execute on function public.revoke_api_key(uuid) to authenticated, service_role;
 
 create or replace function public.revoke_api_keys_of(p_user_id uuid, p_account_id uuid default null)
 returns integer

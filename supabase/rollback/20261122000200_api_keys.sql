@@ -52,7 +52,10 @@ drop function if exists public.verify_api_key(text);
 drop function if exists public.revoke_api_keys_of(uuid, uuid);
 drop function if exists public.revoke_api_key(uuid);
 drop function if exists public.list_api_keys(uuid);
+drop function if exists public.issue_api_key(uuid, uuid, text, jsonb, timestamptz);
 drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz);
+drop function if exists api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamptz);
+drop function if exists api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamptz, jsonb, cidr[]);
 
 drop type if exists public.api_key_usage_log_response;
 drop type if exists public.authenticate_api_key_response;

@@ -112,8 +112,9 @@ create temporary table api (function regprocedure, callers name[]);
 insert into api (function, callers)
 values
   ('public.create_api_key(uuid, text, jsonb, timestamp with time zone)', '{authenticated}'),
-  ('public.list_api_keys(uuid)', '{authenticated}'),
-  ('public.revoke_api_key(uuid)', '{authenticated}'),
+  ('public.issue_api_key(uuid, uuid, text, jsonb, timestamp with time zone)', '{service_role}'),
+  ('public.list_api_keys(uuid)', '{authenticated,service_role}'),
+  ('public.revoke_api_key(uuid)', '{authenticated,service_role}'),
   ('public.revoke_api_keys_of(uuid, uuid)', '{authenticated,service_role}'),
   ('public.verify_api_key(text)', '{api_key,service_role}'),
   ('public.authenticate_api_key(text, inet)', '{service_role}'),

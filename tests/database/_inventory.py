@@ -70,17 +70,29 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_account_id": it.account_id, "p_name": "n", "p_scopes": []},
     ),
     PublicFunction(
+        "public.issue_api_key(uuid, uuid, text, jsonb, timestamp with time zone)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda it: {
+            "p_account_id": it.account_id,
+            "p_created_by": it.created_by,
+            "p_name": "n",
+            "p_scopes": [],
+        },
+    ),
+    PublicFunction(
         "public.list_api_keys(uuid)",
-        to("authenticated"),
-        definer=f"{_KEYS}; checks membership",
-        outcomes="x 1 1 x x x x x x x",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 x x x x x x 1",
         arguments=lambda it: {"p_account_id": it.account_id},
     ),
     PublicFunction(
         "public.revoke_api_key(uuid)",
-        to("authenticated"),
-        definer=f"{_KEYS}; checks membership",
-        outcomes="x 1 1 x x x x x x x",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 x x x x x x 1",
         arguments=lambda it: {"p_api_key_id": it.key},
     ),
     PublicFunction(
@@ -266,6 +278,13 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.require_name(text)"),
     Function("api_keys_private.require_expiry(timestamp with time zone)"),
     Function("api_keys_private.require_room(uuid)"),
+    Function(
+        "api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamp with time zone, jsonb,"
+        " cidr[])"
+    ),
+    Function(
+        "api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamp with time zone)"
+    ),
     Function("api_keys_private.without_mapping(inet)"),
     Function("api_keys_private.rehash_api_key(text, text)"),
     Function("api_keys_private.admit_comparison(text, text)"),
