@@ -2366,7 +2366,7 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership(
-  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key}'
+  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key,rotate_api_key}'
 );
 
 -- The type is created in this schema, then applied to that of the database.
@@ -2472,6 +2472,18 @@ comment on function api_keys_private.lock_api_key(uuid) is
   'Returns an API key that the caller may change, and locks it until the transaction ends. Raises PT404 as find_api_key does,'
   ' 42501 if the caller may not manage the key, and PT409 if the key is revoked.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{lock_api_key}');
+
+create or replace function api_keys_private.max_overlap()
+returns interval
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select interval '30 days';
+$$;
+comment on function api_keys_private.max_overlap() is
+  'Returns the longest time for which a key that was rotated may remain valid.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{max_overlap}');
 
 create or replace function api_keys_private.require_json_type(p_changes jsonb, p_field text, variadic p_types text[])
 returns void
@@ -2579,7 +2591,8 @@ select audiencelab_private.prepare_functions(
   'get_api_key(p_api_key_id uuid) returns public.api_key_response',
   'update_api_key(p_api_key_id uuid, p_changes jsonb) returns public.api_key_response',
   'disable_api_key(p_api_key_id uuid) returns public.api_key_response',
-  'enable_api_key(p_api_key_id uuid) returns public.api_key_response'
+  'enable_api_key(p_api_key_id uuid) returns public.api_key_response',
+  'rotate_api_key(p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval) returns public.create_api_key_response'
 );
 
 create or replace function public.get_api_key(p_api_key_id uuid)
@@ -2615,6 +2628,9 @@ declare
   c_fields constant text[] := array['name', 'scopes', 'expires_at', 'metadata', 'allowed_ips'];
   v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
   v_was_expired constant boolean := v_key.expires_at <= now();
+  v_rotated_at constant timestamptz := (
+    select successor.created_at from api_keys_private.api_keys as successor where successor.id = v_key.successor_id
+  );
   v_field text;
 begin
   if jsonb_typeof(p_changes) is distinct from 'object' then
@@ -2654,6 +2670,15 @@ begin
     perform api_keys_private.require_json_type(p_changes, 'expires_at', 'string', 'null');
     v_key.expires_at := api_keys_private.parse_time('expires_at', p_changes ->> 'expires_at');
     perform api_keys_private.require_expiry(v_key.expires_at);
+    -- The limit of keys per account does not apply to rotations, so a key that was rotated must expire.
+    if v_key.expires_at is distinct from least(v_key.expires_at, v_rotated_at + api_keys_private.max_overlap()) then
+      raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format(
+          'the API key was rotated at %s, and must expire within %s days of it',
+          v_rotated_at, extract(day from api_keys_private.max_overlap())
+        );
+    end if;
     if v_was_expired then
       -- The key becomes live again.
       perform api_keys_private.require_room(v_key.account_id);
@@ -2679,7 +2704,8 @@ Callers: service_role; authenticated, as a member of the account of the key who 
 
 - p_changes: an object with any of these fields:
   - name, scopes: as in create_api_key. The scopes replace the previous ones.
-  - expires_at: a time in the future, before the year 10000, or null: the key does not expire.
+  - expires_at: a time in the future, before the year 10000, or null: the key does not expire. A key that was rotated must
+    expire within 30 days of the rotation.
   - metadata: an object of at most 4,096 bytes, which replaces the previous one.
   - allowed_ips: an array of 1 to 50 networks, such as "192.0.2.0/24" or "2001:db8::1", or null for all. A key with networks
     is valid only in authenticate_api_key, and only from an address in one of them.
@@ -2745,6 +2771,86 @@ Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a me
 not manage the key; PT409 (HTTP 409) if the key is revoked.$$;
 select audiencelab_private.revoke_privileges('public', '{enable_api_key}');
 grant execute on function public.enable_api_key(uuid) to authenticated, service_role;
+
+create or replace function public.rotate_api_key(p_api_key_id uuid, p_overlap interval default '1 day')
+returns public.create_api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Within the limit of expires_at, which the keys of older databases may exceed.
+  c_latest constant timestamptz := timestamptz '9999-12-31 00:00:00+00';
+  -- Waits for a concurrent rotation of the key, which has set successor_id when it ends.
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+  v_successor public.create_api_key_response;
+begin
+  if p_overlap is null or not p_overlap between interval '0' and api_keys_private.max_overlap() then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format(
+        'the overlap must be between 0 and %s days, not %s',
+        extract(day from api_keys_private.max_overlap()), coalesce(p_overlap::text, 'null')
+      );
+  end if;
+  if exists (select from api_keys_private.api_keys as successor where successor.id = v_key.successor_id) then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the API key was already rotated: its successor is %s', v_key.successor_id),
+      hint = 'If the text of the successor was lost, rotate the successor.';
+  end if;
+  if v_key.disabled_at is not null then
+    raise exception using
+      errcode = 'PT409', message = 'the API key is disabled', hint = 'Enable the API key before you rotate it.';
+  end if;
+  if v_key.expires_at <= now() then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the API key expired at %s', v_key.expires_at),
+      hint = 'Move its expiry to the future before you rotate it, or create a new API key.';
+  end if;
+
+  v_successor := api_keys_private.store_api_key(
+    v_key.account_id,
+    case when audiencelab_private.is_service() then v_key.created_by else audiencelab_private.caller_id() end,
+    v_key.name,
+    v_key.scopes,
+    -- The same lifetime, in units that do not depend on the time zone of the session.
+    case when isfinite(v_key.expires_at) then
+      least(
+        (now() at time zone 'UTC' + (least(v_key.expires_at, c_latest) - v_key.created_at)) at time zone 'UTC',
+        c_latest
+      )
+    end,
+    v_key.metadata,
+    v_key.allowed_ips
+  );
+  update api_keys_private.api_keys as api_key
+  set
+    successor_id = v_successor.id,
+    expires_at = least(v_key.expires_at, now() + make_interval(secs => extract(epoch from p_overlap)::double precision))
+  where api_key.id = v_key.id;
+  return v_successor;
+end;
+$$;
+comment on function public.rotate_api_key(uuid, interval) is
+$$Replaces an API key: creates a successor and returns it, with the key itself, which is not stored and cannot be read again.
+The successor has the same name, scopes, metadata, allowed_ips and lifetime: a key that was to expire 90 days after its creation
+is followed by one that expires in 90 days, and a key that does not expire by one that does not expire. Its creator is the
+caller, or for service_role the creator of the rotated key. The limit of 1,000 API keys per account does not apply.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+- p_overlap: how long the rotated key remains valid, unless it expires earlier. From 0 to 30 days, and one day by default.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; 22023 if p_overlap is out of range; 23514 if a value of the key exceeds a limit that was introduced after
+it; PT409 (HTTP 409) if the key is revoked, disabled or expired, or was rotated before. The message then has the id of the
+successor. If the text of the successor was lost, the successor can be rotated.$$;
+select audiencelab_private.revoke_privileges('public', '{rotate_api_key}');
+grant execute on function public.rotate_api_key(uuid, interval) to authenticated, service_role;
 
 notify pgrst, 'reload schema';
 

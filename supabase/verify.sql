@@ -35,6 +35,7 @@ as $verification$
       ('function', 'update_api_key'),
       ('function', 'disable_api_key'),
       ('function', 'enable_api_key'),
+      ('function', 'rotate_api_key'),
       ('function', 'create_studio_segment'),
       ('function', 'delete_studio_segment'),
       ('function', 'restore_studio_segment'),
@@ -513,6 +514,15 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
+      ]),
+      ('function', 'api_keys_private.max_overlap()', array[
+        'arguments ',
+        'body 50e4fb249110c5498fd4d2a7d4b40bf2',
+        'immutable',
+        'language sql',
+        'returns interval',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
       ]),
       ('function', 'api_keys_private.may_read(uuid)', array[
         'arguments p_account_id uuid',
@@ -1045,9 +1055,18 @@ as $verification$
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.rotate_api_key(uuid,interval)', array[
+        'arguments p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval',
+        'body 02c12b5aa945f30a56132120fba1914a',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.update_api_key(uuid,jsonb)', array[
         'arguments p_api_key_id uuid, p_changes jsonb',
-        'body e7decc08463738d3908dd7d8e498aeda',
+        'body 7d14cce7b92fc0ff22de7db26d218f00',
         'language plpgsql',
         'returns public.api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -1326,6 +1345,10 @@ as $verification$
         'execute to service_role'
       ]),
       ('privileges', 'public.revoke_api_keys_of(uuid,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.rotate_api_key(uuid,interval)', array[
         'execute to authenticated',
         'execute to service_role'
       ]),

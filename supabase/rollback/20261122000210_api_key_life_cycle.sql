@@ -1,4 +1,5 @@
--- Rolls back the migration of the same name: the functions that read, change, disable and enable API keys.
+-- Rolls back the migration of the same name: the functions that read, change, disable, enable and rotate
+-- API keys.
 --
 -- It deletes no rows.
 -- If `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
@@ -11,6 +12,7 @@ set local lock_timeout = '3s';
 set local statement_timeout = '10min';
 set local client_min_messages = warning;
 
+drop function if exists public.rotate_api_key(uuid, interval);
 drop function if exists public.enable_api_key(uuid);
 drop function if exists public.disable_api_key(uuid);
 drop function if exists public.update_api_key(uuid, jsonb);
@@ -23,6 +25,7 @@ begin
     drop function if exists api_keys_private.parse_network(text);
     drop function if exists api_keys_private.parse_time(text, text);
     drop function if exists api_keys_private.require_json_type(jsonb, text, text[]);
+    drop function if exists api_keys_private.max_overlap();
     drop function if exists api_keys_private.lock_api_key(uuid);
     drop function if exists api_keys_private.find_api_key(uuid);
     drop function if exists api_keys_private.to_response(api_keys_private.api_keys);

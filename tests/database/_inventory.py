@@ -181,6 +181,13 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_api_key_id": it.key},
     ),
     PublicFunction(
+        "public.rotate_api_key(uuid, interval)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
         "public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])",
         to("authenticated"),
         definer="callers cannot execute the shared functions; checks membership",
@@ -300,6 +307,7 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.to_response(api_keys_private.api_keys)"),
     Function("api_keys_private.find_api_key(uuid)"),
     Function("api_keys_private.lock_api_key(uuid)"),
+    Function("api_keys_private.max_overlap()"),
     Function("api_keys_private.require_json_type(jsonb, text, text[])"),
     Function("api_keys_private.parse_time(text, text)"),
     Function("api_keys_private.parse_network(text)"),
