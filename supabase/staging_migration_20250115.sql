@@ -1008,7 +1008,7 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership(
-  'api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}'
+  'api_keys_private', '{api_keys,api_key_events,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}'
 );
 select audiencelab_private.require_ownership(
   'public',
@@ -1036,6 +1036,93 @@ grant usage on schema api_keys_private to service_role;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
+
+create table audiencelab_desired.api_key_events (
+  id uuid not null default gen_random_uuid(),
+  account_id uuid not null,
+  api_key_id uuid not null,
+  event text not null,
+  actor_type text not null,
+  actor_id uuid,
+  changes jsonb not null,
+  -- Not now(), so that the events of one transaction are in their order.
+  created_at timestamptz not null default clock_timestamp(),
+  constraint api_key_events_pkey primary key (id),
+  constraint api_key_events_event_check check (event in ('create', 'update', 'disable', 'enable', 'rotate', 'revoke')),
+  constraint api_key_events_actor_type_check check (actor_type in ('user', 'api_key', 'service'))
+);
+-- Lists are read newest first; id makes the order total.
+create index api_key_events_account_id_created_at_id_idx
+  on audiencelab_desired.api_key_events (account_id, created_at desc, id desc);
+create index api_key_events_api_key_id_created_at_id_idx
+  on audiencelab_desired.api_key_events (api_key_id, created_at desc, id desc);
+
+select audiencelab_private.apply_table('api_keys_private', 'api_key_events');
+comment on table api_keys_private.api_key_events is
+  'The audit trail of the API keys: one row for each change. A trigger writes it. Without foreign keys, so that the events'
+  ' outlive the key and the account. Only the owner of the table can change or delete them.';
+comment on column api_keys_private.api_key_events.actor_type is
+  'Who made the change: a user, an API key, or service for service_role and the owner of the tables.';
+comment on column api_keys_private.api_key_events.actor_id is 'The id of the user or API key; null for service.';
+comment on column api_keys_private.api_key_events.changes is
+  'An object with a field for each changed column: {"old": ..., "new": ...}. Never contains the key, its prefix or its hash.';
+grant select on api_keys_private.api_key_events to service_role;
+
+create or replace function api_keys_private.record_event()
+returns trigger
+language plpgsql
+volatile
+-- Definer: service_role writes keys, but must not write events. The function records the change of the row and nothing else.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_columns constant text[] := array[
+    'account_id', 'name', 'scopes', 'expires_at', 'created_by', 'is_active', 'disabled_at', 'metadata', 'allowed_ips',
+    'successor_id'
+  ];
+  -- The setting "role" is the role of the request, even in definer functions.
+  c_actor_type constant text := case
+    when audiencelab_private.is_service() then 'service'
+    when current_setting('role') = 'api_key' then 'api_key'
+    else 'user'
+  end;
+  v_old jsonb := jsonb '{}';
+  v_new jsonb := to_jsonb(new);
+  v_event text := 'create';
+  v_changes jsonb;
+begin
+  if tg_op = 'UPDATE' then
+    v_old := to_jsonb(old);
+    v_event := case
+      when old.is_active and not new.is_active then 'revoke'
+      when new.successor_id is distinct from old.successor_id and new.successor_id is not null then 'rotate'
+      when old.disabled_at is null and new.disabled_at is not null then 'disable'
+      when old.disabled_at is not null and new.disabled_at is null then 'enable'
+      else 'update'
+    end;
+  end if;
+
+  select coalesce(jsonb_object_agg(name, jsonb_build_object('old', v_old -> name, 'new', v_new -> name)), '{}')
+  into v_changes
+  from unnest(c_columns) as name
+  where coalesce(v_old -> name, 'null') <> coalesce(v_new -> name, 'null');
+
+  insert into api_keys_private.api_key_events (account_id, api_key_id, event, actor_type, actor_id, changes)
+  values (
+    new.account_id,
+    new.id,
+    v_event,
+    c_actor_type,
+    case when c_actor_type <> 'service' then audiencelab_private.caller_id() end,
+    v_changes
+  );
+  return null;
+end;
+$$;
+comment on function api_keys_private.record_event() is
+  'Trigger function, after an insert or update of an API key: writes an event with who changed which columns.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{record_event}');
 
 create table audiencelab_desired.api_keys (
   id uuid not null default gen_random_uuid(),
@@ -1097,6 +1184,26 @@ create trigger api_keys_allowed_ips_limit
   before insert or update of allowed_ips on audiencelab_desired.api_keys
   for each row when (cardinality(new.allowed_ips) not between 1 and 50)
   execute function audiencelab_private.enforce_limit('allowed_ips', 'must be null or have 1 to 50 networks');
+
+create trigger api_keys_record_creation
+  after insert on audiencelab_desired.api_keys
+  for each row execute function api_keys_private.record_event();
+-- Not after updates of last_used_at, which are frequent, or of key_hash, which is re-hashed.
+create trigger api_keys_record_change
+  after update of
+    account_id, name, scopes, expires_at, created_by, is_active, disabled_at, metadata, allowed_ips, successor_id
+  on audiencelab_desired.api_keys
+  for each row
+  when (
+    (
+      old.account_id, old.name, old.scopes, old.expires_at, old.created_by, old.is_active, old.disabled_at,
+      old.metadata, old.allowed_ips, old.successor_id
+    ) is distinct from (
+      new.account_id, new.name, new.scopes, new.expires_at, new.created_by, new.is_active, new.disabled_at,
+      new.metadata, new.allowed_ips, new.successor_id
+    )
+  )
+  execute function api_keys_private.record_event();
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
@@ -2366,7 +2473,7 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership(
-  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key,rotate_api_key}'
+  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key,rotate_api_key,list_api_key_events}'
 );
 
 -- The type is created in this schema, then applied to that of the database.
@@ -2592,7 +2699,11 @@ select audiencelab_private.prepare_functions(
   'update_api_key(p_api_key_id uuid, p_changes jsonb) returns public.api_key_response',
   'disable_api_key(p_api_key_id uuid) returns public.api_key_response',
   'enable_api_key(p_api_key_id uuid) returns public.api_key_response',
-  'rotate_api_key(p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval) returns public.create_api_key_response'
+  'rotate_api_key(p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval) returns public.create_api_key_response',
+  'list_api_key_events(p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100,
+     p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid)
+   returns TABLE(id uuid, api_key_id uuid, event text, actor_type text, actor_id uuid, changes jsonb,
+     created_at timestamp with time zone)'
 );
 
 create or replace function public.get_api_key(p_api_key_id uuid)
@@ -2851,6 +2962,94 @@ it; PT409 (HTTP 409) if the key is revoked, disabled or expired, or was rotated 
 successor. If the text of the successor was lost, the successor can be rotated.$$;
 select audiencelab_private.revoke_privileges('public', '{rotate_api_key}');
 grant execute on function public.rotate_api_key(uuid, interval) to authenticated, service_role;
+
+create or replace function public.list_api_key_events(
+  p_account_id uuid,
+  p_api_key_id uuid default null,
+  p_limit integer default 100,
+  p_before timestamptz default null,
+  p_before_id uuid default null
+)
+returns table (
+  id uuid,
+  api_key_id uuid,
+  event text,
+  actor_type text,
+  actor_id uuid,
+  changes jsonb,
+  created_at timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000;
+  -- Without p_before, the bounds are the greatest values, so that there is one query with one plan.
+  c_before constant timestamptz := coalesce(p_before, 'infinity');
+  c_before_id constant uuid := case when p_before is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else p_before_id end;
+begin
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  if p_api_key_id is null then
+    return query
+      select
+        entry.id, entry.api_key_id, entry.event, entry.actor_type, entry.actor_id, entry.changes, entry.created_at
+      from api_keys_private.api_key_events as entry
+      where entry.account_id = p_account_id and (entry.created_at, entry.id) < (c_before, c_before_id)
+      order by entry.created_at desc, entry.id desc
+      limit p_limit;
+    return;
+  end if;
+
+  -- A deleted key still has events, and a key from before the audit trail has none.
+  if not exists (
+    select from api_keys_private.api_keys as api_key
+    where api_key.id = p_api_key_id and api_key.account_id = p_account_id
+  ) and not exists (
+    select from api_keys_private.api_key_events as entry
+    where entry.api_key_id = p_api_key_id and entry.account_id = p_account_id
+  ) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or does not belong to the account';
+  end if;
+  return query
+    select
+      entry.id, entry.api_key_id, entry.event, entry.actor_type, entry.actor_id, entry.changes, entry.created_at
+    from api_keys_private.api_key_events as entry
+    where entry.api_key_id = p_api_key_id
+      and entry.account_id = p_account_id
+      and (entry.created_at, entry.id) < (c_before, c_before_id)
+    order by entry.created_at desc, entry.id desc
+    limit p_limit;
+end;
+$$;
+comment on function public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid) is
+$$Returns the audit trail of the API keys of an account, or of one of them, newest first. An event is create, update, disable,
+enable, rotate or revoke. The field changes has the old and the new value of each changed column, and never a key or a hash.
+actor_type is user, api_key or service, and actor_id the id of the user or API key.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_api_key_id: an API key of the account, which may be deleted. Null, the default, means all of them.
+- p_limit: the maximum number of rows, from 1 to 1,000.
+- p_before, p_before_id: the created_at and id of the last row of the previous page. Null, the default, means the first page.
+  With a created_at alone, only earlier events are returned.
+
+Errors: 42501 if a user calls it and the account does not exist or the user is not a member of it; PT404 (HTTP 404) if the API
+key does not belong to the account; 22023 if p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{list_api_key_events}');
+grant execute on function public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid) to authenticated, service_role;
 
 notify pgrst, 'reload schema';
 

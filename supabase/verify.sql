@@ -36,6 +36,7 @@ as $verification$
       ('function', 'disable_api_key'),
       ('function', 'enable_api_key'),
       ('function', 'rotate_api_key'),
+      ('function', 'list_api_key_events'),
       ('function', 'create_studio_segment'),
       ('function', 'delete_studio_segment'),
       ('function', 'restore_studio_segment'),
@@ -270,6 +271,16 @@ as $verification$
   -- Written by `make sql` from a database to which the migrations were applied.
   expected (kind, object, facts) as (
     values
+      ('columns', 'api_keys_private.api_key_events', array[
+        'account_id uuid not null',
+        'actor_id uuid',
+        'actor_type text not null',
+        'api_key_id uuid not null',
+        'changes jsonb not null',
+        'created_at timestamp with time zone not null default clock_timestamp()',
+        'event text not null',
+        'id uuid not null default gen_random_uuid()'
+      ]),
       ('columns', 'api_keys_private.api_key_logs', array[
         'api_key_id uuid',
         'endpoint text not null',
@@ -364,6 +375,15 @@ as $verification$
         'source_type text not null',
         'tags text[] not null default ''{}''::text[]',
         'updated_at timestamp with time zone not null default now()'
+      ]),
+      ('constraint', 'api_key_events_actor_type_check on api_keys_private.api_key_events', array[
+        'CHECK ((actor_type = ANY (ARRAY[''user''::text, ''api_key''::text, ''service''::text])))'
+      ]),
+      ('constraint', 'api_key_events_event_check on api_keys_private.api_key_events', array[
+        'CHECK ((event = ANY (ARRAY[''create''::text, ''update''::text, ''disable''::text, ''enable''::text, ''rotate''::text, ''revoke''::text])))'
+      ]),
+      ('constraint', 'api_key_events_pkey on api_keys_private.api_key_events', array[
+        'PRIMARY KEY (id)'
       ]),
       ('constraint', 'api_key_logs_api_key_id_check on api_keys_private.api_key_logs', array[
         'CHECK ((api_key_id IS NOT NULL)) NOT VALID'
@@ -567,6 +587,15 @@ as $verification$
         'returns text',
         'search_path=pg_catalog, pg_temp',
         'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.record_event()', array[
+        'arguments ',
+        'body 1fd300ee906d1caf04120cb0284ed6f3',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
         'volatile'
       ]),
       ('function', 'api_keys_private.rehash_api_key(text,text)', array[
@@ -983,6 +1012,15 @@ as $verification$
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.list_api_key_events(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'arguments p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100, p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid',
+        'body 869b93b925d8b579903bab33c7b1a9d4',
+        'language plpgsql',
+        'returns TABLE(id uuid, api_key_id uuid, event text, actor_type text, actor_id uuid, changes jsonb, created_at timestamp with time zone)',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
       ('function', 'public.list_api_keys(uuid)', array[
         'arguments p_account_id uuid',
         'body cd1d90044d4fce53c2f60e47849a93dc',
@@ -1081,6 +1119,15 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
+      ]),
+      ('index', 'api_keys_private.api_key_events_account_id_created_at_id_idx', array[
+        'CREATE INDEX api_key_events_account_id_created_at_id_idx ON api_keys_private.api_key_events USING btree (account_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'api_keys_private.api_key_events_api_key_id_created_at_id_idx', array[
+        'CREATE INDEX api_key_events_api_key_id_created_at_id_idx ON api_keys_private.api_key_events USING btree (api_key_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'api_keys_private.api_key_events_pkey', array[
+        'CREATE UNIQUE INDEX api_key_events_pkey ON api_keys_private.api_key_events USING btree (id)'
       ]),
       ('index', 'api_keys_private.api_key_logs_api_key_id_timestamp_idx', array[
         'CREATE INDEX api_key_logs_api_key_id_timestamp_idx ON api_keys_private.api_key_logs USING btree (api_key_id, "timestamp" DESC)'
@@ -1217,6 +1264,9 @@ as $verification$
         'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
+      ('privileges', 'api_keys_private.api_key_events', array[
+        'select to service_role'
+      ]),
       ('privileges', 'api_keys_private.api_key_logs', array[
         'delete to service_role',
         'insert to service_role',
@@ -1319,6 +1369,10 @@ as $verification$
       ('privileges', 'public.issue_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
         'execute to service_role'
       ]),
+      ('privileges', 'public.list_api_key_events(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
       ('privileges', 'public.list_api_keys(uuid)', array[
         'execute to authenticated',
         'execute to service_role'
@@ -1389,6 +1443,10 @@ as $verification$
         'has usage of schema public',
         'subject to row level security'
       ]),
+      ('table', 'api_keys_private.api_key_events', array[
+        'row level security enabled',
+        'table'
+      ]),
       ('table', 'api_keys_private.api_key_logs', array[
         'row level security enabled',
         'table'
@@ -1439,6 +1497,14 @@ as $verification$
       ]),
       ('trigger', 'api_keys_name_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_name_limit BEFORE INSERT OR UPDATE OF name ON api_keys_private.api_keys FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''must have at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_record_change on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_record_change AFTER UPDATE OF account_id, name, scopes, expires_at, created_by, is_active, disabled_at, metadata, allowed_ips, successor_id ON api_keys_private.api_keys FOR EACH ROW WHEN (((old.account_id IS DISTINCT FROM new.account_id) OR (old.name IS DISTINCT FROM new.name) OR (old.scopes IS DISTINCT FROM new.scopes) OR (old.expires_at IS DISTINCT FROM new.expires_at) OR (old.created_by IS DISTINCT FROM new.created_by) OR (old.is_active IS DISTINCT FROM new.is_active) OR (old.disabled_at IS DISTINCT FROM new.disabled_at) OR (old.metadata IS DISTINCT FROM new.metadata) OR (old.allowed_ips IS DISTINCT FROM new.allowed_ips) OR (old.successor_id IS DISTINCT FROM new.successor_id))) EXECUTE FUNCTION api_keys_private.record_event()',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_record_creation on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_record_creation AFTER INSERT ON api_keys_private.api_keys FOR EACH ROW EXECUTE FUNCTION api_keys_private.record_event()',
         'enabled'
       ]),
       ('trigger', 'api_keys_scopes_limit on api_keys_private.api_keys', array[

@@ -1,4 +1,5 @@
--- The life cycle of API keys: reading, changing, disabling, enabling and rotating them.
+-- The life cycle of API keys: reading, changing, disabling, enabling and rotating them, and their audit
+-- trail.
 --
 -- One transaction, safe to run again. Requires 20261122000200_api_keys.sql.
 
@@ -20,7 +21,7 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership(
-  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key,rotate_api_key}'
+  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key,rotate_api_key,list_api_key_events}'
 );
 
 -- The type is created in this schema, then applied to that of the database.
@@ -246,7 +247,11 @@ select audiencelab_private.prepare_functions(
   'update_api_key(p_api_key_id uuid, p_changes jsonb) returns public.api_key_response',
   'disable_api_key(p_api_key_id uuid) returns public.api_key_response',
   'enable_api_key(p_api_key_id uuid) returns public.api_key_response',
-  'rotate_api_key(p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval) returns public.create_api_key_response'
+  'rotate_api_key(p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval) returns public.create_api_key_response',
+  'list_api_key_events(p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100,
+     p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid)
+   returns TABLE(id uuid, api_key_id uuid, event text, actor_type text, actor_id uuid, changes jsonb,
+     created_at timestamp with time zone)'
 );
 
 create or replace function public.get_api_key(p_api_key_id uuid)
@@ -505,6 +510,94 @@ it; PT409 (HTTP 409) if the key is revoked, disabled or expired, or was rotated 
 successor. If the text of the successor was lost, the successor can be rotated.$$;
 select audiencelab_private.revoke_privileges('public', '{rotate_api_key}');
 grant execute on function public.rotate_api_key(uuid, interval) to authenticated, service_role;
+
+create or replace function public.list_api_key_events(
+  p_account_id uuid,
+  p_api_key_id uuid default null,
+  p_limit integer default 100,
+  p_before timestamptz default null,
+  p_before_id uuid default null
+)
+returns table (
+  id uuid,
+  api_key_id uuid,
+  event text,
+  actor_type text,
+  actor_id uuid,
+  changes jsonb,
+  created_at timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000;
+  -- Without p_before, the bounds are the greatest values, so that there is one query with one plan.
+  c_before constant timestamptz := coalesce(p_before, 'infinity');
+  c_before_id constant uuid := case when p_before is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else p_before_id end;
+begin
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  if p_api_key_id is null then
+    return query
+      select
+        entry.id, entry.api_key_id, entry.event, entry.actor_type, entry.actor_id, entry.changes, entry.created_at
+      from api_keys_private.api_key_events as entry
+      where entry.account_id = p_account_id and (entry.created_at, entry.id) < (c_before, c_before_id)
+      order by entry.created_at desc, entry.id desc
+      limit p_limit;
+    return;
+  end if;
+
+  -- A deleted key still has events, and a key from before the audit trail has none.
+  if not exists (
+    select from api_keys_private.api_keys as api_key
+    where api_key.id = p_api_key_id and api_key.account_id = p_account_id
+  ) and not exists (
+    select from api_keys_private.api_key_events as entry
+    where entry.api_key_id = p_api_key_id and entry.account_id = p_account_id
+  ) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or does not belong to the account';
+  end if;
+  return query
+    select
+      entry.id, entry.api_key_id, entry.event, entry.actor_type, entry.actor_id, entry.changes, entry.created_at
+    from api_keys_private.api_key_events as entry
+    where entry.api_key_id = p_api_key_id
+      and entry.account_id = p_account_id
+      and (entry.created_at, entry.id) < (c_before, c_before_id)
+    order by entry.created_at desc, entry.id desc
+    limit p_limit;
+end;
+$$;
+comment on function public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid) is
+$$Returns the audit trail of the API keys of an account, or of one of them, newest first. An event is create, update, disable,
+enable, rotate or revoke. The field changes has the old and the new value of each changed column, and never a key or a hash.
+actor_type is user, api_key or service, and actor_id the id of the user or API key.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_api_key_id: an API key of the account, which may be deleted. Null, the default, means all of them.
+- p_limit: the maximum number of rows, from 1 to 1,000.
+- p_before, p_before_id: the created_at and id of the last row of the previous page. Null, the default, means the first page.
+  With a created_at alone, only earlier events are returned.
+
+Errors: 42501 if a user calls it and the account does not exist or the user is not a member of it; PT404 (HTTP 404) if the API
+key does not belong to the account; 22023 if p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{list_api_key_events}');
+grant execute on function public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid) to authenticated, service_role;
 
 notify pgrst, 'reload schema';
 

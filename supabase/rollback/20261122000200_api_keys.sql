@@ -1,6 +1,7 @@
 -- Rolls back the migration of the same name: the tables, types and functions of API keys.
 --
--- THIS DELETES DATA: all API keys, including those from before the migration, and their usage logs. Every API key stops working.
+-- THIS DELETES DATA: all API keys, including those from before the migration, their audit trail and their usage logs.
+-- Every API key stops working.
 -- Objects of earlier scripts that the migration replaced are not restored.
 -- It raises an error and changes nothing unless confirmed in the same session:
 --
@@ -86,6 +87,9 @@ drop table if exists api_keys_private.settings;
 drop table if exists api_keys_private.failed_comparisons;
 drop table if exists api_keys_private.api_key_logs;
 drop table if exists api_keys_private.api_keys;
+-- After the table, because its triggers call it.
+drop function if exists api_keys_private.record_event();
+drop table if exists api_keys_private.api_key_events;
 -- Without CASCADE, so that it raises an error if the schema contains other objects.
 drop schema if exists api_keys_private;
 

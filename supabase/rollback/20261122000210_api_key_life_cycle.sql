@@ -1,5 +1,5 @@
 -- Rolls back the migration of the same name: the functions that read, change, disable, enable and rotate
--- API keys.
+-- API keys, and that read their audit trail.
 --
 -- It deletes no rows.
 -- If `supabase db push` applied the migration, remove it from the history, so that it can be pushed again:
@@ -12,6 +12,7 @@ set local lock_timeout = '3s';
 set local statement_timeout = '10min';
 set local client_min_messages = warning;
 
+drop function if exists public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid);
 drop function if exists public.rotate_api_key(uuid, interval);
 drop function if exists public.enable_api_key(uuid);
 drop function if exists public.disable_api_key(uuid);

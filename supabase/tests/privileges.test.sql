@@ -127,6 +127,7 @@ values
   ('public.disable_api_key(uuid)', '{authenticated,service_role}'),
   ('public.enable_api_key(uuid)', '{authenticated,service_role}'),
   ('public.rotate_api_key(uuid, interval)', '{authenticated,service_role}'),
+  ('public.list_api_key_events(uuid, uuid, integer, timestamp with time zone, uuid)', '{authenticated,service_role}'),
   ('public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])', '{authenticated}'),
   ('public.delete_studio_segment(uuid)', '{authenticated}'),
   ('public.restore_studio_segment(uuid)', '{authenticated}'),

@@ -188,6 +188,13 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_api_key_id": it.key},
     ),
     PublicFunction(
+        "public.list_api_key_events(uuid, uuid, integer, timestamp with time zone, uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 x x x x x x 1",
+        arguments=lambda it: {"p_account_id": it.account_id, "p_api_key_id": it.key},
+    ),
+    PublicFunction(
         "public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])",
         to("authenticated"),
         definer="callers cannot execute the shared functions; checks membership",
@@ -275,6 +282,10 @@ PRIVATE_FUNCTIONS = (
     Function("audiencelab_private.apply_table(text, text)"),
     Function("audiencelab_private.apply_foreign_keys(regclass, jsonb)"),
     Function("audiencelab_private.publish(regclass)"),
+    Function(
+        "api_keys_private.record_event()",
+        definer="service_role cannot write events; records the change of the row",
+    ),
     Function("api_keys_private.require_scopes(jsonb)"),
     Function("api_keys_private.base62(integer)"),
     Function("api_keys_private.random_base62(integer)"),
@@ -333,6 +344,7 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
         "api_key": to("SELECT"),
     },
     "api_keys_private.api_keys": {"service_role": READ_WRITE},
+    "api_keys_private.api_key_events": {"service_role": to("SELECT")},
     "api_keys_private.api_key_logs": {"service_role": READ_WRITE},
     "api_keys_private.failed_comparisons": {"service_role": to("SELECT", "DELETE")},
     "api_keys_private.settings": {"service_role": to("SELECT", "UPDATE")},

@@ -213,6 +213,7 @@ def test_the_advisors_find_nothing(project: SupabaseProject, db: Database) -> No
     # Closed to all but service_role, which row security does not hold: a policy would open them.
     assert findings(project, db) == {
         ("rls_enabled_no_policy", "api_keys_private", "api_keys"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_events"),
         ("rls_enabled_no_policy", "api_keys_private", "api_key_logs"),
         ("rls_enabled_no_policy", "api_keys_private", "failed_comparisons"),
         ("rls_enabled_no_policy", "api_keys_private", "settings"),
