@@ -1195,13 +1195,16 @@ create trigger api_keys_record_change
   on audiencelab_desired.api_keys
   for each row
   when (
-    (
-      old.account_id, old.name, old.scopes, old.expires_at, old.created_by, old.is_active, old.disabled_at,
-      old.metadata, old.allowed_ips, old.successor_id
-    ) is distinct from (
-      new.account_id, new.name, new.scopes, new.expires_at, new.created_by, new.is_active, new.disabled_at,
-      new.metadata, new.allowed_ips, new.successor_id
-    )
+    old.account_id is distinct from new.account_id
+    or old.name is distinct from new.name
+    or old.scopes is distinct from new.scopes
+    or old.expires_at is distinct from new.expires_at
+    or old.created_by is distinct from new.created_by
+    or old.is_active is distinct from new.is_active
+    or old.disabled_at is distinct from new.disabled_at
+    or old.metadata is distinct from new.metadata
+    or old.allowed_ips is distinct from new.allowed_ips
+    or old.successor_id is distinct from new.successor_id
   )
   execute function api_keys_private.record_event();
 
@@ -2624,7 +2627,9 @@ exception
   when data_exception then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('%s must be a time such as 2030-01-31T00:00:00Z, not %s', p_field, to_jsonb(p_time));
+      message = format(
+        '%s must be a time such as 2030-01-31T00:00:00Z, not %s', p_field, left(to_jsonb(p_time)::text, 100)
+      );
 end;
 $$;
 comment on function api_keys_private.parse_time(text, text) is 'Returns the time that a field contains as text, or raises 22023.';
@@ -2754,7 +2759,7 @@ begin
   loop
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('the changes have an unknown field %s', to_jsonb(v_field)),
+      message = format('the changes have an unknown field %s', left(to_jsonb(v_field)::text, 100)),
       hint = format('The fields that can be changed are %s.', array_to_string(c_fields, ', '));
   end loop;
 

@@ -573,7 +573,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.parse_time(text,text)', array[
         'arguments p_field text, p_time text',
-        'body 942e3dce2d2e3858cf94449c78e1b65c',
+        'body 9aea9b910f154d081975ef284ab35f1a',
         'language plpgsql',
         'returns timestamp with time zone',
         'search_path=pg_catalog, pg_temp',
@@ -1104,7 +1104,7 @@ as $verification$
       ]),
       ('function', 'public.update_api_key(uuid,jsonb)', array[
         'arguments p_api_key_id uuid, p_changes jsonb',
-        'body 7d14cce7b92fc0ff22de7db26d218f00',
+        'body b58b9c64e02a5c28edb65e1d9f5a5d85',
         'language plpgsql',
         'returns public.api_key_response',
         'search_path=pg_catalog, pg_temp',

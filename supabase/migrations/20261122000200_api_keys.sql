@@ -207,13 +207,16 @@ create trigger api_keys_record_change
   on audiencelab_desired.api_keys
   for each row
   when (
-    (
-      old.account_id, old.name, old.scopes, old.expires_at, old.created_by, old.is_active, old.disabled_at,
-      old.metadata, old.allowed_ips, old.successor_id
-    ) is distinct from (
-      new.account_id, new.name, new.scopes, new.expires_at, new.created_by, new.is_active, new.disabled_at,
-      new.metadata, new.allowed_ips, new.successor_id
-    )
+    old.account_id is distinct from new.account_id
+    or old.name is distinct from new.name
+    or old.scopes is distinct from new.scopes
+    or old.expires_at is distinct from new.expires_at
+    or old.created_by is distinct from new.created_by
+    or old.is_active is distinct from new.is_active
+    or old.disabled_at is distinct from new.disabled_at
+    or old.metadata is distinct from new.metadata
+    or old.allowed_ips is distinct from new.allowed_ips
+    or old.successor_id is distinct from new.successor_id
   )
   execute function api_keys_private.record_event();
 

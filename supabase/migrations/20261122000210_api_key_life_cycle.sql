@@ -172,7 +172,9 @@ exception
   when data_exception then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('%s must be a time such as 2030-01-31T00:00:00Z, not %s', p_field, to_jsonb(p_time));
+      message = format(
+        '%s must be a time such as 2030-01-31T00:00:00Z, not %s', p_field, left(to_jsonb(p_time)::text, 100)
+      );
 end;
 $$;
 comment on function api_keys_private.parse_time(text, text) is 'Returns the time that a field contains as text, or raises 22023.';
@@ -302,7 +304,7 @@ begin
   loop
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = format('the changes have an unknown field %s', to_jsonb(v_field)),
+      message = format('the changes have an unknown field %s', left(to_jsonb(v_field)::text, 100)),
       hint = format('The fields that can be changed are %s.', array_to_string(c_fields, ', '));
   end loop;
 
