@@ -564,7 +564,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.parse_networks(jsonb)', array[
         'arguments p_networks jsonb',
-        'body 433365cdf7dcc390fc22dc600cfb46db',
+        'body 95fb6ee714e4699a70b7f7d1be8d0918',
         'immutable',
         'language plpgsql',
         'returns cidr[]',
@@ -1086,7 +1086,7 @@ as $verification$
       ]),
       ('function', 'public.revoke_api_keys_of(uuid,uuid)', array[
         'arguments p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid',
-        'body e2c95edff58088dd9ee14b150e9ac074',
+        'body 4093297aca58ed17adb72de5987f99a2',
         'language plpgsql',
         'returns integer',
         'search_path=pg_catalog, pg_temp',

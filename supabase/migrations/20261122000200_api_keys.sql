@@ -229,7 +229,8 @@ comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", 
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
 comment on column api_keys_private.api_keys.is_active is 'False after the key was revoked, which is permanent.';
 comment on column api_keys_private.api_keys.disabled_at is 'When the key was disabled; null if it is enabled.';
-comment on column api_keys_private.api_keys.metadata is 'An object with data of the account, which the database does not interpret.';
+comment on column api_keys_private.api_keys.metadata is
+  'An object with data of the account, which the database does not interpret.';
 comment on column api_keys_private.api_keys.allowed_ips is
   'The networks that the key may be used from; null for all. An IPv4-mapped IPv6 network is stored as IPv4.';
 comment on column api_keys_private.api_keys.successor_id is 'The key that replaces this one, if it was rotated.';
@@ -284,7 +285,7 @@ create index settings_manage_keys_role_idx on audiencelab_desired.settings (mana
 select audiencelab_private.apply_table('api_keys_private', 'settings');
 comment on table api_keys_private.settings is 'Settings for all API keys, in one row.';
 comment on column api_keys_private.settings.manage_keys_role is
-  'The account role that is required to create and revoke API keys, such as owner. Null allows every member.';
+  'The account role that is required to create, change, rotate and revoke API keys, such as owner. Null allows every member.';
 insert into api_keys_private.settings default values on conflict do nothing;
 grant select, update on api_keys_private.settings to service_role;
 
@@ -670,7 +671,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamptz, jsonb, cidr[]) is
-  'Generates an API key, stores its hash with these columns, and returns the key. Checks nothing but the limits of the columns.';
+  'Generates an API key, stores its hash with these columns, and returns the key. Checks only the limits of the columns.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{store_api_key}');
 
 create or replace function api_keys_private.add_api_key(
@@ -877,7 +878,7 @@ begin
     perform api_keys_private.require_manager(p_account_id);
   end if;
 
-  -- Expired keys are also revoked, in case their expiry is extended, but not counted.
+  -- Expired and disabled keys are also revoked, because they could become live again, but not counted.
   with revoked as (
     update api_keys_private.api_keys as api_key
     set is_active = false
@@ -1111,8 +1112,8 @@ bcrypt is re-hashed with SHA-256. authenticate_api_key says why a key is not val
 
 Callers: service_role; api_key, as a live API key.
 
-Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
-invalid keys with the prefix of a key that is hashed with bcrypt.$$;
+Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too
+many invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
@@ -1398,8 +1399,7 @@ as $$
   where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
-$$Returns the account of the API key that the request runs as. Returns null if the key is revoked, disabled
-or expired.
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked, disabled or expired.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');

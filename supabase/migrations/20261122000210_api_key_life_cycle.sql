@@ -177,7 +177,8 @@ exception
       );
 end;
 $$;
-comment on function api_keys_private.parse_time(text, text) is 'Returns the time that a field contains as text, or raises 22023.';
+comment on function api_keys_private.parse_time(text, text) is
+  'Returns the time that a field contains as text, or raises 22023.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{parse_time}');
 
 create or replace function api_keys_private.parse_network(p_network text)
@@ -230,7 +231,7 @@ begin
       raise exception using
         errcode = 'invalid_parameter_value',
         message = format('allowed_ips[%s] must be a network, not %s', v_index, left(v_element::text, 100)),
-        hint = 'A network is an address, such as 192.0.2.1 or 2001:db8::1, or a prefix without further bits, such as 192.0.2.0/24.';
+        hint = 'A network is an address, such as 192.0.2.1, or a prefix without further bits, such as 192.0.2.0/24.';
     end if;
     v_networks := v_networks || v_network;
   end loop;
@@ -498,9 +499,9 @@ end;
 $$;
 comment on function public.rotate_api_key(uuid, interval) is
 $$Replaces an API key: creates a successor and returns it, with the key itself, which is not stored and cannot be read again.
-The successor has the same name, scopes, metadata, allowed_ips and lifetime: a key that was to expire 90 days after its creation
-is followed by one that expires in 90 days, and a key that does not expire by one that does not expire. Its creator is the
-caller, or for service_role the creator of the rotated key. The limit of 1,000 API keys per account does not apply.
+The successor has the same name, scopes, metadata, allowed_ips and lifetime: a key that was to expire 90 days after its
+creation is followed by one that expires in 90 days, and a key that does not expire by one that does not expire. Its creator is
+the caller, or for service_role the creator of the rotated key. The limit of 1,000 API keys per account does not apply.
 
 Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
 

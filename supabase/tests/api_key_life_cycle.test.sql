@@ -1,4 +1,4 @@
--- The life cycle of an API key: members change, disable and rotate it, backends authenticate it, and the audit trail records it.
+-- The life cycle of an API key: members change, disable and rotate it, backends authenticate it, and all changes are recorded.
 
 begin;
 

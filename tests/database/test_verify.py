@@ -63,6 +63,12 @@ DAMAGE = {
         "found <execute to authenticated>"
     ),
     "grant execute on function public.revoke_api_keys_of to anon": "found <execute to anon>",
+    "alter table api_keys_private.api_keys disable trigger api_keys_record_change": (
+        "trigger api_keys_record_change on api_keys_private.api_keys: expected"
+    ),
+    "grant delete on api_keys_private.api_key_events to service_role": (
+        "privileges api_keys_private.api_key_events: found <delete to service_role>"
+    ),
     "drop function public.reset_enrichment_progress": (
         "function public.reset_enrichment_progress(uuid,text): missing"
     ),
