@@ -1008,12 +1008,12 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership(
-  'api_keys_private', '{api_keys,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}'
+  'api_keys_private', '{api_keys,api_key_events,api_key_logs,failed_comparisons,settings,live_api_keys,bcrypt_api_keys}'
 );
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
-    log_api_key_usage_batch,has_scope,get_api_key_account_id}'
+    log_api_key_usage_batch,has_scope,get_api_key_account_id,authenticate_api_key,issue_api_key}'
 );
 
 create schema if not exists api_keys_private;
@@ -1037,6 +1037,93 @@ grant usage on schema api_keys_private to service_role;
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
+create table audiencelab_desired.api_key_events (
+  id uuid not null default gen_random_uuid(),
+  account_id uuid not null,
+  api_key_id uuid not null,
+  event text not null,
+  actor_type text not null,
+  actor_id uuid,
+  changes jsonb not null,
+  -- Not now(), so that the events of one transaction are in their order.
+  created_at timestamptz not null default clock_timestamp(),
+  constraint api_key_events_pkey primary key (id),
+  constraint api_key_events_event_check check (event in ('create', 'update', 'disable', 'enable', 'rotate', 'revoke')),
+  constraint api_key_events_actor_type_check check (actor_type in ('user', 'api_key', 'service'))
+);
+-- Lists are read newest first; id makes the order total.
+create index api_key_events_account_id_created_at_id_idx
+  on audiencelab_desired.api_key_events (account_id, created_at desc, id desc);
+create index api_key_events_api_key_id_created_at_id_idx
+  on audiencelab_desired.api_key_events (api_key_id, created_at desc, id desc);
+
+select audiencelab_private.apply_table('api_keys_private', 'api_key_events');
+comment on table api_keys_private.api_key_events is
+  'The audit trail of the API keys: one row for each change. A trigger writes it. Without foreign keys, so that the events'
+  ' outlive the key and the account. Only the owner of the table can change or delete them.';
+comment on column api_keys_private.api_key_events.actor_type is
+  'Who made the change: a user, an API key, or service for service_role and the owner of the tables.';
+comment on column api_keys_private.api_key_events.actor_id is 'The id of the user or API key; null for service.';
+comment on column api_keys_private.api_key_events.changes is
+  'An object with a field for each changed column: {"old": ..., "new": ...}. Never contains the key, its prefix or its hash.';
+grant select on api_keys_private.api_key_events to service_role;
+
+create or replace function api_keys_private.record_event()
+returns trigger
+language plpgsql
+volatile
+-- Definer: service_role writes keys, but must not write events. The function records the change of the row and nothing else.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_columns constant text[] := array[
+    'account_id', 'name', 'scopes', 'expires_at', 'created_by', 'is_active', 'disabled_at', 'metadata', 'allowed_ips',
+    'successor_id'
+  ];
+  -- The setting "role" is the role of the request, even in definer functions.
+  c_actor_type constant text := case
+    when audiencelab_private.is_service() then 'service'
+    when current_setting('role') = 'api_key' then 'api_key'
+    else 'user'
+  end;
+  v_old jsonb := jsonb '{}';
+  v_new jsonb := to_jsonb(new);
+  v_event text := 'create';
+  v_changes jsonb;
+begin
+  if tg_op = 'UPDATE' then
+    v_old := to_jsonb(old);
+    v_event := case
+      when old.is_active and not new.is_active then 'revoke'
+      when new.successor_id is distinct from old.successor_id and new.successor_id is not null then 'rotate'
+      when old.disabled_at is null and new.disabled_at is not null then 'disable'
+      when old.disabled_at is not null and new.disabled_at is null then 'enable'
+      else 'update'
+    end;
+  end if;
+
+  select coalesce(jsonb_object_agg(name, jsonb_build_object('old', v_old -> name, 'new', v_new -> name)), '{}')
+  into v_changes
+  from unnest(c_columns) as name
+  where coalesce(v_old -> name, 'null') <> coalesce(v_new -> name, 'null');
+
+  insert into api_keys_private.api_key_events (account_id, api_key_id, event, actor_type, actor_id, changes)
+  values (
+    new.account_id,
+    new.id,
+    v_event,
+    c_actor_type,
+    case when c_actor_type <> 'service' then audiencelab_private.caller_id() end,
+    v_changes
+  );
+  return null;
+end;
+$$;
+comment on function api_keys_private.record_event() is
+  'Trigger function, after an insert or update of an API key: writes an event with who changed which columns.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{record_event}');
+
 create table audiencelab_desired.api_keys (
   id uuid not null default gen_random_uuid(),
   account_id uuid not null,
@@ -1049,6 +1136,11 @@ create table audiencelab_desired.api_keys (
   last_used_at timestamptz,
   created_by uuid not null,
   is_active boolean not null default true,
+  disabled_at timestamptz,
+  metadata jsonb not null default '{}',
+  allowed_ips cidr[],
+  -- Without a foreign key, which would have to scan the keys of a live database.
+  successor_id uuid,
   constraint api_keys_pkey primary key (id)
 );
 -- Verification is one look-up.
@@ -1077,6 +1169,44 @@ create trigger api_keys_expires_at_limit
   before insert or update of expires_at on audiencelab_desired.api_keys
   for each row when (new.expires_at >= '10000-01-01 00:00:00+00')
   execute function audiencelab_private.enforce_limit('expires_at', 'must be before the year 10000');
+create trigger api_keys_metadata_limit
+  before insert or update of metadata on audiencelab_desired.api_keys
+  for each row
+  when (
+    jsonb_typeof(new.metadata) <> 'object'
+    or octet_length(new.metadata::text) > 4096
+    or audiencelab_private.exceeds_json_limit(new.metadata)
+  )
+  execute function audiencelab_private.enforce_limit(
+    'metadata', 'must be an object of at most 4,096 bytes as text and 100 levels, with numbers in the range of a double'
+  );
+create trigger api_keys_allowed_ips_limit
+  before insert or update of allowed_ips on audiencelab_desired.api_keys
+  for each row when (cardinality(new.allowed_ips) not between 1 and 50)
+  execute function audiencelab_private.enforce_limit('allowed_ips', 'must be null or have 1 to 50 networks');
+
+create trigger api_keys_record_creation
+  after insert on audiencelab_desired.api_keys
+  for each row execute function api_keys_private.record_event();
+-- Not after updates of last_used_at, which are frequent, or of key_hash, which is re-hashed.
+create trigger api_keys_record_change
+  after update of
+    account_id, name, scopes, expires_at, created_by, is_active, disabled_at, metadata, allowed_ips, successor_id
+  on audiencelab_desired.api_keys
+  for each row
+  when (
+    old.account_id is distinct from new.account_id
+    or old.name is distinct from new.name
+    or old.scopes is distinct from new.scopes
+    or old.expires_at is distinct from new.expires_at
+    or old.created_by is distinct from new.created_by
+    or old.is_active is distinct from new.is_active
+    or old.disabled_at is distinct from new.disabled_at
+    or old.metadata is distinct from new.metadata
+    or old.allowed_ips is distinct from new.allowed_ips
+    or old.successor_id is distinct from new.successor_id
+  )
+  execute function api_keys_private.record_event();
 
 select audiencelab_private.apply_table('api_keys_private', 'api_keys');
 comment on table api_keys_private.api_keys is 'API keys, by account. The keys themselves are not stored.';
@@ -1086,6 +1216,13 @@ comment on column api_keys_private.api_keys.key_hash is
   'SHA-256 of the key, in hex; bcrypt for older keys that have not been verified since SHA-256 was introduced.';
 comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", "entity_id", "action"}; "*" is a wildcard.';
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
+comment on column api_keys_private.api_keys.is_active is 'False after the key was revoked, which is permanent.';
+comment on column api_keys_private.api_keys.disabled_at is 'When the key was disabled; null if it is enabled.';
+comment on column api_keys_private.api_keys.metadata is
+  'An object with data of the account, which the database does not interpret.';
+comment on column api_keys_private.api_keys.allowed_ips is
+  'The networks that the key may be used from; null for all. An IPv4-mapped IPv6 network is stored as IPv4.';
+comment on column api_keys_private.api_keys.successor_id is 'The key that replaces this one, if it was rotated.';
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
@@ -1137,7 +1274,7 @@ create index settings_manage_keys_role_idx on audiencelab_desired.settings (mana
 select audiencelab_private.apply_table('api_keys_private', 'settings');
 comment on table api_keys_private.settings is 'Settings for all API keys, in one row.';
 comment on column api_keys_private.settings.manage_keys_role is
-  'The account role that is required to create and revoke API keys, such as owner. Null allows every member.';
+  'The account role that is required to create, change, rotate and revoke API keys, such as owner. Null allows every member.';
 insert into api_keys_private.settings default values on conflict do nothing;
 grant select, update on api_keys_private.settings to service_role;
 
@@ -1145,10 +1282,10 @@ grant select, update on api_keys_private.settings to service_role;
 create or replace view api_keys_private.live_api_keys
 with (security_invoker = true)
 as
-select id, account_id, key_prefix, key_hash, scopes
+select id, account_id, key_prefix, key_hash, scopes, allowed_ips
 from api_keys_private.api_keys
-where is_active and (expires_at is null or expires_at > now());
-comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked nor expired.';
+where is_active and disabled_at is null and (expires_at is null or expires_at > now());
+comment on view api_keys_private.live_api_keys is 'The API keys that are neither revoked, disabled nor expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{live_api_keys}');
 
 create or replace view api_keys_private.bcrypt_api_keys
@@ -1188,6 +1325,22 @@ create type audiencelab_desired.verify_api_key_response as (
 select audiencelab_private.apply_type('verify_api_key_response');
 comment on type public.verify_api_key_response is
   'The result of verify_api_key: the id and account of a valid API key, or an error.';
+
+create type audiencelab_desired.authenticate_api_key_response as (
+  valid boolean,
+  code text,
+  api_key_id uuid,
+  account_id uuid,
+  name text,
+  scopes jsonb,
+  expires_at timestamptz,
+  created_by uuid,
+  metadata jsonb,
+  ip_restricted boolean
+);
+select audiencelab_private.apply_type('authenticate_api_key_response');
+comment on type public.authenticate_api_key_response is
+  'The result of authenticate_api_key: whether an API key is valid, why not, and what is known of the key.';
 
 create type audiencelab_desired.api_key_usage_log_response as (
   success boolean,
@@ -1341,12 +1494,16 @@ select audiencelab_private.prepare_functions(
   'create_api_key(p_account_id uuid, p_name text, p_scopes jsonb,
      p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
    returns public.create_api_key_response',
+  'issue_api_key(p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb,
+     p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone)
+   returns public.create_api_key_response',
   'list_api_keys(p_account_id uuid)
    returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone,
      created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
   'revoke_api_key(p_api_key_id uuid) returns boolean',
   'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
+  'authenticate_api_key(p_api_key text, p_ip inet DEFAULT NULL::inet) returns public.authenticate_api_key_response',
   'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
      p_user_agent text)
    returns public.api_key_usage_log_response',
@@ -1378,6 +1535,159 @@ comment on function api_keys_private.require_manager(uuid) is
   'Raises 42501 unless the caller is a member of the account, with the account role settings.manage_keys_role if it is set.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_manager}');
 
+create or replace function api_keys_private.may_read(p_account_id uuid)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select audiencelab_private.is_service() or audiencelab_private.is_member(p_account_id);
+$$;
+comment on function api_keys_private.may_read(uuid) is
+  'Returns whether the caller is a member of the account or service_role. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{may_read}');
+
+create or replace function api_keys_private.require_name(p_name text)
+returns void
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_name is null or btrim(p_name) = '' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the name of an API key must not be blank';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_name(text) is 'Raises 22023 if the name of an API key is null or blank.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_name}');
+
+create or replace function api_keys_private.require_expiry(p_expires_at timestamptz)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_expires_at <= now() or not isfinite(p_expires_at) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_expiry(timestamptz) is
+  'Raises 22023 unless the expiry of an API key is null or a finite time in the future.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_expiry}');
+
+create or replace function api_keys_private.require_room(p_account_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_live_keys constant integer := 1000;
+begin
+  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
+  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
+  -- Disabled keys are counted, because they can be enabled.
+  if (
+    select count(*)
+    from api_keys_private.api_keys as api_key
+    where api_key.account_id = p_account_id
+      and api_key.is_active
+      and (api_key.expires_at is null or api_key.expires_at > now())
+  ) >= c_max_live_keys then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
+      hint = 'Revoke an API key that is no longer used.';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_room(uuid) is
+  'Raises PT409 if the account has the maximum number of API keys that are neither revoked nor expired. Locks the account for'
+  ' other calls until the transaction ends.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_room}');
+
+create or replace function api_keys_private.store_api_key(
+  p_account_id uuid,
+  p_created_by uuid,
+  p_name text,
+  p_scopes jsonb,
+  p_expires_at timestamptz,
+  p_metadata jsonb default '{}',
+  p_allowed_ips cidr[] default null
+)
+returns public.create_api_key_response
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_key constant text := api_keys_private.generate_api_key();
+  v_row api_keys_private.api_keys;
+begin
+  insert into api_keys_private.api_keys (
+    account_id, name, key_prefix, key_hash, scopes, expires_at, created_by, metadata, allowed_ips
+  )
+  values (
+    p_account_id,
+    p_name,
+    left(c_key, 7),
+    encode(sha256(convert_to(c_key, 'UTF8')), 'hex'),
+    p_scopes,
+    p_expires_at,
+    p_created_by,
+    p_metadata,
+    p_allowed_ips
+  )
+  returning * into v_row;
+
+  return row(
+    v_row.id,
+    v_row.name,
+    c_key,
+    v_row.key_prefix,
+    v_row.account_id,
+    v_row.scopes,
+    v_row.expires_at,
+    v_row.created_at
+  )::public.create_api_key_response;
+end;
+$$;
+comment on function api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamptz, jsonb, cidr[]) is
+  'Generates an API key, stores its hash with these columns, and returns the key. Checks only the limits of the columns.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{store_api_key}');
+
+create or replace function api_keys_private.add_api_key(
+  p_account_id uuid,
+  p_created_by uuid,
+  p_name text,
+  p_scopes jsonb,
+  p_expires_at timestamptz
+)
+returns public.create_api_key_response
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform api_keys_private.require_name(p_name);
+  perform api_keys_private.require_scopes(p_scopes);
+  perform api_keys_private.require_expiry(p_expires_at);
+  perform api_keys_private.require_room(p_account_id);
+  return api_keys_private.store_api_key(p_account_id, p_created_by, p_name, p_scopes, p_expires_at);
+end;
+$$;
+comment on function api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamptz) is
+  'Adds an API key to an account, and returns it. Raises 22023 for an invalid argument and PT409 if the account has the'
+  ' maximum number of keys.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{add_api_key}');
+
 create or replace function public.create_api_key(
   p_account_id uuid,
   p_name text,
@@ -1391,58 +1701,9 @@ volatile
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  c_max_live_keys constant integer := 1000;
-  v_key text;
-  v_row api_keys_private.api_keys;
 begin
   perform api_keys_private.require_manager(p_account_id);
-  if p_name is null or btrim(p_name) = '' then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = 'the name of an API key must not be blank';
-  end if;
-  perform api_keys_private.require_scopes(p_scopes);
-  if p_expires_at <= now() or not isfinite(p_expires_at) then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = format('the expiry of an API key must be a finite time in the future, not %s', p_expires_at);
-  end if;
-
-  -- Serializes concurrent calls for the account, so that each call counts the keys of the others.
-  perform pg_advisory_xact_lock(hashtextextended('audiencelab keys ' || p_account_id, 0));
-  if c_max_live_keys <= (
-    select count(*) from api_keys_private.live_api_keys as live where live.account_id = p_account_id
-  ) then
-    raise exception using
-      errcode = 'PT409',
-      message = format('the account has %s live API keys, which is the maximum', c_max_live_keys),
-      hint = 'Revoke an API key that is no longer used.';
-  end if;
-
-  v_key := api_keys_private.generate_api_key();
-  insert into api_keys_private.api_keys (account_id, name, key_prefix, key_hash, scopes, expires_at, created_by)
-  values (
-    p_account_id,
-    p_name,
-    left(v_key, 7),
-    encode(sha256(convert_to(v_key, 'UTF8')), 'hex'),
-    p_scopes,
-    p_expires_at,
-    audiencelab_private.caller_id()
-  )
-  returning * into v_row;
-
-  return row(
-    v_row.id,
-    v_row.name,
-    v_key,
-    v_row.key_prefix,
-    v_row.account_id,
-    v_row.scopes,
-    v_row.expires_at,
-    v_row.created_at
-  )::public.create_api_key_response;
+  return api_keys_private.add_api_key(p_account_id, audiencelab_private.caller_id(), p_name, p_scopes, p_expires_at);
 end;
 $$;
 comment on function public.create_api_key(uuid, text, jsonb, timestamptz) is
@@ -1457,9 +1718,49 @@ Callers: authenticated, as a member of the account who may manage its API keys.
 - p_expires_at: a time in the future, before the year 10000. Null, the default, means that the key does not expire.
 
 Errors: 42501 if the account does not exist or the caller may not manage its API keys; 22023 for an invalid argument; 23514
-for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 live API keys.$$;
+for a value that exceeds a limit; PT409 (HTTP 409) if the account has 1,000 API keys that are neither revoked nor expired.$$;
 select audiencelab_private.revoke_privileges('public', '{create_api_key}');
 grant execute on function public.create_api_key(uuid, text, jsonb, timestamptz) to authenticated;
+
+create or replace function public.issue_api_key(
+  p_account_id uuid,
+  p_created_by uuid,
+  p_name text,
+  p_scopes jsonb,
+  p_expires_at timestamptz default null
+)
+returns public.create_api_key_response
+language plpgsql
+volatile
+-- Definer: the owner has the privileges on the table and on the functions above. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not exists (
+    select from public.accounts_memberships as membership
+    where membership.account_id = p_account_id and membership.user_id = p_created_by
+  ) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the account does not exist, or the creator of the API key is not a member of it';
+  end if;
+  return api_keys_private.add_api_key(p_account_id, p_created_by, p_name, p_scopes, p_expires_at);
+end;
+$$;
+comment on function public.issue_api_key(uuid, uuid, text, jsonb, timestamptz) is
+$$Creates an API key on behalf of a member of an account, as create_api_key does. The setting manage_keys_role does not apply.
+
+Callers: service_role.
+
+- p_account_id: the account that the key acts for.
+- p_created_by: the user who becomes the creator of the key, a member of the account.
+- p_name, p_scopes, p_expires_at: as in create_api_key.
+
+Errors: 22023 for an invalid argument, such as a creator who is not a member of the account; 23514 for a value that exceeds a
+limit; PT409 (HTTP 409) if the account has 1,000 API keys that are neither revoked nor expired.$$;
+select audiencelab_private.revoke_privileges('public', '{issue_api_key}');
+grant execute on function public.issue_api_key(uuid, uuid, text, jsonb, timestamptz) to service_role;
 
 create or replace function public.list_api_keys(p_account_id uuid)
 returns table (
@@ -1475,12 +1776,14 @@ returns table (
 )
 language plpgsql
 stable
--- Definer: callers have no access to the table. The function checks membership itself.
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  perform audiencelab_private.require_member(p_account_id);
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
   return query
     select
       api_key.id,
@@ -1500,17 +1803,17 @@ $$;
 comment on function public.list_api_keys(uuid) is
 $$Returns all API keys of an account, newest first. The result contains neither the keys themselves nor their hashes.
 
-Callers: authenticated, as a member of the account.
+Callers: service_role; authenticated, as a member of the account.
 
-Errors: 42501 if the account does not exist or the caller is not a member of it.$$;
+Errors: 42501 if a user calls it and the account does not exist or the user is not a member of it.$$;
 select audiencelab_private.revoke_privileges('public', '{list_api_keys}');
-grant execute on function public.list_api_keys(uuid) to authenticated;
+grant execute on function public.list_api_keys(uuid) to authenticated, service_role;
 
 create or replace function public.revoke_api_key(p_api_key_id uuid)
 returns boolean
 language plpgsql
 volatile
--- Definer: callers have no access to the table. The function checks membership itself.
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -1519,12 +1822,14 @@ declare
     select api_key.account_id from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id
   );
 begin
-  if not audiencelab_private.is_member(c_account_id) then
+  if c_account_id is null or not api_keys_private.may_read(c_account_id) then
     raise exception using
       errcode = 'insufficient_privilege',
       message = 'the API key does not exist, or you are not a member of its account';
   end if;
-  perform api_keys_private.require_manager(c_account_id);
+  if not audiencelab_private.is_service() then
+    perform api_keys_private.require_manager(c_account_id);
+  end if;
   update api_keys_private.api_keys as api_key set is_active = false where api_key.id = p_api_key_id;
   return true;
 end;
@@ -1532,11 +1837,11 @@ $$;
 comment on function public.revoke_api_key(uuid) is
 $$Revokes an API key permanently and returns true. A repeated call has no effect.
 
-Callers: authenticated, as a member of the account of the key who may manage its API keys.
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
 
 Errors: 42501 if the API key does not exist or the caller may not manage it.$$;
 select audiencelab_private.revoke_privileges('public', '{revoke_api_key}');
-grant execute on function public.revoke_api_key(uuid) to authenticated;
+grant execute on function public.revoke_api_key(uuid) to authenticated, service_role;
 
 create or replace function public.revoke_api_keys_of(p_user_id uuid, p_account_id uuid default null)
 returns integer
@@ -1562,7 +1867,7 @@ begin
     perform api_keys_private.require_manager(p_account_id);
   end if;
 
-  -- Expired keys are also revoked, in case their expiry is extended, but not counted.
+  -- Expired and disabled keys are also revoked, because they could become live again, but not counted.
   with revoked as (
     update api_keys_private.api_keys as api_key
     set is_active = false
@@ -1679,13 +1984,80 @@ begin
   if public.get_api_key_account_id() is null then
     raise exception using
       errcode = 'insufficient_privilege',
-      message = 'the API key that the request runs as is revoked or expired';
+      message = 'the API key that the request runs as is revoked, disabled or expired';
   end if;
 end;
 $$;
 comment on function api_keys_private.require_live_caller() is
-  'Raises 42501 if the API key that the request runs as is revoked or expired.';
+  'Raises 42501 if the API key that the request runs as is revoked, disabled or expired.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{require_live_caller}');
+
+create or replace function api_keys_private.without_mapping(p_address inet)
+returns inet
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case
+    when p_address <<= '::ffff:0.0.0.0/96'
+    then set_masklen('0.0.0.0'::inet + (p_address - '::ffff:0.0.0.0'::inet), masklen(p_address) - 96)
+    else p_address
+  end;
+$$;
+comment on function api_keys_private.without_mapping(inet) is
+  'Returns an IPv4-mapped IPv6 address or network, such as ::ffff:192.0.2.1, as IPv4, and any other unchanged.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{without_mapping}');
+
+create or replace function api_keys_private.rehash_api_key(p_api_key text, p_hash text)
+returns uuid
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_candidate record;
+  v_comparisons integer := 0;
+  v_slot bigint;
+begin
+  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
+  -- older key costs comparisons with bcrypt, and a valid key costs them once.
+  if p_api_key is null or p_api_key !~ '^sk_[A-Za-z0-9]{4,43}$' then
+    return null;
+  end if;
+
+  for v_candidate in
+    select api_key.id, api_key.key_hash
+    from api_keys_private.live_api_keys as api_key
+    where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
+      -- A concurrent call may have re-hashed the key since the caller looked it up.
+      or api_key.key_hash = p_hash
+    order by api_key.key_hash <> p_hash
+  loop
+    if v_candidate.key_hash = p_hash then
+      return v_candidate.id;
+    end if;
+    if v_comparisons = 0 then
+      v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), p_hash);
+    end if;
+    v_comparisons := v_comparisons + 1;
+    if extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
+      update api_keys_private.api_keys as api_key
+      set key_hash = p_hash
+      where api_key.id = v_candidate.id and api_key.key_hash <> p_hash;
+      return v_candidate.id;
+    end if;
+  end loop;
+
+  if v_comparisons > 0 then
+    perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+  end if;
+  return null;
+end;
+$$;
+comment on function api_keys_private.rehash_api_key(text, text) is
+  'Compares a key with the bcrypt hashes of the live keys with its prefix. Re-hashes the key that matches with SHA-256,'
+  ' which is p_hash, and returns its id. Returns null if none matches.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{rehash_api_key}');
 
 create or replace function public.verify_api_key(p_api_key text)
 returns public.verify_api_key_response
@@ -1699,9 +2071,6 @@ declare
   c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
   v_id uuid;
   v_account_id uuid;
-  v_candidate record;
-  v_comparisons integer := 0;
-  v_slot bigint;
 begin
   if current_setting('role') = 'api_key' then
     perform api_keys_private.require_live_caller();
@@ -1710,52 +2079,99 @@ begin
   select api_key.id, api_key.account_id
   into v_id, v_account_id
   from api_keys_private.live_api_keys as api_key
-  where api_key.key_hash = c_hash;
-  if found then
-    return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
-  end if;
-
-  -- Keys hashed with bcrypt have at most 43 characters after sk_, and newer keys 46. So only a text with the prefix of an
-  -- older key costs comparisons with bcrypt, and a valid key costs them once.
-  if p_api_key ~ '^sk_[A-Za-z0-9]{4,43}$' then
-    for v_candidate in
-      select api_key.id, api_key.account_id, api_key.key_hash
-      from api_keys_private.live_api_keys as api_key
-      where (api_key.key_prefix = left(p_api_key, 7) and api_key.key_hash like '$2a$%')
-        -- A concurrent call may have re-hashed the key since the first query.
-        or api_key.key_hash = c_hash
-    loop
-      if v_candidate.key_hash <> c_hash then
-        if v_comparisons = 0 then
-          v_slot := api_keys_private.admit_comparison(left(p_api_key, 7), c_hash);
-        end if;
-        v_comparisons := v_comparisons + 1;
-      end if;
-      if v_candidate.key_hash = c_hash or extensions.crypt(p_api_key, v_candidate.key_hash) = v_candidate.key_hash then
-        update api_keys_private.api_keys as api_key
-        set key_hash = c_hash
-        where api_key.id = v_candidate.id and api_key.key_hash <> c_hash;
-        return row(true, v_candidate.id, v_candidate.account_id, null::text)::public.verify_api_key_response;
-      end if;
-    end loop;
-    if v_comparisons > 0 then
-      perform api_keys_private.count_failed_comparisons(left(p_api_key, 7), v_comparisons, v_slot);
+  where api_key.key_hash = c_hash and api_key.allowed_ips is null;
+  if not found then
+    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
+    select api_key.account_id
+    into v_account_id
+    from api_keys_private.live_api_keys as api_key
+    where api_key.id = v_id and api_key.allowed_ips is null;
+    if not found then
+      return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
     end if;
   end if;
 
-  return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
+  return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
 end;
 $$;
 comment on function public.verify_api_key(text) is
-$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked and expired keys
-alike, valid is false and error is 'Invalid API key'. A valid key that is hashed with bcrypt is re-hashed with SHA-256.
+$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked, disabled and expired
+keys alike, and for keys with allowed_ips, valid is false and error is 'Invalid API key'. A valid key that is hashed with
+bcrypt is re-hashed with SHA-256. authenticate_api_key says why a key is not valid and what a valid key may do.
 
 Callers: service_role; api_key, as a live API key.
 
-Errors: 42501 if the caller is a revoked or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too many
-invalid keys with the prefix of a key that is hashed with bcrypt.$$;
+Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too
+many invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
+
+create or replace function public.authenticate_api_key(p_api_key text, p_ip inet default null)
+returns public.authenticate_api_key_response
+language plpgsql
+volatile
+-- Definer: the owner has the privileges on the table and on the functions above. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
+  v_id uuid;
+  v_key api_keys_private.api_keys;
+  v_code text;
+  v_valid boolean;
+begin
+  select * into v_key from api_keys_private.api_keys as api_key where api_key.key_hash = c_hash;
+  if not found then
+    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
+    select * into v_key from api_keys_private.api_keys as api_key where api_key.id = v_id;
+  end if;
+
+  -- A key is live in live_api_keys if none of the first four codes applies.
+  v_code := case
+    when v_key.id is null then 'not_found'
+    when not v_key.is_active then 'revoked'
+    when v_key.disabled_at is not null then 'disabled'
+    when v_key.expires_at <= now() then 'expired'
+    when v_key.allowed_ips is null then 'valid'
+    when api_keys_private.without_mapping(p_ip) <<= any (v_key.allowed_ips) then 'valid'
+    else 'ip_not_allowed'
+  end;
+  v_valid := v_code = 'valid';
+  return row(
+    v_valid,
+    v_code,
+    v_key.id,
+    v_key.account_id,
+    v_key.name,
+    case when v_valid then v_key.scopes end,
+    v_key.expires_at,
+    v_key.created_by,
+    case when v_valid then v_key.metadata end,
+    case when v_key.id is not null then v_key.allowed_ips is not null end
+  )::public.authenticate_api_key_response;
+end;
+$$;
+comment on function public.authenticate_api_key(text, inet) is
+$$Returns whether a text is an API key that may be used from an address, whose key it is and what it may do, in one call.
+Re-hashes keys as verify_api_key does.
+
+Callers: service_role.
+
+- p_api_key: the text that a client sent as its key.
+- p_ip: the address of the client. Null, the default, is in no network, so that keys with allowed_ips are not valid.
+
+The code in the result is the first of these that applies:
+- not_found: no API key has this text. All other fields are null. Keys that are still hashed with bcrypt and are revoked,
+  disabled or expired are not found either.
+- revoked, disabled, expired: the key cannot be used.
+- ip_not_allowed: the key has allowed_ips, and the address is in none of them. An IPv4-mapped IPv6 address counts as IPv4.
+- valid: the key can be used. Only then are scopes and metadata not null.
+
+Errors: PGRST (HTTP 429 with Retry-After in seconds) after too many invalid keys with the prefix of a key that is hashed with
+bcrypt.$$;
+select audiencelab_private.revoke_privileges('public', '{authenticate_api_key}');
+grant execute on function public.authenticate_api_key(text, inet) to service_role;
 
 create or replace function public.log_api_key_usage(
   p_api_key_id uuid,
@@ -1953,7 +2369,7 @@ as $$
 $$;
 comment on function public.has_scope(text, text, text) is
 $$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
-revoked or expired, or if an argument is null.
+revoked, disabled or expired, or if an argument is null.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{has_scope}');
@@ -1972,7 +2388,7 @@ as $$
   where api_key.id = (select audiencelab_private.caller_id());
 $$;
 comment on function public.get_api_key_account_id() is
-$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked, disabled or expired.
 
 Callers: api_key.$$;
 select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
@@ -2045,6 +2461,602 @@ update api_keys_private.api_keys as api_key
 set is_active = false
 where api_key.is_active
   and not exists (select from public.accounts as account where account.id = api_key.account_id);
+
+notify pgrst, 'reload schema';
+
+
+-- 20261122000210_api_key_life_cycle.sql
+
+do $requirements$
+begin
+  if to_regprocedure('api_keys_private.may_read(uuid)') is null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
+  end if;
+end;
+$requirements$;
+select audiencelab_private.require_ownership(
+  'public', '{get_api_key,update_api_key,disable_api_key,enable_api_key,rotate_api_key,list_api_key_events}'
+);
+
+-- The type is created in this schema, then applied to that of the database.
+create schema audiencelab_desired;
+
+create type audiencelab_desired.api_key_response as (
+  id uuid,
+  account_id uuid,
+  name text,
+  key_prefix text,
+  scopes jsonb,
+  expires_at timestamptz,
+  created_at timestamptz,
+  created_by uuid,
+  last_used_at timestamptz,
+  is_active boolean,
+  disabled_at timestamptz,
+  metadata jsonb,
+  allowed_ips cidr[],
+  successor_id uuid
+);
+select audiencelab_private.apply_type('api_key_response');
+comment on type public.api_key_response is
+  'An API key, without the key itself and its hash. is_active is false after it was revoked, disabled_at is null unless it is'
+  ' disabled, and successor_id is the key that replaces it, if it was rotated.';
+
+drop schema audiencelab_desired cascade;
+
+create or replace function api_keys_private.to_response(p_key api_keys_private.api_keys)
+returns public.api_key_response
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select row(
+    p_key.id,
+    p_key.account_id,
+    p_key.name,
+    p_key.key_prefix,
+    p_key.scopes,
+    p_key.expires_at,
+    p_key.created_at,
+    p_key.created_by,
+    p_key.last_used_at,
+    p_key.is_active,
+    p_key.disabled_at,
+    p_key.metadata,
+    p_key.allowed_ips,
+    p_key.successor_id
+  )::public.api_key_response;
+$$;
+comment on function api_keys_private.to_response(api_keys_private.api_keys) is
+  'Returns a row of api_keys without the hash of the key.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{to_response}');
+
+create or replace function api_keys_private.find_api_key(p_api_key_id uuid)
+returns api_keys_private.api_keys
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys;
+begin
+  select * into v_key from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id;
+  if not found or not api_keys_private.may_read(v_key.account_id) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or you are not a member of its account';
+  end if;
+  return v_key;
+end;
+$$;
+comment on function api_keys_private.find_api_key(uuid) is
+  'Returns an API key. Raises PT404 if it does not exist or the caller is neither a member of its account nor service_role.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{find_api_key}');
+
+create or replace function api_keys_private.lock_api_key(p_api_key_id uuid)
+returns api_keys_private.api_keys
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys := api_keys_private.find_api_key(p_api_key_id);
+begin
+  if not audiencelab_private.is_service() then
+    perform api_keys_private.require_manager(v_key.account_id);
+  end if;
+
+  -- Only a caller who may change the key locks it. What was read without the lock may have changed.
+  select * into v_key from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id for no key update;
+  if not found or not v_key.is_active then
+    raise exception using
+      errcode = 'PT409',
+      message = 'the API key is revoked, which is permanent',
+      hint = 'Create a new API key.';
+  end if;
+  return v_key;
+end;
+$$;
+comment on function api_keys_private.lock_api_key(uuid) is
+  'Returns an API key that the caller may change, and locks it until the transaction ends. Raises PT404 as find_api_key does,'
+  ' 42501 if the caller may not manage the key, and PT409 if the key is revoked.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{lock_api_key}');
+
+create or replace function api_keys_private.max_overlap()
+returns interval
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select interval '30 days';
+$$;
+comment on function api_keys_private.max_overlap() is
+  'Returns the longest time for which a key that was rotated may remain valid.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{max_overlap}');
+
+create or replace function api_keys_private.require_json_type(p_changes jsonb, p_field text, variadic p_types text[])
+returns void
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_type constant text := jsonb_typeof(p_changes -> p_field);
+begin
+  if c_type <> all (p_types) then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('%s must be of type %s, not %s', p_field, array_to_string(p_types, ' or '), c_type);
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_json_type(jsonb, text, text[]) is
+  'Raises 22023 if an object has a field that is of none of these JSON types.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_json_type}');
+
+create or replace function api_keys_private.parse_time(p_field text, p_time text)
+returns timestamptz
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return p_time::timestamptz;
+exception
+  when data_exception then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format(
+        '%s must be a time such as 2030-01-31T00:00:00Z, not %s', p_field, left(to_jsonb(p_time)::text, 100)
+      );
+end;
+$$;
+comment on function api_keys_private.parse_time(text, text) is
+  'Returns the time that a field contains as text, or raises 22023.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{parse_time}');
+
+create or replace function api_keys_private.parse_network(p_network text)
+returns cidr
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select api_keys_private.without_mapping(
+    case
+      -- PostgreSQL also accepts 10 for 10.0.0.0/8, and 010.0.0.1 for 10.0.0.1, which other programs read as 8.0.0.1.
+      when (p_network like '%:%' or p_network ~ '^[0-9]+(\.[0-9]+){3}(/[0-9]+)?$')
+        and p_network !~ '(^|[:.])0[0-9]+\.|\.0[0-9]+(/|$)'
+      then p_network::cidr
+    end
+  )::cidr;
+$$;
+comment on function api_keys_private.parse_network(text) is
+  'Returns a network, or null if an IPv4 address is not written as four decimal numbers. Raises 22P02 if the text is not a'
+  ' network. An IPv4-mapped IPv6 network becomes an IPv4 network.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{parse_network}');
+
+create or replace function api_keys_private.parse_networks(p_networks jsonb)
+returns cidr[]
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_networks cidr[];
+  v_network cidr;
+  v_element jsonb;
+  v_index bigint;
+begin
+  for v_element, v_index in
+    select element.value, element.ordinality - 1
+    from jsonb_array_elements(p_networks) with ordinality as element (value, ordinality)
+  loop
+    v_network := null;
+    begin
+      if jsonb_typeof(v_element) = 'string' then
+        v_network := api_keys_private.parse_network(v_element #>> '{}');
+      end if;
+    exception
+      -- The message below is the same for every text that is not a network.
+      when data_exception then
+        null;
+    end;
+    if v_network is null then
+      raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format('allowed_ips[%s] must be a network, not %s', v_index, left(v_element::text, 100)),
+        hint = 'A network is an address, such as 192.0.2.1, or a prefix without further bits, such as 192.0.2.0/24.';
+    end if;
+    v_networks := v_networks || v_network;
+  end loop;
+  -- An empty array, unlike null, exceeds the limit of the column.
+  return coalesce(v_networks, '{}');
+end;
+$$;
+comment on function api_keys_private.parse_networks(jsonb) is
+  'Returns an array of texts as networks. Raises 22023 if an element is not a network.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{parse_networks}');
+
+-- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
+-- arguments ambiguous.
+select audiencelab_private.prepare_functions(
+  'get_api_key(p_api_key_id uuid) returns public.api_key_response',
+  'update_api_key(p_api_key_id uuid, p_changes jsonb) returns public.api_key_response',
+  'disable_api_key(p_api_key_id uuid) returns public.api_key_response',
+  'enable_api_key(p_api_key_id uuid) returns public.api_key_response',
+  'rotate_api_key(p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval) returns public.create_api_key_response',
+  'list_api_key_events(p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100,
+     p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid)
+   returns TABLE(id uuid, api_key_id uuid, event text, actor_type text, actor_id uuid, changes jsonb,
+     created_at timestamp with time zone)'
+);
+
+create or replace function public.get_api_key(p_api_key_id uuid)
+returns public.api_key_response
+language plpgsql
+stable
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return api_keys_private.to_response(api_keys_private.find_api_key(p_api_key_id));
+end;
+$$;
+comment on function public.get_api_key(uuid) is
+$$Returns an API key, revoked and expired ones too. The result contains neither the key itself nor its hash.
+
+Callers: service_role; authenticated, as a member of the account of the key.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account.$$;
+select audiencelab_private.revoke_privileges('public', '{get_api_key}');
+grant execute on function public.get_api_key(uuid) to authenticated, service_role;
+
+create or replace function public.update_api_key(p_api_key_id uuid, p_changes jsonb)
+returns public.api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_fields constant text[] := array['name', 'scopes', 'expires_at', 'metadata', 'allowed_ips'];
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+  v_was_expired constant boolean := v_key.expires_at <= now();
+  v_rotated_at constant timestamptz := (
+    select successor.created_at from api_keys_private.api_keys as successor where successor.id = v_key.successor_id
+  );
+  v_field text;
+begin
+  if jsonb_typeof(p_changes) is distinct from 'object' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the changes must be an object, not %s', coalesce(jsonb_typeof(p_changes), 'null'));
+  end if;
+  for v_field in
+    select key from jsonb_object_keys(p_changes) as key where key <> all (c_fields)
+  loop
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the changes have an unknown field %s', left(to_jsonb(v_field)::text, 100)),
+      hint = format('The fields that can be changed are %s.', array_to_string(c_fields, ', '));
+  end loop;
+
+  if p_changes ? 'name' then
+    perform api_keys_private.require_json_type(p_changes, 'name', 'string');
+    v_key.name := p_changes ->> 'name';
+    perform api_keys_private.require_name(v_key.name);
+  end if;
+  if p_changes ? 'scopes' then
+    v_key.scopes := p_changes -> 'scopes';
+    perform api_keys_private.require_scopes(v_key.scopes);
+  end if;
+  if p_changes ? 'metadata' then
+    perform api_keys_private.require_json_type(p_changes, 'metadata', 'object');
+    v_key.metadata := p_changes -> 'metadata';
+  end if;
+  if p_changes ? 'allowed_ips' then
+    perform api_keys_private.require_json_type(p_changes, 'allowed_ips', 'array', 'null');
+    v_key.allowed_ips := case jsonb_typeof(p_changes -> 'allowed_ips')
+      when 'array' then api_keys_private.parse_networks(p_changes -> 'allowed_ips')
+    end;
+  end if;
+  if p_changes ? 'expires_at' then
+    perform api_keys_private.require_json_type(p_changes, 'expires_at', 'string', 'null');
+    v_key.expires_at := api_keys_private.parse_time('expires_at', p_changes ->> 'expires_at');
+    perform api_keys_private.require_expiry(v_key.expires_at);
+    -- The limit of keys per account does not apply to rotations, so a key that was rotated must expire.
+    if v_key.expires_at is distinct from least(v_key.expires_at, v_rotated_at + api_keys_private.max_overlap()) then
+      raise exception using
+        errcode = 'invalid_parameter_value',
+        message = format(
+          'the API key was rotated at %s, and must expire within %s days of it',
+          v_rotated_at, extract(day from api_keys_private.max_overlap())
+        );
+    end if;
+    if v_was_expired then
+      -- The key becomes live again.
+      perform api_keys_private.require_room(v_key.account_id);
+    end if;
+  end if;
+
+  update api_keys_private.api_keys as api_key
+  set
+    name = v_key.name,
+    scopes = v_key.scopes,
+    expires_at = v_key.expires_at,
+    metadata = v_key.metadata,
+    allowed_ips = v_key.allowed_ips
+  where api_key.id = v_key.id;
+  return api_keys_private.to_response(v_key);
+end;
+$$;
+comment on function public.update_api_key(uuid, jsonb) is
+$$Changes fields of an API key, and returns the key. Fields that are not passed do not change. An expired key whose expiry is
+moved to the future becomes valid again.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+- p_changes: an object with any of these fields:
+  - name, scopes: as in create_api_key. The scopes replace the previous ones.
+  - expires_at: a time in the future, before the year 10000, or null: the key does not expire. A key that was rotated must
+    expire within 30 days of the rotation.
+  - metadata: an object of at most 4,096 bytes, which replaces the previous one.
+  - allowed_ips: an array of 1 to 50 networks, such as "192.0.2.0/24" or "2001:db8::1", or null for all. A key with networks
+    is valid only in authenticate_api_key, and only from an address in one of them.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; 22023 for an unknown field or an invalid value; 23514 for a value that exceeds a limit; PT409 (HTTP 409)
+if the key is revoked, or if it is expired and the account has 1,000 API keys that are neither revoked nor expired.$$;
+select audiencelab_private.revoke_privileges('public', '{update_api_key}');
+grant execute on function public.update_api_key(uuid, jsonb) to authenticated, service_role;
+
+create or replace function public.disable_api_key(p_api_key_id uuid)
+returns public.api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+begin
+  if v_key.disabled_at is null then
+    v_key.disabled_at := now();
+    update api_keys_private.api_keys as api_key set disabled_at = v_key.disabled_at where api_key.id = v_key.id;
+  end if;
+  return api_keys_private.to_response(v_key);
+end;
+$$;
+comment on function public.disable_api_key(uuid) is
+$$Disables an API key until enable_api_key enables it, and returns the key. A repeated call has no effect.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; PT409 (HTTP 409) if the key is revoked.$$;
+select audiencelab_private.revoke_privileges('public', '{disable_api_key}');
+grant execute on function public.disable_api_key(uuid) to authenticated, service_role;
+
+create or replace function public.enable_api_key(p_api_key_id uuid)
+returns public.api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+begin
+  if v_key.disabled_at is not null then
+    v_key.disabled_at := null;
+    update api_keys_private.api_keys as api_key set disabled_at = null where api_key.id = v_key.id;
+  end if;
+  return api_keys_private.to_response(v_key);
+end;
+$$;
+comment on function public.enable_api_key(uuid) is
+$$Enables an API key that disable_api_key disabled, and returns the key. A repeated call has no effect.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; PT409 (HTTP 409) if the key is revoked.$$;
+select audiencelab_private.revoke_privileges('public', '{enable_api_key}');
+grant execute on function public.enable_api_key(uuid) to authenticated, service_role;
+
+create or replace function public.rotate_api_key(p_api_key_id uuid, p_overlap interval default '1 day')
+returns public.create_api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Within the limit of expires_at, which the keys of older databases may exceed.
+  c_latest constant timestamptz := timestamptz '9999-12-31 00:00:00+00';
+  -- Waits for a concurrent rotation of the key, which has set successor_id when it ends.
+  v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
+  v_successor public.create_api_key_response;
+begin
+  if p_overlap is null or not p_overlap between interval '0' and api_keys_private.max_overlap() then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format(
+        'the overlap must be between 0 and %s days, not %s',
+        extract(day from api_keys_private.max_overlap()), coalesce(p_overlap::text, 'null')
+      );
+  end if;
+  if exists (select from api_keys_private.api_keys as successor where successor.id = v_key.successor_id) then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the API key was already rotated: its successor is %s', v_key.successor_id),
+      hint = 'If the text of the successor was lost, rotate the successor.';
+  end if;
+  if v_key.disabled_at is not null then
+    raise exception using
+      errcode = 'PT409', message = 'the API key is disabled', hint = 'Enable the API key before you rotate it.';
+  end if;
+  if v_key.expires_at <= now() then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the API key expired at %s', v_key.expires_at),
+      hint = 'Move its expiry to the future before you rotate it, or create a new API key.';
+  end if;
+
+  v_successor := api_keys_private.store_api_key(
+    v_key.account_id,
+    case when audiencelab_private.is_service() then v_key.created_by else audiencelab_private.caller_id() end,
+    v_key.name,
+    v_key.scopes,
+    -- The same lifetime, in units that do not depend on the time zone of the session.
+    case when isfinite(v_key.expires_at) then
+      least(
+        (now() at time zone 'UTC' + (least(v_key.expires_at, c_latest) - v_key.created_at)) at time zone 'UTC',
+        c_latest
+      )
+    end,
+    v_key.metadata,
+    v_key.allowed_ips
+  );
+  update api_keys_private.api_keys as api_key
+  set
+    successor_id = v_successor.id,
+    expires_at = least(v_key.expires_at, now() + make_interval(secs => extract(epoch from p_overlap)::double precision))
+  where api_key.id = v_key.id;
+  return v_successor;
+end;
+$$;
+comment on function public.rotate_api_key(uuid, interval) is
+$$Replaces an API key: creates a successor and returns it, with the key itself, which is not stored and cannot be read again.
+The successor has the same name, scopes, metadata, allowed_ips and lifetime: a key that was to expire 90 days after its
+creation is followed by one that expires in 90 days, and a key that does not expire by one that does not expire. Its creator is
+the caller, or for service_role the creator of the rotated key. The limit of 1,000 API keys per account does not apply.
+
+Callers: service_role; authenticated, as a member of the account of the key who may manage its API keys.
+
+- p_overlap: how long the rotated key remains valid, unless it expires earlier. From 0 to 30 days, and one day by default.
+
+Errors: PT404 (HTTP 404) if the API key does not exist or the caller is not a member of its account; 42501 if the caller may
+not manage the key; 22023 if p_overlap is out of range; 23514 if a value of the key exceeds a limit that was introduced after
+it; PT409 (HTTP 409) if the key is revoked, disabled or expired, or was rotated before. The message then has the id of the
+successor. If the text of the successor was lost, the successor can be rotated.$$;
+select audiencelab_private.revoke_privileges('public', '{rotate_api_key}');
+grant execute on function public.rotate_api_key(uuid, interval) to authenticated, service_role;
+
+create or replace function public.list_api_key_events(
+  p_account_id uuid,
+  p_api_key_id uuid default null,
+  p_limit integer default 100,
+  p_before timestamptz default null,
+  p_before_id uuid default null
+)
+returns table (
+  id uuid,
+  api_key_id uuid,
+  event text,
+  actor_type text,
+  actor_id uuid,
+  changes jsonb,
+  created_at timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000;
+  -- Without p_before, the bounds are the greatest values, so that there is one query with one plan.
+  c_before constant timestamptz := coalesce(p_before, 'infinity');
+  c_before_id constant uuid := case when p_before is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else p_before_id end;
+begin
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  if p_api_key_id is null then
+    return query
+      select
+        entry.id, entry.api_key_id, entry.event, entry.actor_type, entry.actor_id, entry.changes, entry.created_at
+      from api_keys_private.api_key_events as entry
+      where entry.account_id = p_account_id and (entry.created_at, entry.id) < (c_before, c_before_id)
+      order by entry.created_at desc, entry.id desc
+      limit p_limit;
+    return;
+  end if;
+
+  -- A deleted key still has events, and a key from before the audit trail has none.
+  if not exists (
+    select from api_keys_private.api_keys as api_key
+    where api_key.id = p_api_key_id and api_key.account_id = p_account_id
+  ) and not exists (
+    select from api_keys_private.api_key_events as entry
+    where entry.api_key_id = p_api_key_id and entry.account_id = p_account_id
+  ) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or does not belong to the account';
+  end if;
+  return query
+    select
+      entry.id, entry.api_key_id, entry.event, entry.actor_type, entry.actor_id, entry.changes, entry.created_at
+    from api_keys_private.api_key_events as entry
+    where entry.api_key_id = p_api_key_id
+      and entry.account_id = p_account_id
+      and (entry.created_at, entry.id) < (c_before, c_before_id)
+    order by entry.created_at desc, entry.id desc
+    limit p_limit;
+end;
+$$;
+comment on function public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid) is
+$$Returns the audit trail of the API keys of an account, or of one of them, newest first. An event is create, update, disable,
+enable, rotate or revoke. The field changes has the old and the new value of each changed column, and never a key or a hash.
+actor_type is user, api_key or service, and actor_id the id of the user or API key.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_api_key_id: an API key of the account, which may be deleted. Null, the default, means all of them.
+- p_limit: the maximum number of rows, from 1 to 1,000.
+- p_before, p_before_id: the created_at and id of the last row of the previous page. Null, the default, means the first page.
+  With a created_at alone, only earlier events are returned.
+
+Errors: 42501 if a user calls it and the account does not exist or the user is not a member of it; PT404 (HTTP 404) if the API
+key does not belong to the account; 22023 if p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{list_api_key_events}');
+grant execute on function public.list_api_key_events(uuid, uuid, integer, timestamptz, uuid) to authenticated, service_role;
 
 notify pgrst, 'reload schema';
 

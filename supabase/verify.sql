@@ -18,15 +18,25 @@ as $verification$
       ('type', 'create_api_key_response'),
       ('type', 'verify_api_key_response'),
       ('type', 'api_key_usage_log_response'),
+      ('type', 'authenticate_api_key_response'),
+      ('type', 'api_key_response'),
       ('function', 'create_api_key'),
+      ('function', 'issue_api_key'),
       ('function', 'list_api_keys'),
       ('function', 'revoke_api_key'),
       ('function', 'revoke_api_keys_of'),
       ('function', 'verify_api_key'),
+      ('function', 'authenticate_api_key'),
       ('function', 'log_api_key_usage'),
       ('function', 'log_api_key_usage_batch'),
       ('function', 'has_scope'),
       ('function', 'get_api_key_account_id'),
+      ('function', 'get_api_key'),
+      ('function', 'update_api_key'),
+      ('function', 'disable_api_key'),
+      ('function', 'enable_api_key'),
+      ('function', 'rotate_api_key'),
+      ('function', 'list_api_key_events'),
       ('function', 'create_studio_segment'),
       ('function', 'delete_studio_segment'),
       ('function', 'restore_studio_segment'),
@@ -261,6 +271,16 @@ as $verification$
   -- Written by `make sql` from a database to which the migrations were applied.
   expected (kind, object, facts) as (
     values
+      ('columns', 'api_keys_private.api_key_events', array[
+        'account_id uuid not null',
+        'actor_id uuid',
+        'actor_type text not null',
+        'api_key_id uuid not null',
+        'changes jsonb not null',
+        'created_at timestamp with time zone not null default clock_timestamp()',
+        'event text not null',
+        'id uuid not null default gen_random_uuid()'
+      ]),
       ('columns', 'api_keys_private.api_key_logs', array[
         'api_key_id uuid',
         'endpoint text not null',
@@ -273,16 +293,20 @@ as $verification$
       ]),
       ('columns', 'api_keys_private.api_keys', array[
         'account_id uuid not null',
+        'allowed_ips cidr[]',
         'created_at timestamp with time zone not null default now()',
         'created_by uuid not null',
+        'disabled_at timestamp with time zone',
         'expires_at timestamp with time zone',
         'id uuid not null default gen_random_uuid()',
         'is_active boolean not null default true',
         'key_hash text not null',
         'key_prefix character varying(7) not null',
         'last_used_at timestamp with time zone',
+        'metadata jsonb not null default ''{}''::jsonb',
         'name text not null',
-        'scopes jsonb not null default ''[]''::jsonb'
+        'scopes jsonb not null default ''[]''::jsonb',
+        'successor_id uuid'
       ]),
       ('columns', 'api_keys_private.bcrypt_api_keys', array[
         'account_id uuid',
@@ -302,6 +326,7 @@ as $verification$
       ]),
       ('columns', 'api_keys_private.live_api_keys', array[
         'account_id uuid',
+        'allowed_ips cidr[]',
         'id uuid',
         'key_hash text',
         'key_prefix character varying(7)',
@@ -350,6 +375,15 @@ as $verification$
         'source_type text not null',
         'tags text[] not null default ''{}''::text[]',
         'updated_at timestamp with time zone not null default now()'
+      ]),
+      ('constraint', 'api_key_events_actor_type_check on api_keys_private.api_key_events', array[
+        'CHECK ((actor_type = ANY (ARRAY[''user''::text, ''api_key''::text, ''service''::text])))'
+      ]),
+      ('constraint', 'api_key_events_event_check on api_keys_private.api_key_events', array[
+        'CHECK ((event = ANY (ARRAY[''create''::text, ''update''::text, ''disable''::text, ''enable''::text, ''rotate''::text, ''revoke''::text])))'
+      ]),
+      ('constraint', 'api_key_events_pkey on api_keys_private.api_key_events', array[
+        'PRIMARY KEY (id)'
       ]),
       ('constraint', 'api_key_logs_api_key_id_check on api_keys_private.api_key_logs', array[
         'CHECK ((api_key_id IS NOT NULL)) NOT VALID'
@@ -411,6 +445,15 @@ as $verification$
       ('constraint', 'worker_progress_pkey on enrichment_private.worker_progress', array[
         'PRIMARY KEY (job_id, worker)'
       ]),
+      ('function', 'api_keys_private.add_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
+        'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone',
+        'body 1475e5677bb636b3db255bf7f9fad97a',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'api_keys_private.admit_comparison(text,text)', array[
         'arguments p_key_prefix text, p_key_hash text',
         'body 9bc3d296f2a978ddf6180db81c54ab76',
@@ -447,6 +490,15 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
+      ('function', 'api_keys_private.find_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body bc9b5b6422a4aa130e0a4653e5ab0cf8',
+        'language plpgsql',
+        'returns api_keys_private.api_keys',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'api_keys_private.generate_api_key()', array[
         'arguments ',
         'body a2e19bfb022771c92657ba4f9223d21d',
@@ -465,6 +517,15 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'api_keys_private.lock_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 13750252c9cbe51dbea64245a0cd829b',
+        'language plpgsql',
+        'returns api_keys_private.api_keys',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
         'body a8b2d36de1a4e344fa903588a4b44767',
@@ -473,6 +534,51 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
+      ]),
+      ('function', 'api_keys_private.max_overlap()', array[
+        'arguments ',
+        'body 50e4fb249110c5498fd4d2a7d4b40bf2',
+        'immutable',
+        'language sql',
+        'returns interval',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.may_read(uuid)', array[
+        'arguments p_account_id uuid',
+        'body 205a1575e681aa2f73050bef68c3e19f',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.parse_network(text)', array[
+        'arguments p_network text',
+        'body 3e4ce3026947abbe977b4e36998307bc',
+        'immutable',
+        'language sql',
+        'returns cidr',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.parse_networks(jsonb)', array[
+        'arguments p_networks jsonb',
+        'body 95fb6ee714e4699a70b7f7d1be8d0918',
+        'immutable',
+        'language plpgsql',
+        'returns cidr[]',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.parse_time(text,text)', array[
+        'arguments p_field text, p_time text',
+        'body 9aea9b910f154d081975ef284ab35f1a',
+        'language plpgsql',
+        'returns timestamp with time zone',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
       ]),
       ('function', 'api_keys_private.random_base62(integer)', array[
         'arguments p_length integer',
@@ -483,9 +589,45 @@ as $verification$
         'security invoker',
         'volatile'
       ]),
+      ('function', 'api_keys_private.record_event()', array[
+        'arguments ',
+        'body 1fd300ee906d1caf04120cb0284ed6f3',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.rehash_api_key(text,text)', array[
+        'arguments p_api_key text, p_hash text',
+        'body 9424d9cac286bc21fd5587009f7c14df',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.require_expiry(timestamp with time zone)', array[
+        'arguments p_expires_at timestamp with time zone',
+        'body 3b76852ca251221bfa4506a164d7b9ee',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.require_json_type(jsonb,text,text[])', array[
+        'arguments p_changes jsonb, p_field text, VARIADIC p_types text[]',
+        'body 0c2852394f3746a518b038a1a1001070',
+        'immutable',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
       ('function', 'api_keys_private.require_live_caller()', array[
         'arguments ',
-        'body 8cef0b51eebc78cffd1d12310e61e37e',
+        'body f1552f1a34175c550f90f729c780b50f',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -500,6 +642,24 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'stable'
+      ]),
+      ('function', 'api_keys_private.require_name(text)', array[
+        'arguments p_name text',
+        'body e154362079bead2e94ad7c14d0d4c833',
+        'immutable',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.require_room(uuid)', array[
+        'arguments p_account_id uuid',
+        'body f4e9d2df235f9a6e540862b6598180c5',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.require_scopes(jsonb)', array[
         'arguments p_scopes jsonb',
@@ -518,6 +678,33 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'stable'
+      ]),
+      ('function', 'api_keys_private.store_api_key(uuid,uuid,text,jsonb,timestamp with time zone,jsonb,cidr[])', array[
+        'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone, p_metadata jsonb DEFAULT ''{}''::jsonb, p_allowed_ips cidr[] DEFAULT NULL::cidr[]',
+        'body e7ebcfbb9bcefb5b2a7231c17965de90',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.to_response(api_keys_private.api_keys)', array[
+        'arguments p_key api_keys_private.api_keys',
+        'body 63d434327f5ce1219f26cdea2928d1ee',
+        'immutable',
+        'language sql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
+      ]),
+      ('function', 'api_keys_private.without_mapping(inet)', array[
+        'arguments p_address inet',
+        'body 9f3e556a3e66ffac8809cf7bacb58128',
+        'immutable',
+        'language sql',
+        'returns inet',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker'
       ]),
       ('function', 'audiencelab_private.apply_columns(regclass,regclass)', array[
         'arguments p_table regclass, p_desired regclass',
@@ -735,9 +922,18 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'public.authenticate_api_key(text,inet)', array[
+        'arguments p_api_key text, p_ip inet DEFAULT NULL::inet',
+        'body f3972185714680755451531df5257e5f',
+        'language plpgsql',
+        'returns public.authenticate_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
-        'body ebddcf4f319233d5da03daa3d53467a7',
+        'body 30a55d7205d1b9da6cb836c264231ea1',
         'language plpgsql',
         'returns public.create_api_key_response',
         'search_path=pg_catalog, pg_temp',
@@ -762,6 +958,33 @@ as $verification$
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.disable_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 9ad4f145ad44b083327d22f0b0024c3f',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.enable_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 53d496054921646bc5d4d31838f7b7be',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.get_api_key(uuid)', array[
+        'arguments p_api_key_id uuid',
+        'body 4e82b689bc3af462ad27d8178e76536c',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
       ('function', 'public.get_api_key_account_id()', array[
         'arguments ',
         'body 6cd602cfeb87982baa6327718735b7b1',
@@ -780,9 +1003,27 @@ as $verification$
         'security definer',
         'stable'
       ]),
+      ('function', 'public.issue_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
+        'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
+        'body c9947f18c55bdd169b5d8d50abe0f7d4',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.list_api_key_events(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'arguments p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100, p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid',
+        'body 869b93b925d8b579903bab33c7b1a9d4',
+        'language plpgsql',
+        'returns TABLE(id uuid, api_key_id uuid, event text, actor_type text, actor_id uuid, changes jsonb, created_at timestamp with time zone)',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
       ('function', 'public.list_api_keys(uuid)', array[
         'arguments p_account_id uuid',
-        'body e994b2f927c327ae99e6cd96da378751',
+        'body cd1d90044d4fce53c2f60e47849a93dc',
         'language plpgsql',
         'returns TABLE(id uuid, name text, key_prefix text, scopes jsonb, expires_at timestamp with time zone, created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
         'search_path=pg_catalog, pg_temp',
@@ -836,7 +1077,7 @@ as $verification$
       ]),
       ('function', 'public.revoke_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
-        'body 722937b5a73cfc561ca555acf1b15e4f',
+        'body 20e76b30b9b9d3b09c2781be4ef91f82',
         'language plpgsql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -845,21 +1086,48 @@ as $verification$
       ]),
       ('function', 'public.revoke_api_keys_of(uuid,uuid)', array[
         'arguments p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid',
-        'body e2c95edff58088dd9ee14b150e9ac074',
+        'body 4093297aca58ed17adb72de5987f99a2',
         'language plpgsql',
         'returns integer',
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.rotate_api_key(uuid,interval)', array[
+        'arguments p_api_key_id uuid, p_overlap interval DEFAULT ''1 day''::interval',
+        'body 02c12b5aa945f30a56132120fba1914a',
+        'language plpgsql',
+        'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.update_api_key(uuid,jsonb)', array[
+        'arguments p_api_key_id uuid, p_changes jsonb',
+        'body b58b9c64e02a5c28edb65e1d9f5a5d85',
+        'language plpgsql',
+        'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.verify_api_key(text)', array[
         'arguments p_api_key text',
-        'body f3aca4e84b0d1ae04d2575c1d1633a10',
+        'body cfcd0ac0179e556e5f22280b5596fcf1',
         'language plpgsql',
         'returns public.verify_api_key_response',
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
+      ]),
+      ('index', 'api_keys_private.api_key_events_account_id_created_at_id_idx', array[
+        'CREATE INDEX api_key_events_account_id_created_at_id_idx ON api_keys_private.api_key_events USING btree (account_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'api_keys_private.api_key_events_api_key_id_created_at_id_idx', array[
+        'CREATE INDEX api_key_events_api_key_id_created_at_id_idx ON api_keys_private.api_key_events USING btree (api_key_id, created_at DESC, id DESC)'
+      ]),
+      ('index', 'api_keys_private.api_key_events_pkey', array[
+        'CREATE UNIQUE INDEX api_key_events_pkey ON api_keys_private.api_key_events USING btree (id)'
       ]),
       ('index', 'api_keys_private.api_key_logs_api_key_id_timestamp_idx', array[
         'CREATE INDEX api_key_logs_api_key_id_timestamp_idx ON api_keys_private.api_key_logs USING btree (api_key_id, "timestamp" DESC)'
@@ -996,6 +1264,9 @@ as $verification$
         'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
+      ('privileges', 'api_keys_private.api_key_events', array[
+        'select to service_role'
+      ]),
       ('privileges', 'api_keys_private.api_key_logs', array[
         'delete to service_role',
         'insert to service_role',
@@ -1047,6 +1318,9 @@ as $verification$
         'select to service_role',
         'update to service_role'
       ]),
+      ('privileges', 'public.authenticate_api_key(text,inet)', array[
+        'execute to service_role'
+      ]),
       ('privileges', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'execute to authenticated'
       ]),
@@ -1055,6 +1329,14 @@ as $verification$
       ]),
       ('privileges', 'public.delete_studio_segment(uuid)', array[
         'execute to authenticated'
+      ]),
+      ('privileges', 'public.disable_api_key(uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.enable_api_key(uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.enrichment_tracking', array[
         'delete to service_role',
@@ -1074,14 +1356,26 @@ as $verification$
         'update to authenticated',
         'update to service_role'
       ]),
+      ('privileges', 'public.get_api_key(uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
       ('privileges', 'public.get_api_key_account_id()', array[
         'execute to api_key'
       ]),
       ('privileges', 'public.has_scope(text,text,text)', array[
         'execute to api_key'
       ]),
+      ('privileges', 'public.issue_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.list_api_key_events(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
       ('privileges', 'public.list_api_keys(uuid)', array[
-        'execute to authenticated'
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
         'execute to service_role'
@@ -1101,9 +1395,14 @@ as $verification$
         'execute to authenticated'
       ]),
       ('privileges', 'public.revoke_api_key(uuid)', array[
-        'execute to authenticated'
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.revoke_api_keys_of(uuid,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.rotate_api_key(uuid,interval)', array[
         'execute to authenticated',
         'execute to service_role'
       ]),
@@ -1117,6 +1416,10 @@ as $verification$
         'select to service_role',
         'update to authenticated',
         'update to service_role'
+      ]),
+      ('privileges', 'public.update_api_key(uuid,jsonb)', array[
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.verify_api_key(text)', array[
         'execute to api_key',
@@ -1139,6 +1442,10 @@ as $verification$
         'granted to authenticator',
         'has usage of schema public',
         'subject to row level security'
+      ]),
+      ('table', 'api_keys_private.api_key_events', array[
+        'row level security enabled',
+        'table'
       ]),
       ('table', 'api_keys_private.api_key_logs', array[
         'row level security enabled',
@@ -1176,12 +1483,28 @@ as $verification$
         'row level security enabled',
         'table'
       ]),
+      ('trigger', 'api_keys_allowed_ips_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_allowed_ips_limit BEFORE INSERT OR UPDATE OF allowed_ips ON api_keys_private.api_keys FOR EACH ROW WHEN (((cardinality(new.allowed_ips) < 1) OR (cardinality(new.allowed_ips) > 50))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''allowed_ips'', ''must be null or have 1 to 50 networks'')',
+        'enabled'
+      ]),
       ('trigger', 'api_keys_expires_at_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''must be before the year 10000'')',
         'enabled'
       ]),
+      ('trigger', 'api_keys_metadata_limit on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_metadata_limit BEFORE INSERT OR UPDATE OF metadata ON api_keys_private.api_keys FOR EACH ROW WHEN (((jsonb_typeof(new.metadata) <> ''object''::text) OR (octet_length((new.metadata)::text) > 4096) OR audiencelab_private.exceeds_json_limit(new.metadata))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''metadata'', ''must be an object of at most 4,096 bytes as text and 100 levels, with numbers in the range of a double'')',
+        'enabled'
+      ]),
       ('trigger', 'api_keys_name_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_name_limit BEFORE INSERT OR UPDATE OF name ON api_keys_private.api_keys FOR EACH ROW WHEN ((length(new.name) > 255)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''name'', ''must have at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_record_change on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_record_change AFTER UPDATE OF account_id, name, scopes, expires_at, created_by, is_active, disabled_at, metadata, allowed_ips, successor_id ON api_keys_private.api_keys FOR EACH ROW WHEN (((old.account_id IS DISTINCT FROM new.account_id) OR (old.name IS DISTINCT FROM new.name) OR (old.scopes IS DISTINCT FROM new.scopes) OR (old.expires_at IS DISTINCT FROM new.expires_at) OR (old.created_by IS DISTINCT FROM new.created_by) OR (old.is_active IS DISTINCT FROM new.is_active) OR (old.disabled_at IS DISTINCT FROM new.disabled_at) OR (old.metadata IS DISTINCT FROM new.metadata) OR (old.allowed_ips IS DISTINCT FROM new.allowed_ips) OR (old.successor_id IS DISTINCT FROM new.successor_id))) EXECUTE FUNCTION api_keys_private.record_event()',
+        'enabled'
+      ]),
+      ('trigger', 'api_keys_record_creation on api_keys_private.api_keys', array[
+        'CREATE TRIGGER api_keys_record_creation AFTER INSERT ON api_keys_private.api_keys FOR EACH ROW EXECUTE FUNCTION api_keys_private.record_event()',
         'enabled'
       ]),
       ('trigger', 'api_keys_scopes_limit on api_keys_private.api_keys', array[
@@ -1276,12 +1599,40 @@ as $verification$
         'CREATE TRIGGER set_timestamps_segments BEFORE UPDATE ON public.segments FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()',
         'enabled'
       ]),
+      ('type', 'public.api_key_response', array[
+        'account_id uuid',
+        'allowed_ips cidr[]',
+        'created_at timestamp with time zone',
+        'created_by uuid',
+        'disabled_at timestamp with time zone',
+        'expires_at timestamp with time zone',
+        'id uuid',
+        'is_active boolean',
+        'key_prefix text',
+        'last_used_at timestamp with time zone',
+        'metadata jsonb',
+        'name text',
+        'scopes jsonb',
+        'successor_id uuid'
+      ]),
       ('type', 'public.api_key_usage_log_response', array[
         'error text',
         'error_code text',
         'log_id uuid',
         'success boolean',
         'timestamp timestamp with time zone'
+      ]),
+      ('type', 'public.authenticate_api_key_response', array[
+        'account_id uuid',
+        'api_key_id uuid',
+        'code text',
+        'created_by uuid',
+        'expires_at timestamp with time zone',
+        'ip_restricted boolean',
+        'metadata jsonb',
+        'name text',
+        'scopes jsonb',
+        'valid boolean'
       ]),
       ('type', 'public.create_api_key_response', array[
         'account_id uuid',
@@ -1303,7 +1654,7 @@ as $verification$
         'as SELECT api_key.id, api_key.account_id, api_key.name, api_key.key_prefix, api_key.created_by, api_key.created_at, api_key.last_used_at, api_key.expires_at FROM (api_keys_private.api_keys api_key JOIN api_keys_private.live_api_keys live ON ((live.id = api_key.id))) WHERE (api_key.key_hash ~~ ''$2a$%''::text);'
       ]),
       ('view', 'api_keys_private.live_api_keys', array[
-        'as SELECT id, account_id, key_prefix, key_hash, scopes FROM api_keys_private.api_keys WHERE (is_active AND ((expires_at IS NULL) OR (expires_at > now())));'
+        'as SELECT id, account_id, key_prefix, key_hash, scopes, allowed_ips FROM api_keys_private.api_keys WHERE (is_active AND (disabled_at IS NULL) AND ((expires_at IS NULL) OR (expires_at > now())));'
       ])
   )
   select

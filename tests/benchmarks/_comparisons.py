@@ -80,6 +80,19 @@ def verify_against_look_up(world: World) -> Comparison:
     )
 
 
+def authenticate_against_verify(world: World) -> Comparison:
+    # As PostgREST reads the results, so that the client does not parse ten columns.
+    select = "select to_json(result)::text from public.{} as result"
+    with world.connect(SERVICE_ROLE) as connection:
+        medians = alternating_medians(
+            call(connection, select.format("authenticate_api_key(%s, %s)"), world.key, "192.0.2.1"),
+            call(connection, select.format("verify_api_key(%s)"), world.key),
+            rounds=100,
+            calls=(20, 20),
+        )
+    return times_as_long("authenticate_api_key", "verify_api_key", medians, at_most=1.2)
+
+
 def count_against_slow_policy(world: World) -> Comparison:
     count = "select count(*) from public.segments"
     member = user(world.counted.user_id)
@@ -213,6 +226,7 @@ def batch_against_single_calls(world: World) -> Comparison:
 COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     verify_against_bcrypt,
     verify_against_look_up,
+    authenticate_against_verify,
     count_against_slow_policy,
     first_page_against_owner,
     first_page_planned_anew,

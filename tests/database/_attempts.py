@@ -163,7 +163,9 @@ def _call(function: str, target: Target) -> tuple[str, list[object]]:
     given = arguments(function, target)
     names = ", ".join(f"{name} => %s" for name in given)
     query = f"select to_json(result) from public.{function}({names}) as result"
-    return query, [Jsonb(value) if isinstance(value, list) else value for value in given.values()]
+    return query, [
+        Jsonb(value) if isinstance(value, (list, dict)) else value for value in given.values()
+    ]
 
 
 def _statement(verb: str, name: str, target: Target) -> tuple[str, list[object]]:

@@ -58,6 +58,7 @@ def to(*roles: str) -> frozenset[str]:
 
 
 _KEYS = "callers cannot read the keys"
+_MEMBERS_OR_SERVICE = "checks membership, except for service_role"
 _SERVICE = "only service_role may call it"
 
 PUBLIC_FUNCTIONS = (
@@ -69,23 +70,35 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_account_id": it.account_id, "p_name": "n", "p_scopes": []},
     ),
     PublicFunction(
+        "public.issue_api_key(uuid, uuid, text, jsonb, timestamp with time zone)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda it: {
+            "p_account_id": it.account_id,
+            "p_created_by": it.created_by,
+            "p_name": "n",
+            "p_scopes": [],
+        },
+    ),
+    PublicFunction(
         "public.list_api_keys(uuid)",
-        to("authenticated"),
-        definer=f"{_KEYS}; checks membership",
-        outcomes="x 1 1 x x x x x x x",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 x x x x x x 1",
         arguments=lambda it: {"p_account_id": it.account_id},
     ),
     PublicFunction(
         "public.revoke_api_key(uuid)",
-        to("authenticated"),
-        definer=f"{_KEYS}; checks membership",
-        outcomes="x 1 1 x x x x x x x",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 x x x x x x 1",
         arguments=lambda it: {"p_api_key_id": it.key},
     ),
     PublicFunction(
         "public.revoke_api_keys_of(uuid, uuid)",
         to("authenticated", "service_role"),
-        definer=f"{_KEYS}; checks membership, except for service_role",
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
         outcomes="x 1 1 x x x x x x 1",
         arguments=lambda it: {"p_user_id": it.key_creator, "p_account_id": it.account_id},
     ),
@@ -95,6 +108,13 @@ PUBLIC_FUNCTIONS = (
         definer=f"{_KEYS}; reveals nothing about a key that the caller does not present",
         outcomes="x x x x x 1 1 x x 1",
         arguments=lambda it: {"p_api_key": it.key_text},
+    ),
+    PublicFunction(
+        "public.authenticate_api_key(text, inet)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda it: {"p_api_key": it.key_text, "p_ip": "192.0.2.1"},
     ),
     PublicFunction(
         "public.log_api_key_usage(uuid, text, text, integer, text, text)",
@@ -131,6 +151,48 @@ PUBLIC_FUNCTIONS = (
         to("api_key"),
         definer=f"{_KEYS}; reads the caller's own key",
         outcomes="x x x x x 1 1 0 0 x",
+    ),
+    PublicFunction(
+        "public.get_api_key(uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.update_api_key(uuid, jsonb)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key, "p_changes": {"name": "n"}},
+    ),
+    PublicFunction(
+        "public.disable_api_key(uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.enable_api_key(uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.rotate_api_key(uuid, interval)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 4 4 x x x x 1",
+        arguments=lambda it: {"p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.list_api_key_events(uuid, uuid, integer, timestamp with time zone, uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; {_MEMBERS_OR_SERVICE}",
+        outcomes="x 1 1 x x x x x x 1",
+        arguments=lambda it: {"p_account_id": it.account_id, "p_api_key_id": it.key},
     ),
     PublicFunction(
         "public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])",
@@ -220,12 +282,27 @@ PRIVATE_FUNCTIONS = (
     Function("audiencelab_private.apply_table(text, text)"),
     Function("audiencelab_private.apply_foreign_keys(regclass, jsonb)"),
     Function("audiencelab_private.publish(regclass)"),
+    Function(
+        "api_keys_private.record_event()",
+        definer="service_role cannot write events; records the change of the row",
+    ),
     Function("api_keys_private.require_scopes(jsonb)"),
     Function("api_keys_private.base62(integer)"),
     Function("api_keys_private.random_base62(integer)"),
     Function("api_keys_private.crc32(bytea)"),
     Function("api_keys_private.generate_api_key()"),
     Function("api_keys_private.require_manager(uuid)"),
+    Function("api_keys_private.may_read(uuid)"),
+    Function("api_keys_private.require_name(text)"),
+    Function("api_keys_private.require_expiry(timestamp with time zone)"),
+    Function("api_keys_private.require_room(uuid)"),
+    Function(
+        "api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamp with time zone, jsonb,"
+        " cidr[])"
+    ),
+    Function("api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamp with time zone)"),
+    Function("api_keys_private.without_mapping(inet)"),
+    Function("api_keys_private.rehash_api_key(text, text)"),
     Function("api_keys_private.admit_comparison(text, text)"),
     Function("api_keys_private.count_failed_comparisons(text, integer, bigint)"),
     Function("api_keys_private.require_live_caller()"),
@@ -236,6 +313,14 @@ PRIVATE_FUNCTIONS = (
         definer=f"{_KEYS}; reads the caller's own key",
     ),
     Function("api_keys_private.has_scope_on_all(text, text[])", to("api_key")),
+    Function("api_keys_private.to_response(api_keys_private.api_keys)"),
+    Function("api_keys_private.find_api_key(uuid)"),
+    Function("api_keys_private.lock_api_key(uuid)"),
+    Function("api_keys_private.max_overlap()"),
+    Function("api_keys_private.require_json_type(jsonb, text, text[])"),
+    Function("api_keys_private.parse_time(text, text)"),
+    Function("api_keys_private.parse_network(text)"),
+    Function("api_keys_private.parse_networks(jsonb)"),
     Function("enrichment_private.keep_counters()"),
     Function("enrichment_private.may_write(enrichment_tracking)"),
     Function("enrichment_private.count_records(uuid)"),
@@ -257,6 +342,7 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
         "api_key": to("SELECT"),
     },
     "api_keys_private.api_keys": {"service_role": READ_WRITE},
+    "api_keys_private.api_key_events": {"service_role": to("SELECT")},
     "api_keys_private.api_key_logs": {"service_role": READ_WRITE},
     "api_keys_private.failed_comparisons": {"service_role": to("SELECT", "DELETE")},
     "api_keys_private.settings": {"service_role": to("SELECT", "UPDATE")},
@@ -266,4 +352,7 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
 }
 
 PUBLIC_TABLES = tuple(name.removeprefix("public.") for name in TABLES if name.startswith("public."))
-PUBLIC_TYPES = ("create_api_key_response", "verify_api_key_response", "api_key_usage_log_response")
+PUBLIC_TYPES = (
+    *("create_api_key_response", "verify_api_key_response", "api_key_usage_log_response"),
+    *("authenticate_api_key_response", "api_key_response"),
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -13,22 +12,15 @@ import psycopg
 from psycopg.rows import dict_row, scalar_row
 
 from audiencelab_sdk.local import _migrate as migrate
+from tests._waiting import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 # A scope that covers everything.
 EVERYTHING = {"entity_type": "*", "entity_id": "*", "action": "*"}
 NOT_A_MEMBER = "the account does not exist, or you are not a member of it"
-
-
-def wait_until(condition: Callable[[], object], *, seconds: float = 30) -> None:
-    """Wait until a condition is true, and fail at the deadline."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"the condition is not true after {seconds} seconds"
-        time.sleep(0.05)
 
 
 def warnings_of(db: Database, text: str) -> list[str]:
@@ -129,6 +121,15 @@ class Database:
         """The number of rows that a statement of the actor affects."""
         with self.acting(actor) as connection:
             return connection.execute(statement.encode(), parameters).rowcount
+
+    def wait_for_blocked_session(self) -> None:
+        """Wait until a session of this database waits for a lock."""
+        wait_until(
+            lambda: self.admin(
+                "select 1 from pg_stat_activity"
+                " where datname = current_database() and wait_event_type = 'Lock'"
+            )
+        )
 
     def add_tenant(self) -> Tenant:
         """Create an account and its owner."""

@@ -28,6 +28,7 @@ from tests.database._sql import (
 INVALID = {"valid": False, "api_key_id": None, "account_id": None, "error": "Invalid API key"}
 BASE62 = string.ascii_uppercase + string.ascii_lowercase + string.digits
 CREATE = "select * from public.create_api_key(%s, %s, %s, %s)"
+ISSUE = "select * from public.issue_api_key(%s, %s, %s, %s, %s)"
 
 
 def count_keys(db: Database, tenant: Tenant) -> int:
@@ -57,6 +58,55 @@ def test_a_member_creates_a_key(db: Database, tenant: Tenant) -> None:
         "account_id": tenant.account_id,
         "error": None,
     }
+
+
+def test_a_back_office_issues_a_key_for_a_member(db: Database, tenant: Tenant) -> None:
+    colleague = db.add_user(uuid4())
+    db.add_member(tenant.account_id, colleague)
+    expires_at = datetime.now(UTC) + timedelta(days=1)
+    (key,) = db.rows(
+        SERVICE_ROLE,
+        ISSUE,
+        *(tenant.account_id, colleague, "ci", json.dumps([EVERYTHING]), expires_at),
+    )
+    assert (key["name"], key["scopes"], key["expires_at"]) == ("ci", [EVERYTHING], expires_at)
+    assert db.verify(key["key"])["account_id"] == tenant.account_id
+    (listed,) = db.rows(SERVICE_ROLE, "select * from public.list_api_keys(%s)", tenant.account_id)
+    assert (listed["id"], listed["created_by"]) == (key["id"], colleague)
+
+
+def test_a_key_is_not_issued_for_who_is_no_member(db: Database, tenant: Tenant) -> None:
+    stranger = db.add_tenant()
+    for account_id, creator in (
+        (tenant.account_id, stranger.user_id),
+        (tenant.account_id, uuid4()),
+        (tenant.account_id, None),
+        (uuid4(), tenant.user_id),
+        (None, tenant.user_id),
+    ):
+        with pytest.raises(errors.InvalidParameterValue) as refusal:
+            db.rows(SERVICE_ROLE, ISSUE, account_id, creator, "ci", "[]", None)
+        assert refusal.value.diag.message_primary == (
+            "the account does not exist, or the creator of the API key is not a member of it"
+        )
+    assert count_keys(db, tenant) == 0
+
+
+def test_an_issued_key_is_checked_like_a_created_one(db: Database, tenant: Tenant) -> None:
+    for name, scopes, expires_at in (
+        (" ", "[]", None),
+        ("ci", "[{}]", None),
+        ("ci", "[]", datetime(2020, 1, 1, tzinfo=UTC)),
+    ):
+        with pytest.raises(errors.InvalidParameterValue):
+            db.rows(
+                SERVICE_ROLE,
+                ISSUE,
+                *(tenant.account_id, tenant.user_id, name, scopes, expires_at),
+            )
+    with pytest.raises(errors.CheckViolation, match="api_keys_name_limit"):
+        db.rows(SERVICE_ROLE, ISSUE, tenant.account_id, tenant.user_id, "n" * 256, "[]", None)
+    assert count_keys(db, tenant) == 0
 
 
 def test_a_key_ends_in_its_checksum(db: Database, tenant: Tenant) -> None:
@@ -236,6 +286,20 @@ def test_a_revoked_key_is_invalid(db: Database, tenant: Tenant) -> None:
     assert db.verify(key["key"]) == INVALID
     (listed,) = db.rows(tenant.member, "select * from public.list_api_keys(%s)", tenant.account_id)
     assert listed["is_active"] is False
+
+
+def test_a_back_office_lists_and_revokes_keys(db: Database, tenant: Tenant) -> None:
+    key = db.create_key(tenant)
+    list_keys = "select * from public.list_api_keys(%s)"
+    assert db.rows(SERVICE_ROLE, list_keys, tenant.account_id) == db.rows(
+        tenant.member, list_keys, tenant.account_id
+    )
+    assert db.rows(SERVICE_ROLE, list_keys, uuid4()) == []
+    assert db.value(SERVICE_ROLE, "select public.revoke_api_key(%s)", key["id"]) is True
+    assert db.verify(key["key"]) == INVALID
+    for missing in (uuid4(), None):
+        with pytest.raises(errors.InsufficientPrivilege, match="the API key does not exist"):
+            db.value(SERVICE_ROLE, "select public.revoke_api_key(%s)", missing)
 
 
 def test_a_non_member_cannot_revoke_a_key(db: Database, tenant: Tenant) -> None:

@@ -215,6 +215,7 @@ def test_the_advisors_report_only_private_tables_without_policies(
     # Only service_role, which bypasses row level security, has access to these tables.
     assert findings(project, db) == {
         ("rls_enabled_no_policy", "api_keys_private", "api_keys"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_events"),
         ("rls_enabled_no_policy", "api_keys_private", "api_key_logs"),
         ("rls_enabled_no_policy", "api_keys_private", "failed_comparisons"),
         ("rls_enabled_no_policy", "api_keys_private", "settings"),

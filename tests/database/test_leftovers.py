@@ -10,13 +10,14 @@ import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
 from audiencelab_sdk.local._postgres import PostgresServer
+from tests._waiting import wait_until
 from tests.database._catalog import catalog
-from tests.database._sql import Database, wait_until, warnings_of
+from tests.database._sql import Database, warnings_of
 from tests.database._states import apply_state
 from tests.database.conftest import make_database
 
 _, *MIGRATIONS = migrate.migration_files()
-FOUNDATION, API_KEYS, JOBS, SEGMENTS = MIGRATIONS
+FOUNDATION, API_KEYS, LIFE_CYCLE, JOBS, SEGMENTS = MIGRATIONS
 
 
 def apply_all(db: Database) -> None:

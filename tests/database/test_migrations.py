@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-STAND_IN, FOUNDATION, API_KEYS, JOBS, SEGMENTS = migrate.migration_files()
-MIGRATIONS = (FOUNDATION, API_KEYS, JOBS, SEGMENTS)
+STAND_IN, FOUNDATION, API_KEYS, LIFE_CYCLE, JOBS, SEGMENTS = migrate.migration_files()
+MIGRATIONS = (FOUNDATION, API_KEYS, LIFE_CYCLE, JOBS, SEGMENTS)
 CONFIRMATIONS = {
     FOUNDATION: "",
     API_KEYS: "set audiencelab.confirm_rollback = 'delete all API keys';",
+    LIFE_CYCLE: "",
     JOBS: "set audiencelab.confirm_rollback = 'delete all enrichment jobs';",
     SEGMENTS: "set audiencelab.confirm_rollback = 'delete all segments';",
 }
@@ -118,14 +119,15 @@ def test_a_second_run_takes_no_lock_that_blocks_reads_or_the_base_schema(db: Dat
 
 
 def test_each_file_requires_only_those_that_it_depends_on(fresh: Database, db: Database) -> None:
-    for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, [JOBS, SEGMENTS])):
+    of_api_keys = [LIFE_CYCLE, JOBS, SEGMENTS]
+    for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, of_api_keys)):
         for file in dependents:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=missing.name):
                 fresh.apply(file.read_text())
         apply_all(fresh, [missing])
     apply_all(fresh, [SEGMENTS])
     assert fresh.admin("select to_regnamespace('enrichment_private') as made") == [{"made": None}]
-    apply_all(fresh, [JOBS])
+    apply_all(fresh, [JOBS, LIFE_CYCLE])
     assert catalog(fresh) == catalog(db)
 
 
@@ -228,7 +230,7 @@ def test_a_rollback_reports_the_migration_that_depends_on_it(fresh: Database) ->
     apply_all(fresh, [FOUNDATION, API_KEYS])
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=API_KEYS.name):
         fresh.apply(confirmed_rollback_of(FOUNDATION))
-    for dependent in (JOBS, SEGMENTS):
+    for dependent in (LIFE_CYCLE, JOBS, SEGMENTS):
         apply_all(fresh, [dependent])
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=dependent.name):
             fresh.apply(confirmed_rollback_of(API_KEYS))

@@ -14,8 +14,9 @@ import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
 from audiencelab_sdk.local._postgres import PostgresServer, find_programs
+from tests._waiting import wait_until
 from tests.database._catalog import catalog
-from tests.database._sql import Database, wait_until
+from tests.database._sql import Database
 from tests.database._states import apply_state
 from tests.database._tools import ROOT, run
 from tests.database.conftest import make_database

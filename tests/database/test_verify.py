@@ -63,6 +63,12 @@ CHANGES = {
         "found <execute to authenticated>"
     ),
     "grant execute on function public.revoke_api_keys_of to anon": "found <execute to anon>",
+    "alter table api_keys_private.api_keys disable trigger api_keys_record_change": (
+        "trigger api_keys_record_change on api_keys_private.api_keys: expected"
+    ),
+    "grant delete on api_keys_private.api_key_events to service_role": (
+        "privileges api_keys_private.api_key_events: found <delete to service_role>"
+    ),
     "drop function public.reset_enrichment_progress": (
         "function public.reset_enrichment_progress(uuid,text): missing"
     ),
@@ -120,9 +126,8 @@ CHANGES = {
         "expected <security invoker>"
     ),
     "create or replace view api_keys_private.live_api_keys with (security_invoker = true) as"
-    " select id, account_id, key_prefix, key_hash, scopes from api_keys_private.api_keys": (
-        "view api_keys_private.live_api_keys: expected <as SELECT"
-    ),
+    " select id, account_id, key_prefix, key_hash, scopes, allowed_ips"
+    " from api_keys_private.api_keys": ("view api_keys_private.live_api_keys: expected <as SELECT"),
     "alter table public.segments owner to anon": (
         "owner public.segments: unexpected: owned by anon"
     ),

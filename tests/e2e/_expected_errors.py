@@ -49,7 +49,7 @@ NO_MEMBER = denied("the account does not exist, or you are not a member of it")
 NO_MANAGER = denied("only members with the account role owner may manage the API keys")
 NO_ACCOUNT_NAMED = denied("only service_role may revoke API keys in all accounts")
 NO_KEY = denied("the API key does not exist, or you are not a member of its account")
-DEAD_KEY = denied("the API key that the request runs as is revoked or expired")
+DEAD_KEY = denied("the API key that the request runs as is revoked, disabled or expired")
 NO_LOGGED_KEY = not_logged("the API key does not exist")
 FOREIGN_ROW = denied("new row violates row-level security policy")
 NO_CREATOR = invalid("created_by is missing, and this client acts as no user")
@@ -88,16 +88,16 @@ API_KEYS: Table = [
     ("api_keys.create", "full account", "member", FULL),
     ("api_keys.create", "no UUID", "member", invalid("account_id must be a UUID")),
     ("api_keys.create(odd scope)", "account", "member", refused("scopes[0] has an unknown field")),
-    ("api_keys.list", "account", "member junior", RETURNS),
+    ("api_keys.list", "account", "member junior service", RETURNS),
     ("api_keys.list", "account", OUTSIDERS, NO_MEMBER),
-    ("api_keys.list", "account", f"service {KEYS}", NOT_ITS_ROLE),
+    ("api_keys.list", "account", KEYS, NOT_ITS_ROLE),
     ("api_keys.list", "account", "anon", ANONYMOUS),
     ("api_keys.list", "no account", "member", NO_MEMBER),
     ("api_keys.list", "deleted account", "member", NO_MEMBER),
     ("api_keys.list", "managed account", "junior", RETURNS),
-    ("api_keys.revoke", "key", "member junior", RETURNS),
+    ("api_keys.revoke", "key", "member junior service", RETURNS),
     ("api_keys.revoke", "key", OUTSIDERS, NO_KEY),
-    ("api_keys.revoke", "key", f"service {KEYS}", NOT_ITS_ROLE),
+    ("api_keys.revoke", "key", KEYS, NOT_ITS_ROLE),
     ("api_keys.revoke", "key", "anon", ANONYMOUS),
     ("api_keys.revoke", "no key", "member", NO_KEY),
     ("api_keys.revoke", "deleted key", "member", NO_KEY),

@@ -10,6 +10,7 @@ import pytest
 
 from audiencelab_sdk import AudienceLab
 from tests.database._attempts import World
+from tests.database._sql import SERVICE_ROLE
 from tests.database.conftest import db, programs, server, tenant
 from tests.e2e.conftest import project
 
@@ -27,6 +28,14 @@ def world(db: Database) -> Iterator[World]:
     """One account and the actors that try to reach its rows."""
     with psycopg.connect(db.admin_url, autocommit=True) as admin:
         yield World(db, admin)
+
+
+@pytest.fixture
+def owners_only(db: Database) -> Iterator[None]:
+    """Only owners may manage the keys of their accounts."""
+    db.rows(SERVICE_ROLE, "update api_keys_private.settings set manage_keys_role = 'owner'")
+    yield
+    db.rows(SERVICE_ROLE, "update api_keys_private.settings set manage_keys_role = null")
 
 
 @pytest.fixture(scope="session")

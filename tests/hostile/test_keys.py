@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 import psycopg
@@ -24,9 +24,6 @@ from tests.database._sql import (
     user,
 )
 from tests.database.test_old_keys import add_old_key, crypt_calls
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 CREATE = "select * from public.create_api_key(%s, %s, %s, %s)"
 
@@ -172,7 +169,7 @@ def test_to_check_texts_as_a_key_that_does_not_live(
     add_old_key(db, tenant, text)
     before = crypt_calls(db)
     for guess in (text, text[:7] + uuid4().hex):
-        with pytest.raises(errors.InsufficientPrivilege, match="revoked or expired"):
+        with pytest.raises(errors.InsufficientPrivilege, match="revoked, disabled or expired"):
             db.rows(api_key(key_id), "select * from public.verify_api_key(%s)", guess)
     assert crypt_calls(db) == before
 
@@ -244,13 +241,6 @@ def test_to_revoke_the_keys_of_other_accounts(db: Database, tenant: Tenant) -> N
     with pytest.raises(errors.InvalidParameterValue):
         db.rows(SERVICE_ROLE, revoke, None, None)
     assert db.verify(key["key"])["valid"] is True
-
-
-@pytest.fixture
-def owners_only(db: Database) -> Iterator[None]:
-    db.rows(SERVICE_ROLE, "update api_keys_private.settings set manage_keys_role = 'owner'")
-    yield
-    db.rows(SERVICE_ROLE, "update api_keys_private.settings set manage_keys_role = null")
 
 
 @pytest.mark.usefixtures("owners_only")
