@@ -300,9 +300,7 @@ PRIVATE_FUNCTIONS = (
         "api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamp with time zone, jsonb,"
         " cidr[])"
     ),
-    Function(
-        "api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamp with time zone)"
-    ),
+    Function("api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamp with time zone)"),
     Function("api_keys_private.without_mapping(inet)"),
     Function("api_keys_private.rehash_api_key(text, text)"),
     Function("api_keys_private.admit_comparison(text, text)"),

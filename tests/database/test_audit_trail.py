@@ -117,9 +117,7 @@ def test_use_of_a_key_is_not_recorded(db: Database, tenant: Tenant) -> None:
 
 def test_no_event_contains_the_key_its_prefix_or_its_hash(db: Database, tenant: Tenant) -> None:
     key = db.create_key(tenant)
-    (successor,) = db.rows(
-        tenant.member, "select * from public.rotate_api_key(%s)", key["id"]
-    )
+    (successor,) = db.rows(tenant.member, "select * from public.rotate_api_key(%s)", key["id"])
     db.rows(tenant.member, REVOKE, key["id"])
     hashes = db.admin(
         "select key_hash from api_keys_private.api_keys where account_id = %s", tenant.account_id

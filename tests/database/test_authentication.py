@@ -109,9 +109,7 @@ def test_it_agrees_with_the_definition_of_a_live_key(
     disabled_at: datetime | None,
     expires_at: datetime | None,
 ) -> None:
-    key = db.create_key(
-        tenant, is_active=is_active, disabled_at=disabled_at, expires_at=expires_at
-    )
+    key = db.create_key(tenant, is_active=is_active, disabled_at=disabled_at, expires_at=expires_at)
     live = db.admin("select id from api_keys_private.live_api_keys where id = %s", key["id"])
     assert code(db, key["key"]) == (
         "valid"

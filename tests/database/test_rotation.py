@@ -34,9 +34,7 @@ def row(db: Database, key_id: UUID) -> dict[str, Any]:
 
 
 def count_keys(db: Database, tenant: Tenant) -> int:
-    return len(
-        db.rows(SERVICE_ROLE, "select * from public.list_api_keys(%s)", tenant.account_id)
-    )
+    return len(db.rows(SERVICE_ROLE, "select * from public.list_api_keys(%s)", tenant.account_id))
 
 
 def test_the_successor_has_what_the_key_has(db: Database, tenant: Tenant) -> None:

@@ -20,7 +20,6 @@ from tests.database._matrix import OUTCOMES, outcomes_of
 from tests.database._sql import EVERYTHING, SERVICE_ROLE, Actor, Database, Tenant, api_key, user
 from tests.database.test_authentication import authenticate, code
 from tests.database.test_old_keys import add_old_key, crypt_calls
-from tests.hostile.test_keys import verdict
 
 GET = "select * from public.get_api_key(%s)"
 UPDATE = "select * from public.update_api_key(%s, %s)"
@@ -260,7 +259,8 @@ def test_to_run_sql_by_the_texts_of_a_key(db: Database, tenant: Tenant, text: st
     key = db.create_key(tenant)
     scope = EVERYTHING | {"entity_id": text}
     changed = change(db, tenant.member, key["id"], name=text, metadata={text: text}, scopes=[scope])
-    assert (changed["name"], changed["metadata"], changed["scopes"]) == (text, {text: text}, [scope])
+    assert (changed["name"], changed["metadata"]) == (text, {text: text})
+    assert changed["scopes"] == [scope]
     result = authenticate(db, key["key"])
     assert (result["name"], result["metadata"]) == (text, {text: text})
     (event, _) = db.rows(tenant.member, EVENTS, tenant.account_id, key["id"])
@@ -286,7 +286,7 @@ def test_to_receive_megabytes_by_an_error(db: Database, tenant: Tenant) -> None:
         *("192.0.2.5/24", "192.0.2.0/33", "192.0.2.0/-1", "192.0.2.0/", "192.0.2.0/24/24"),
         *("::ffff:192.0.2.5/120", "::ffff:010.0.0.1", "2001:db8::1/32", "fe80::1%eth0", ":"),
         *("", " 192.0.2.0/24", "192.0.2.0/24 ", "192.0.2.0/24,0.0.0.0/0", "*", "localhost"),
-        *("\u0661\u0662\u0667.0.0.1", "١٠.0.0.0/8", None, 5, True, {}, ["192.0.2.0/24"]),
+        *("\u0661\u0662\u0667.0.0.1", None, 5, True, {}, ["192.0.2.0/24"]),
     ],
 )
 def test_to_store_a_network_that_others_read_differently(
@@ -318,9 +318,7 @@ def test_a_mapped_network_is_stored_as_ipv4(db: Database, tenant: Tenant) -> Non
         None,
     ],
 )
-def test_to_pass_as_an_address_of_the_network(
-    db: Database, tenant: Tenant, ip: str | None
-) -> None:
+def test_to_pass_as_an_address_of_the_network(db: Database, tenant: Tenant, ip: str | None) -> None:
     key = db.create_key(tenant, allowed_ips=["192.0.2.0/24"])
     assert code(db, key["key"], ip) == "ip_not_allowed"
 
@@ -338,20 +336,15 @@ def test_to_spend_bcrypt_by_changing_between_verify_and_authenticate(
     prefix = f"sk_{uuid4().hex[:4]}"
     add_old_key(db, tenant, prefix + uuid4().hex)
     before = crypt_calls(db)
-    throttled = 0
+    states: Counter[str | None] = Counter()
     for number in range(40):
+        function = ("verify_api_key", "authenticate_api_key")[number % 2]
         guess = prefix + uuid4().hex
-        if number % 2:
-            throttled += isinstance(verdict(db, guess), int)
-            continue
-        try:
-            assert code(db, guess) == "not_found"
-        except psycopg.Error as error:
-            assert error.sqlstate == "PGRST"
-            throttled += 1
+        states[sqlstate(db, SERVICE_ROLE, f"select public.{function}(%s)", guess)] += 1
     # Six comparisons in each of two periods, and one in each slot of two seconds.
     assert crypt_calls(db) - before < 30
-    assert throttled > 5
+    assert states.keys() == {None, "PGRST"}
+    assert states["PGRST"] > 5
 
 
 def test_to_change_the_audit_trail(db: Database, tenant: Tenant) -> None:
@@ -362,8 +355,10 @@ def test_to_change_the_audit_trail(db: Database, tenant: Tenant) -> None:
         for statement in (
             f"delete from {table}",
             f"update {table} set actor_type = 'service'",
-            f"insert into {table} (account_id, api_key_id, event, actor_type, changes)"
-            f" values ('{tenant.account_id}', '{key_id}', 'update', 'service', '{{}}')",
+            (
+                f"insert into {table} (account_id, api_key_id, event, actor_type, changes)"
+                f" values ('{tenant.account_id}', '{key_id}', 'update', 'service', '{{}}')"
+            ),
             f"truncate {table}",
             f"alter table {table} disable row level security",
             "alter table api_keys_private.api_keys disable trigger api_keys_record_change",
