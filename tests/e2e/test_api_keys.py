@@ -85,7 +85,7 @@ def test_the_service_role_lists_and_revokes_keys_but_creates_none(
 ) -> None:
     with pytest.raises(PermissionDeniedError):
         backend.call("create", tenant.account_id, "theirs")
-    (key,) = backend.call("list", tenant.account_id)
+    (key,) = backend.walk(tenant.account_id)
     assert key.id == created.id
     backend.call("revoke", created.id)
     assert not backend.call("verify", created.key)
