@@ -243,6 +243,17 @@ def test_to_break_or_slow_the_readers_of_keys_by_metadata(
     assert row(db, key_id)["metadata"] == {}
 
 
+def test_to_keep_the_database_busy_with_a_long_list_of_networks(
+    db: Database, tenant: Tenant
+) -> None:
+    key_id = db.create_key(tenant)["id"]
+    changes = json.dumps({"allowed_ips": ["192.0.2.1"] * 300_000})
+    with db.acting(tenant.member) as connection:
+        connection.execute("set local statement_timeout = '5s'")
+        with pytest.raises(errors.CheckViolation, match="api_keys_allowed_ips_limit"):
+            connection.execute(UPDATE.encode(), [key_id, changes])
+
+
 TEXTS = (
     "'; drop table api_keys_private.api_keys; --",
     "%s %I %L %1$s",
