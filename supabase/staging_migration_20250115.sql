@@ -1012,8 +1012,8 @@ select audiencelab_private.require_ownership(
 );
 select audiencelab_private.require_ownership(
   'public',
-  '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
-    log_api_key_usage_batch,has_scope,get_api_key_account_id,authenticate_api_key,issue_api_key}'
+  '{create_api_key,issue_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,authenticate_api_key,verify_api_key,
+    log_api_key_usage,log_api_key_usage_batch,has_scope,get_api_key_account_id}'
 );
 
 create schema if not exists api_keys_private;
@@ -1316,16 +1316,6 @@ create type audiencelab_desired.create_api_key_response as (
 select audiencelab_private.apply_type('create_api_key_response');
 comment on type public.create_api_key_response is 'A new API key. The key itself appears only here.';
 
-create type audiencelab_desired.verify_api_key_response as (
-  valid boolean,
-  api_key_id uuid,
-  account_id uuid,
-  error text
-);
-select audiencelab_private.apply_type('verify_api_key_response');
-comment on type public.verify_api_key_response is
-  'The result of verify_api_key: the id and account of a valid API key, or an error.';
-
 create type audiencelab_desired.authenticate_api_key_response as (
   valid boolean,
   code text,
@@ -1341,6 +1331,16 @@ create type audiencelab_desired.authenticate_api_key_response as (
 select audiencelab_private.apply_type('authenticate_api_key_response');
 comment on type public.authenticate_api_key_response is
   'The result of authenticate_api_key: whether an API key is valid, why not, and what is known of the key.';
+
+create type audiencelab_desired.verify_api_key_response as (
+  valid boolean,
+  api_key_id uuid,
+  account_id uuid,
+  error text
+);
+select audiencelab_private.apply_type('verify_api_key_response');
+comment on type public.verify_api_key_response is
+  'The result of verify_api_key: the id and account of a valid API key, or an error.';
 
 create type audiencelab_desired.api_key_usage_log_response as (
   success boolean,
@@ -1502,8 +1502,8 @@ select audiencelab_private.prepare_functions(
      created_at timestamp with time zone, last_used_at timestamp with time zone, is_active boolean, created_by uuid)',
   'revoke_api_key(p_api_key_id uuid) returns boolean',
   'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
-  'verify_api_key(p_api_key text) returns public.verify_api_key_response',
   'authenticate_api_key(p_api_key text, p_ip inet DEFAULT NULL::inet) returns public.authenticate_api_key_response',
+  'verify_api_key(p_api_key text) returns public.verify_api_key_response',
   'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
      p_user_agent text)
    returns public.api_key_usage_log_response',
@@ -2059,53 +2059,6 @@ comment on function api_keys_private.rehash_api_key(text, text) is
   ' which is p_hash, and returns its id. Returns null if none matches.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{rehash_api_key}');
 
-create or replace function public.verify_api_key(p_api_key text)
-returns public.verify_api_key_response
-language plpgsql
-volatile
--- Definer: callers have no access to the table. The result reveals nothing about other keys than the one passed.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
-  v_id uuid;
-  v_account_id uuid;
-begin
-  if current_setting('role') = 'api_key' then
-    perform api_keys_private.require_live_caller();
-  end if;
-
-  select api_key.id, api_key.account_id
-  into v_id, v_account_id
-  from api_keys_private.live_api_keys as api_key
-  where api_key.key_hash = c_hash and api_key.allowed_ips is null;
-  if not found then
-    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
-    select api_key.account_id
-    into v_account_id
-    from api_keys_private.live_api_keys as api_key
-    where api_key.id = v_id and api_key.allowed_ips is null;
-    if not found then
-      return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
-    end if;
-  end if;
-
-  return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
-end;
-$$;
-comment on function public.verify_api_key(text) is
-$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked, disabled and expired
-keys alike, and for keys with allowed_ips, valid is false and error is 'Invalid API key'. A valid key that is hashed with
-bcrypt is re-hashed with SHA-256. authenticate_api_key says why a key is not valid and what a valid key may do.
-
-Callers: service_role; api_key, as a live API key.
-
-Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too
-many invalid keys with the prefix of a key that is hashed with bcrypt.$$;
-select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
-grant execute on function public.verify_api_key(text) to service_role, api_key;
-
 create or replace function public.authenticate_api_key(p_api_key text, p_ip inet default null)
 returns public.authenticate_api_key_response
 language plpgsql
@@ -2154,7 +2107,7 @@ end;
 $$;
 comment on function public.authenticate_api_key(text, inet) is
 $$Returns whether a text is an API key that may be used from an address, whose key it is and what it may do, in one call.
-Re-hashes keys as verify_api_key does.
+A valid key that is hashed with bcrypt is re-hashed with SHA-256.
 
 Callers: service_role.
 
@@ -2172,6 +2125,53 @@ Errors: PGRST (HTTP 429 with Retry-After in seconds) after too many invalid keys
 bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{authenticate_api_key}');
 grant execute on function public.authenticate_api_key(text, inet) to service_role;
+
+create or replace function public.verify_api_key(p_api_key text)
+returns public.verify_api_key_response
+language plpgsql
+volatile
+-- Definer: callers have no access to the table. The result reveals nothing about other keys than the one passed.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
+  v_id uuid;
+  v_account_id uuid;
+begin
+  if current_setting('role') = 'api_key' then
+    perform api_keys_private.require_live_caller();
+  end if;
+
+  select api_key.id, api_key.account_id
+  into v_id, v_account_id
+  from api_keys_private.live_api_keys as api_key
+  where api_key.key_hash = c_hash and api_key.allowed_ips is null;
+  if not found then
+    v_id := api_keys_private.rehash_api_key(p_api_key, c_hash);
+    select api_key.account_id
+    into v_account_id
+    from api_keys_private.live_api_keys as api_key
+    where api_key.id = v_id and api_key.allowed_ips is null;
+    if not found then
+      return row(false, null::uuid, null::uuid, 'Invalid API key'::text)::public.verify_api_key_response;
+    end if;
+  end if;
+
+  return row(true, v_id, v_account_id, null::text)::public.verify_api_key_response;
+end;
+$$;
+comment on function public.verify_api_key(text) is
+$$Returns whether a text is a live API key, with the id and the account of the key. For unknown, revoked, disabled and expired
+keys alike, and for keys with allowed_ips, valid is false and error is 'Invalid API key'. A valid key that is hashed with
+bcrypt is re-hashed with SHA-256. authenticate_api_key says why a key is not valid and what a valid key may do.
+
+Callers: service_role; api_key, as a live API key.
+
+Errors: 42501 if the caller is a revoked, disabled or expired API key; PGRST (HTTP 429 with Retry-After in seconds) after too
+many invalid keys with the prefix of a key that is hashed with bcrypt.$$;
+select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
+grant execute on function public.verify_api_key(text) to service_role, api_key;
 
 create or replace function public.log_api_key_usage(
   p_api_key_id uuid,
@@ -2568,7 +2568,7 @@ begin
     perform api_keys_private.require_manager(v_key.account_id);
   end if;
 
-  -- Only a caller who may change the key locks it. What was read without the lock may have changed.
+  -- Only a caller who may change the key locks it. Meanwhile the key may have been changed, revoked or deleted.
   select * into v_key from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id for no key update;
   if not found or not v_key.is_active then
     raise exception using
@@ -2672,6 +2672,8 @@ begin
   for v_element, v_index in
     select element.value, element.ordinality - 1
     from jsonb_array_elements(p_networks) with ordinality as element (value, ordinality)
+    -- One more than the column may have. The others are not needed to exceed its limit.
+    limit 51
   loop
     v_network := null;
     begin
@@ -2696,7 +2698,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.parse_networks(jsonb) is
-  'Returns an array of texts as networks. Raises 22023 if an element is not a network.';
+  'Returns the first 51 elements of an array of texts as networks. Raises 22023 if one of them is not a network.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{parse_networks}');
 
 -- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
@@ -2745,8 +2747,8 @@ as $$
 declare
   c_fields constant text[] := array['name', 'scopes', 'expires_at', 'metadata', 'allowed_ips'];
   v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
-  v_was_expired constant boolean := v_key.expires_at <= now();
-  v_rotated_at constant timestamptz := (
+  c_was_expired constant boolean := v_key.expires_at <= now();
+  c_rotated_at constant timestamptz := (
     select successor.created_at from api_keys_private.api_keys as successor where successor.id = v_key.successor_id
   );
   v_field text;
@@ -2789,15 +2791,15 @@ begin
     v_key.expires_at := api_keys_private.parse_time('expires_at', p_changes ->> 'expires_at');
     perform api_keys_private.require_expiry(v_key.expires_at);
     -- The limit of keys per account does not apply to rotations, so a key that was rotated must expire.
-    if v_key.expires_at is distinct from least(v_key.expires_at, v_rotated_at + api_keys_private.max_overlap()) then
+    if v_key.expires_at is distinct from least(v_key.expires_at, c_rotated_at + api_keys_private.max_overlap()) then
       raise exception using
         errcode = 'invalid_parameter_value',
         message = format(
           'the API key was rotated at %s, and must expire within %s days of it',
-          v_rotated_at, extract(day from api_keys_private.max_overlap())
+          c_rotated_at, extract(day from api_keys_private.max_overlap())
         );
     end if;
-    if v_was_expired then
+    if c_was_expired then
       -- The key becomes live again.
       perform api_keys_private.require_room(v_key.account_id);
     end if;

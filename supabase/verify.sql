@@ -519,7 +519,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.lock_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
-        'body 13750252c9cbe51dbea64245a0cd829b',
+        'body 7c760e15e5e42b10f10100f480233a5c',
         'language plpgsql',
         'returns api_keys_private.api_keys',
         'search_path=pg_catalog, pg_temp',
@@ -564,7 +564,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.parse_networks(jsonb)', array[
         'arguments p_networks jsonb',
-        'body 95fb6ee714e4699a70b7f7d1be8d0918',
+        'body ef8ce34bfc2fca31005bfdf88fcab06e',
         'immutable',
         'language plpgsql',
         'returns cidr[]',
@@ -1104,7 +1104,7 @@ as $verification$
       ]),
       ('function', 'public.update_api_key(uuid,jsonb)', array[
         'arguments p_api_key_id uuid, p_changes jsonb',
-        'body b58b9c64e02a5c28edb65e1d9f5a5d85',
+        'body 21e39fe690f3ac0db8dfd56bbdab2060',
         'language plpgsql',
         'returns public.api_key_response',
         'search_path=pg_catalog, pg_temp',

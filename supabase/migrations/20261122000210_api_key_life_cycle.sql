@@ -112,7 +112,7 @@ begin
     perform api_keys_private.require_manager(v_key.account_id);
   end if;
 
-  -- Only a caller who may change the key locks it. What was read without the lock may have changed.
+  -- Only a caller who may change the key locks it. Meanwhile the key may have been changed, revoked or deleted.
   select * into v_key from api_keys_private.api_keys as api_key where api_key.id = p_api_key_id for no key update;
   if not found or not v_key.is_active then
     raise exception using
@@ -216,6 +216,8 @@ begin
   for v_element, v_index in
     select element.value, element.ordinality - 1
     from jsonb_array_elements(p_networks) with ordinality as element (value, ordinality)
+    -- One more than the column may have. The others are not needed to exceed its limit.
+    limit 51
   loop
     v_network := null;
     begin
@@ -240,7 +242,7 @@ begin
 end;
 $$;
 comment on function api_keys_private.parse_networks(jsonb) is
-  'Returns an array of texts as networks. Raises 22023 if an element is not a network.';
+  'Returns the first 51 elements of an array of texts as networks. Raises 22023 if one of them is not a network.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{parse_networks}');
 
 -- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
@@ -289,8 +291,8 @@ as $$
 declare
   c_fields constant text[] := array['name', 'scopes', 'expires_at', 'metadata', 'allowed_ips'];
   v_key api_keys_private.api_keys := api_keys_private.lock_api_key(p_api_key_id);
-  v_was_expired constant boolean := v_key.expires_at <= now();
-  v_rotated_at constant timestamptz := (
+  c_was_expired constant boolean := v_key.expires_at <= now();
+  c_rotated_at constant timestamptz := (
     select successor.created_at from api_keys_private.api_keys as successor where successor.id = v_key.successor_id
   );
   v_field text;
@@ -333,15 +335,15 @@ begin
     v_key.expires_at := api_keys_private.parse_time('expires_at', p_changes ->> 'expires_at');
     perform api_keys_private.require_expiry(v_key.expires_at);
     -- The limit of keys per account does not apply to rotations, so a key that was rotated must expire.
-    if v_key.expires_at is distinct from least(v_key.expires_at, v_rotated_at + api_keys_private.max_overlap()) then
+    if v_key.expires_at is distinct from least(v_key.expires_at, c_rotated_at + api_keys_private.max_overlap()) then
       raise exception using
         errcode = 'invalid_parameter_value',
         message = format(
           'the API key was rotated at %s, and must expire within %s days of it',
-          v_rotated_at, extract(day from api_keys_private.max_overlap())
+          c_rotated_at, extract(day from api_keys_private.max_overlap())
         );
     end if;
-    if v_was_expired then
+    if c_was_expired then
       -- The key becomes live again.
       perform api_keys_private.require_room(v_key.account_id);
     end if;

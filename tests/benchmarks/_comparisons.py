@@ -81,7 +81,7 @@ def verify_against_look_up(world: World) -> Comparison:
 
 
 def authenticate_against_verify(world: World) -> Comparison:
-    # As PostgREST reads the results, so that the client does not parse ten columns.
+    # As PostgREST reads the results: the client's parsing of ten columns is not measured.
     select = "select to_json(result)::text from public.{} as result"
     with world.connect(SERVICE_ROLE) as connection:
         medians = alternating_medians(

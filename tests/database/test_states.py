@@ -25,6 +25,8 @@ from tests.database._states import (
     recording,
 )
 from tests.database.conftest import make_database, start_server
+from tests.database.test_authentication import authenticate, code
+from tests.database.test_rotation import rotate
 from tests.database.update_verify import VERIFY
 
 STAND_IN, *MIGRATIONS = migrate.migration_files()
@@ -295,6 +297,11 @@ def check_the_keys(db: Database, content: Content) -> None:
     hashes = {row["key_hash"] for row in content.rows()[KEYS].values()}
     assert {hashlib.sha256(text.encode()).hexdigest() for text in content.live} <= hashes
     assert not {hashlib.sha256(text.encode()).hexdigest() for text in content.dead} & hashes
+    for text in content.live:
+        key = authenticate(db, text)
+        assert (key["code"], key["metadata"], key["ip_restricted"]) == ("valid", {}, False)
+        successor = rotate(db, content.tenant.member, key["api_key_id"], "0")
+        assert (code(db, text), code(db, successor["key"])) == ("expired", "valid")
 
 
 def check_that_everything_works(db: Database, tenant: Tenant) -> None:

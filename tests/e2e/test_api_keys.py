@@ -66,7 +66,6 @@ def test_only_members_create_keys(
         (stranger, PermissionDeniedError),
         (nobody, PermissionDeniedError),
         (as_key, PermissionDeniedError),
-        (backend, PermissionDeniedError),  # the service role is a member of no account
         (anon, AuthenticationError),
     ):
         for method, arguments in (
@@ -79,6 +78,17 @@ def test_only_members_create_keys(
             assert refusal.value.code == "42501"
     assert project.count_keys(tenant.account_id) == 1
     assert backend.call("verify", created.key)
+
+
+def test_the_service_role_lists_and_revokes_keys_but_creates_none(
+    tenant: Tenant, created: CreatedApiKey, backend: Client
+) -> None:
+    with pytest.raises(PermissionDeniedError):
+        backend.call("create", tenant.account_id, "theirs")
+    (key,) = backend.walk(tenant.account_id)
+    assert key.id == created.id
+    backend.call("revoke", created.id)
+    assert not backend.call("verify", created.key)
 
 
 def test_errors_do_not_reveal_what_exists(

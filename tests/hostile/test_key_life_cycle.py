@@ -20,7 +20,6 @@ from tests.database._matrix import OUTCOMES, outcomes_of
 from tests.database._sql import EVERYTHING, SERVICE_ROLE, Actor, Database, Tenant, api_key, user
 from tests.database.test_authentication import authenticate, code
 from tests.database.test_old_keys import add_old_key, crypt_calls
-from tests.hostile.test_keys import verdict
 
 GET = "select * from public.get_api_key(%s)"
 UPDATE = "select * from public.update_api_key(%s, %s)"
@@ -244,6 +243,17 @@ def test_to_break_or_slow_the_readers_of_keys_by_metadata(
     assert row(db, key_id)["metadata"] == {}
 
 
+def test_to_keep_the_database_busy_with_a_long_list_of_networks(
+    db: Database, tenant: Tenant
+) -> None:
+    key_id = db.create_key(tenant)["id"]
+    changes = json.dumps({"allowed_ips": ["192.0.2.1"] * 300_000})
+    with db.acting(tenant.member) as connection:
+        connection.execute("set local statement_timeout = '5s'")
+        with pytest.raises(errors.CheckViolation, match="api_keys_allowed_ips_limit"):
+            connection.execute(UPDATE.encode(), [key_id, changes])
+
+
 TEXTS = (
     "'; drop table api_keys_private.api_keys; --",
     "%s %I %L %1$s",
@@ -260,11 +270,8 @@ def test_to_run_sql_by_the_texts_of_a_key(db: Database, tenant: Tenant, text: st
     key = db.create_key(tenant)
     scope = EVERYTHING | {"entity_id": text}
     changed = change(db, tenant.member, key["id"], name=text, metadata={text: text}, scopes=[scope])
-    assert (changed["name"], changed["metadata"], changed["scopes"]) == (
-        text,
-        {text: text},
-        [scope],
-    )
+    assert (changed["name"], changed["metadata"]) == (text, {text: text})
+    assert changed["scopes"] == [scope]
     result = authenticate(db, key["key"])
     assert (result["name"], result["metadata"]) == (text, {text: text})
     (event, _) = db.rows(tenant.member, EVENTS, tenant.account_id, key["id"])
@@ -290,7 +297,7 @@ def test_to_receive_megabytes_by_an_error(db: Database, tenant: Tenant) -> None:
         *("192.0.2.5/24", "192.0.2.0/33", "192.0.2.0/-1", "192.0.2.0/", "192.0.2.0/24/24"),
         *("::ffff:192.0.2.5/120", "::ffff:010.0.0.1", "2001:db8::1/32", "fe80::1%eth0", ":"),
         *("", " 192.0.2.0/24", "192.0.2.0/24 ", "192.0.2.0/24,0.0.0.0/0", "*", "localhost"),
-        *("\u0661\u0662\u0667.0.0.1", "١٠.0.0.0/8", None, 5, True, {}, ["192.0.2.0/24"]),
+        *("\u0661\u0662\u0667.0.0.1", None, 5, True, {}, ["192.0.2.0/24"]),
     ],
 )
 def test_to_store_a_network_that_others_read_differently(
@@ -340,20 +347,15 @@ def test_to_spend_bcrypt_by_changing_between_verify_and_authenticate(
     prefix = f"sk_{uuid4().hex[:4]}"
     add_old_key(db, tenant, prefix + uuid4().hex)
     before = crypt_calls(db)
-    throttled = 0
+    states: Counter[str | None] = Counter()
     for number in range(40):
+        function = ("verify_api_key", "authenticate_api_key")[number % 2]
         guess = prefix + uuid4().hex
-        if number % 2:
-            throttled += isinstance(verdict(db, guess), int)
-            continue
-        try:
-            assert code(db, guess) == "not_found"
-        except psycopg.Error as error:
-            assert error.sqlstate == "PGRST"
-            throttled += 1
+        states[sqlstate(db, SERVICE_ROLE, f"select public.{function}(%s)", guess)] += 1
     # Six comparisons in each of two periods, and one in each slot of two seconds.
     assert crypt_calls(db) - before < 30
-    assert throttled > 5
+    assert states.keys() == {None, "PGRST"}
+    assert states["PGRST"] > 5
 
 
 def test_to_change_the_audit_trail(db: Database, tenant: Tenant) -> None:
@@ -364,8 +366,10 @@ def test_to_change_the_audit_trail(db: Database, tenant: Tenant) -> None:
         for statement in (
             f"delete from {table}",
             f"update {table} set actor_type = 'service'",
-            f"insert into {table} (account_id, api_key_id, event, actor_type, changes)"
-            f" values ('{tenant.account_id}', '{key_id}', 'update', 'service', '{{}}')",
+            (
+                f"insert into {table} (account_id, api_key_id, event, actor_type, changes)"
+                f" values ('{tenant.account_id}', '{key_id}', 'update', 'service', '{{}}')"
+            ),
             f"truncate {table}",
             f"alter table {table} disable row level security",
             "alter table api_keys_private.api_keys disable trigger api_keys_record_change",
