@@ -15,7 +15,7 @@ from audiencelab_sdk._http._settings import OnResponse, Settings, environment
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
-from audiencelab_sdk._secrets import header_secret, hidden
+from audiencelab_sdk._secrets import header_secret, hidden, hidden_values
 from audiencelab_sdk._supabase import supabase_settings
 from audiencelab_sdk._tokens import api_key_token, user_of
 
@@ -53,10 +53,11 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         allow_http: bool = False,
         proxy: str | SecretStr | None = None,
         verify: "ssl.SSLContext | None" = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | SecretStr] | None = None,
         on_response: OnResponse | None = None,
     ) -> None:
         key, access_token = hidden(key), access_token and hidden(access_token)
+        proxy, headers = proxy and hidden(proxy), hidden_values(headers)
         settings = Settings.checked(
             url,
             key,
@@ -81,7 +82,7 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         allow_http: bool = False,
         proxy: str | SecretStr | None = None,
         verify: "ssl.SSLContext | None" = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | SecretStr] | None = None,
         on_response: OnResponse | None = None,
     ) -> Self:
         """Create a client of the project that the environment names.
@@ -93,6 +94,7 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
             ConfigurationError: A variable is missing. The message names all that are.
         """
         access_token = access_token and hidden(access_token)
+        proxy, headers = proxy and hidden(proxy), hidden_values(headers)
         url, key = environment()
         return cls(
             url,
@@ -117,7 +119,7 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         allow_http: bool = False,
         proxy: str | SecretStr | None = None,
         verify: "ssl.SSLContext | None" = None,
-        headers: Mapping[str, str] | None = None,
+        headers: Mapping[str, str | SecretStr] | None = None,
         on_response: OnResponse | None = None,
     ) -> Self:
         """Create a client of a supabase-py client's project that acts as its user.
@@ -147,6 +149,7 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         Raises:
             ConfigurationError: `supabase_client` is another object, or a setting is invalid.
         """
+        proxy, headers = proxy and hidden(proxy), hidden_values(headers)
         settings = supabase_settings(
             supabase_client,
             asynchronous=cls._is_async,
@@ -286,8 +289,8 @@ class AudienceLab(_Client[Driver, "supabase.Client"]):
             ``ssl.create_default_context(cafile="ca.pem")`` for a private certificate authority.
         headers: Further headers of every request, such as those that a gateway asks for.
         on_response: A function to call with a RequestAttempt after each attempt of a request, for
-            metrics. What it raises is logged and does not fail the call. AsyncAudienceLab
-            awaits it where it is a coroutine function.
+            metrics. What it raises is logged and does not fail the call. AsyncAudienceLab awaits
+            what it returns, if that is awaitable. It must not call the client.
 
     Attributes:
         api_keys: The API keys of accounts.

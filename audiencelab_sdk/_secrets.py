@@ -1,6 +1,7 @@
 """Wrap keys and tokens in SecretStr, because error reporters may show local variables."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from pydantic import SecretStr
 
@@ -13,6 +14,13 @@ def hidden(value: str | SecretStr) -> SecretStr:
     Called first, so that no frame of a traceback holds the plain text.
     """
     return SecretStr(value) if isinstance(value, str) else value
+
+
+def hidden_values(headers: Any) -> Any:
+    """Return a mapping with its values as SecretStr, without checking it; others as they are."""
+    if not isinstance(headers, Mapping):
+        return headers
+    return {name: hidden(value) for name, value in cast("Any", headers).items()}
 
 
 def checked_secret(name: str, value: Any) -> SecretStr:
@@ -37,7 +45,7 @@ def header_secret(name: str, value: object) -> SecretStr:
     value = SecretStr(hidden(value).get_secret_value().strip())
     if not value:
         raise ConfigurationError(f"{name} is empty")
-    if not fits_in_a_header(value.get_secret_value()):
+    if not may_be_header(value) or " " in value.get_secret_value():
         raise ConfigurationError(
             f"{name} contains whitespace or characters that are not printable ASCII: "
             "copy it again, without other text"
@@ -45,6 +53,7 @@ def header_secret(name: str, value: object) -> SecretStr:
     return value
 
 
-def fits_in_a_header(text: str, *, blanks: bool = False) -> bool:
+def may_be_header(value: SecretStr) -> bool:
     """Return whether an HTTP header may have this value."""
-    return text.isascii() and text.isprintable() and (blanks or " " not in text)
+    text = value.get_secret_value()
+    return text.isascii() and text.isprintable() and text == text.strip()

@@ -3,6 +3,7 @@
     AudienceLabError
     ├── ConfigurationError (also ValueError)
     ├── InvalidArgumentError (also ValueError)
+    │   └── InvalidCursorError
     ├── ClientClosedError
     ├── APIConnectionError
     │   └── APITimeoutError
@@ -48,6 +49,10 @@ class ConfigurationError(AudienceLabError, ValueError):
 
 class InvalidArgumentError(AudienceLabError, ValueError):
     """An argument is invalid. No request was sent."""
+
+
+class InvalidCursorError(InvalidArgumentError):
+    """A cursor is damaged, or belongs to another list. A web API answers it with 400."""
 
 
 class ClientClosedError(AudienceLabError):

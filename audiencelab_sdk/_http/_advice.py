@@ -28,7 +28,9 @@ _CALLERS = {
     "restore_studio_segment": _AS_USER,
     "revoke_api_key": _AS_USER,
     "revoke_api_keys_of": _NOT_AS_API_KEY,
-    "verify_api_key": _AS_SERVICE_ROLE,
+    "verify_api_key": (
+        "Use the project's secret (service_role) key, or call it on client.as_api_key(...)."
+    ),
 }
 _ANONYMOUS = (
     "The publishable (anon) key alone has no access: use the project's secret (service_role) key, "

@@ -10,10 +10,10 @@ from typing import Any, cast
 import anyio
 import httpx
 
-from audiencelab_sdk._http._failures import connection_error
+from audiencelab_sdk._http._failures import FAILURES, connection_error
 from audiencelab_sdk._http._operation import Response
 from audiencelab_sdk._http._settings import Settings
-from audiencelab_sdk._http._statuses import status_error
+from audiencelab_sdk._http._statuses import redacted, status_error
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import ClientClosedError, ConfigurationError
 
@@ -34,8 +34,14 @@ class Connections(httpx.Client):
     """The connections of one process."""
 
     def __init__(self, settings: Settings) -> None:
-        with _checked_environment(settings):
+        problem: str | None = None
+        try:
             super().__init__(**_options(settings))
+        except _UNUSABLE as error:
+            problem = _described(error)
+        # Outside of the handler: the error may hold a password.
+        if problem:
+            raise _unusable(settings, problem)
         self._cookies = _NoCookies()
         # Not httpx's own queue: closing the pool does not reach those who wait there.
         self._turns = threading.BoundedSemaphore(_MOST_AT_ONCE)
@@ -54,9 +60,9 @@ class Connections(httpx.Client):
                 raise closed()
             try:
                 response = self.send(request)
-            except AssertionError:
-                raise  # from a mock transport in a caller's tests
-            except Exception as error:  # noqa: BLE001 - httpx does not wrap all that it may raise
+            except RecursionError:
+                raise
+            except FAILURES as error:
                 failure = connection_error(request, error)
             else:
                 return _result(request, response)
@@ -77,8 +83,14 @@ class AsyncConnections(httpx.AsyncClient):
     """The connections of one event loop."""
 
     def __init__(self, settings: Settings) -> None:
-        with _checked_environment(settings):
+        problem: str | None = None
+        try:
             super().__init__(**_options(settings))
+        except _UNUSABLE as error:
+            problem = _described(error)
+        # Outside of the handler: the error may hold a password.
+        if problem:
+            raise _unusable(settings, problem)
         self._cookies = _NoCookies()
         self._turns = anyio.Semaphore(_MOST_AT_ONCE)
 
@@ -89,9 +101,9 @@ class AsyncConnections(httpx.AsyncClient):
                 raise closed()
             try:
                 response = await self.send(request)
-            except AssertionError:
-                raise  # from a mock transport in a caller's tests
-            except Exception as error:  # noqa: BLE001 - httpx does not wrap all that it may raise
+            except RecursionError:
+                raise
+            except FAILURES as error:
                 failure = connection_error(request, error)
             else:
                 return _result(request, response)
@@ -127,7 +139,8 @@ def _result(request: httpx.Request, response: httpx.Response) -> Response:
     # It and its stream hold each other: bodies would stay until the garbage collector comes.
     response.stream = httpx.ByteStream(b"")
     headers = response.headers
-    request_id = next((shown(headers[name]) for name in _REQUEST_IDS if name in headers), None)
+    ids = (headers[name] for name in _REQUEST_IDS if name in headers)
+    request_id = next((shown(redacted(request, value)) for value in ids), None)
     if not response.is_success:
         raise status_error(response, request_id)
     return Response(
@@ -135,7 +148,7 @@ def _result(request: httpx.Request, response: httpx.Response) -> Response:
         request.url.path,
         response.status_code,
         response.content,
-        response.headers.get("Content-Type", ""),
+        redacted(request, headers.get("Content-Type", "")),
         request_id,
     )
 
@@ -167,21 +180,21 @@ class _NoCookies(httpx.Cookies):
         """Keep nothing."""
 
 
-@contextmanager
-def _checked_environment(settings: Settings) -> Generator[None]:
-    """Raise ConfigurationError for a proxy or for variables that httpx cannot use."""
-    try:
-        yield
-    except (ImportError, OSError) as error:
-        problem = f"{type(error).__name__}: {error}"
-    except (ValueError, httpx.InvalidURL) as error:  # it may quote a password
-        problem = type(error).__name__
-    else:
-        return
+_UNUSABLE = (ImportError, OSError, ValueError, httpx.InvalidURL)
+
+
+def _described(error: Exception) -> str:
+    name = type(error).__name__
+    # The text of the others may quote a password.
+    return f"{name}: {error}" if isinstance(error, ImportError | OSError) else name
+
+
+def _unusable(settings: Settings, problem: str) -> ConfigurationError:
+    """Return the error for a proxy or for variables that httpx cannot use."""
     source = (
         "proxy"
         if settings.proxy
         else "one of the environment variables HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, "
         "SSL_CERT_FILE and SSL_CERT_DIR"
     )
-    raise ConfigurationError(f"{source} cannot be used ({problem})")
+    return ConfigurationError(f"{source} cannot be used ({problem})")

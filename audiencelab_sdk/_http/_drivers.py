@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn, SupportsIndex, TypeVar, cast
 import anyio
 
 from audiencelab_sdk._http._operation import BuiltRequest, Operation, Request, Response
-from audiencelab_sdk._http._reports import Reports, logger
+from audiencelab_sdk._http._reports import Reports, finish, logger, refuse
 from audiencelab_sdk.errors import (
     APIConnectionError,
     APIStatusError,
@@ -55,7 +55,7 @@ class _Observed(NotCopied):
         number: int,
         started: float,
         outcome: Response | AudienceLabError,
-    ) -> Awaitable[None] | None:
+    ) -> Awaitable[object] | None:
         if self._reports.is_used or logger.isEnabledFor(logging.DEBUG):
             return self._reports.report(name, built, number, started, outcome)
         return None
@@ -93,16 +93,18 @@ class Driver(_Observed):
         while True:
             built = request.build(self._api).request
             started = perf_counter()
+            outcome: Response | AudienceLabError
             try:
-                response: Response = built.send(_headers(number))
+                outcome = built.send(_headers(number))
             except AudienceLabError as error:
-                self._report(name, built, number, started, error)
-                pause = _pause_before_retry(request, error, number, self._max_retries)
-                if pause is None:
-                    raise
-            else:
-                self._report(name, built, number, started, response)
-                return response
+                outcome = _without_frames(error)
+            if result := self._report(name, built, number, started, outcome):
+                refuse(result)
+            if isinstance(outcome, Response):
+                return outcome
+            pause = _pause_before_retry(request, outcome, number, self._max_retries)
+            if pause is None:
+                raise outcome
             time.sleep(pause)
             number += 1
 
@@ -139,20 +141,18 @@ class AsyncDriver(_Observed):
         while True:
             built = request.build(self._api).request
             started = perf_counter()
+            outcome: Response | AudienceLabError
             try:
-                response: Response = await built.send(_headers(number))
+                outcome = await built.send(_headers(number))
             except AudienceLabError as error:
-                waiting = self._report(name, built, number, started, error)
-                if waiting:
-                    await waiting
-                pause = _pause_before_retry(request, error, number, self._max_retries)
-                if pause is None:
-                    raise
-            else:
-                waiting = self._report(name, built, number, started, response)
-                if waiting:
-                    await waiting
-                return response
+                outcome = _without_frames(error)
+            if result := self._report(name, built, number, started, outcome):
+                await finish(result)
+            if isinstance(outcome, Response):
+                return outcome
+            pause = _pause_before_retry(request, outcome, number, self._max_retries)
+            if pause is None:
+                raise outcome
             await anyio.sleep(pause)
             number += 1
 

@@ -3,6 +3,7 @@
 import socket
 import ssl
 
+import anyio
 import httpx
 
 from audiencelab_sdk._text import shown
@@ -13,6 +14,20 @@ from audiencelab_sdk.errors import (
     UnexpectedResponseError,
 )
 
+# What httpx, and what lies below it, raises. Others pass: a signal handler may raise one.
+FAILURES = (
+    httpx.HTTPError,
+    httpx.InvalidURL,
+    httpx.StreamError,
+    OSError,
+    ValueError,
+    LookupError,
+    RuntimeError,
+    anyio.BrokenResourceError,
+    anyio.BusyResourceError,
+    anyio.ClosedResourceError,
+    ExceptionGroup,
+)
 _NEVER_SENT = (
     httpx.ConnectError,
     httpx.ConnectTimeout,
@@ -28,7 +43,8 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
         httpx.TimeoutException,
         "it may have been executed; client.with_options(timeout=...) waits longer",
     ),
-    (httpx.ProxyError, "HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names the proxy"),
+    (httpx.ProxyError, "proxy=, HTTPS_PROXY, HTTP_PROXY or ALL_PROXY names the proxy"),
+    (httpx.LocalProtocolError, "the request is not valid HTTP: look at headers="),
     (
         socket.gaierror,
         "the host name is not known here: is the URL right, and the project not paused?",
@@ -46,7 +62,9 @@ _ADVICE: tuple[tuple[type[Exception], str], ...] = (
 def connection_error(request: httpx.Request, error: Exception) -> AudienceLabError:
     """Return the error that says what `error` means for `request`, and what to do."""
     url = request.url
-    reason = ": ".join(text for text in (type(error).__name__, shown(str(error))) if text)
+    # Of a request that httpx refuses, the text may quote a header.
+    text = "" if isinstance(error, httpx.LocalProtocolError) else shown(str(error))
+    reason = ": ".join(part for part in (type(error).__name__, text) if part)
     what = f"{request.method} {url.path}"
     where = f"{url.scheme}://{url.netloc.decode('ascii')}"
     if isinstance(error, httpx.DecodingError):

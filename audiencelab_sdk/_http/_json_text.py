@@ -4,7 +4,7 @@ import re
 from json import JSONDecoder
 
 # Strings are skipped whole, so that the rest has structural characters only.
-_TOKEN = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{},]', re.DOTALL)
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[\]{},]', re.DOTALL)
 
 
 def parts(text: str) -> list[str] | None:

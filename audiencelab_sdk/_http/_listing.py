@@ -16,7 +16,7 @@ from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._http._json_text import member
 from audiencelab_sdk._http._operation import Operation, PostgrestClient, Request, RequestBuilder
 from audiencelab_sdk._http._reading import Rows, unexpected_shape
-from audiencelab_sdk.errors import InvalidArgumentError, UnexpectedResponseError
+from audiencelab_sdk.errors import InvalidCursorError, UnexpectedResponseError
 from audiencelab_sdk.models import UnreadableRow
 
 if TYPE_CHECKING:
@@ -34,8 +34,10 @@ R = TypeVar("R", bound=Row)
 
 PageBuilder: TypeAlias = Callable[[PostgrestClient, int, "Place | None"], RequestBuilder]
 
-# Of the time only the characters are checked, so that a cursor cannot add conditions to a query.
-_CURSOR = re.compile(r"([0-9a-f]{8})([0-9A-Z:.+ -]{1,40}|-?infinity)\|([0-9a-f-]{36})")
+# Of a cursor that a caller forged, the time must not add conditions to a query.
+_TIME = r"\d{4,6}-\d\d-\d\d[T ][\d:.]{8,15}(?:Z|[+-][\d:]{2,8})(?: BC)?|-?infinity"
+_UUID = r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+_CURSOR = re.compile(rf"([0-9a-f]{{8}})({_TIME})\|({_UUID})")
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,12 @@ class Place:
         created_at: When the row was created, as text that PostgreSQL reads to the microsecond. Of
             a row that Python cannot read, PostgreSQL's own.
         id: Its id.
+        time: `created_at`, if it is known that Python can read it.
     """
 
     created_at: str
     id: UUID
+    time: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class Listing(Generic[R]):
         """Return the list from a cursor on; the whole list if it is None.
 
         Raises:
-            InvalidArgumentError: The cursor is damaged, or is one of another list.
+            InvalidCursorError: The cursor is damaged, or is one of another list.
         """
         return self if cursor is None else replace(self, start=self._place(cursor))
 
@@ -104,14 +108,14 @@ class Listing(Generic[R]):
 
     def _place(self, cursor: Any) -> Place:
         if not isinstance(cursor, str):
-            raise InvalidArgumentError(f"cursor must be a str, not {type(cursor).__name__}")
+            raise InvalidCursorError(f"cursor must be a str, not {type(cursor).__name__}")
         try:
             text = urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii")
         except ValueError:
             text = ""
         match = _CURSOR.fullmatch(text)
         if match is None or match[1] != self._checksum(f"{match[2]}|{match[3]}"):
-            raise InvalidArgumentError(
+            raise InvalidCursorError(
                 "cursor is damaged or belongs to another list: pass the cursor of a page unchanged "
                 "to the same method with the same arguments"
             )
@@ -152,6 +156,8 @@ class Listing(Generic[R]):
                 raise self._proxy(f"rows whose {column} is not what was asked for")
         if after and after.id in map(attrgetter("id"), rows):
             raise self._proxy("rows of the page before")
+        if after and after.time and items and self._key(items[0]) > (after.time, after.id):
+            raise self._proxy("rows before the page")
         # Of the order only the ends are compared, which costs nothing.
         if items and self._key(items[0]) < self._key(items[-1]):
             raise self._proxy("rows in another order than asked for")
@@ -161,7 +167,8 @@ class Listing(Generic[R]):
 
     def _place_of(self, row: R | UnreadableRow) -> Place:
         if not isinstance(row, UnreadableRow):
-            return Place(getattr(row, self.time).isoformat(), row.id)
+            time: datetime = getattr(row, self.time)
+            return Place(time.isoformat(), row.id, time)
         try:
             moment = json.loads(member(row.raw, self.time) or "")
         except (ValueError, RecursionError):

@@ -22,6 +22,14 @@ from audiencelab_sdk._http._settings import Settings
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import ConfigurationError
 
+# The secret ones are added last: postgrest-py keeps these where a traceback shows them.
+_HEADERS = {
+    "X-Client-Info": f"audiencelab-sdk/{__version__}",
+    "User-Agent": f"audiencelab-sdk/{__version__}",
+    "Accept": "application/json",
+    "Accept-Encoding": "gzip, deflate",
+}
+
 
 class Pool:
     """The connections of a client and of those derived from it: of each process its own.
@@ -163,9 +171,6 @@ class _Session:
         content: bytes | None,
         auth: None,  # noqa: ARG002 - postgrest-py passes it
     ) -> Any:
-        current_token = self._settings.current_token
-        token = current_token() if current_token else self._settings.token
-        headers["Authorization"] = f"Bearer {token.get_secret_value()}"
         # Built here, because httpx's clients merge their own headers, cookies and parameters into
         # each request, which takes longer than all else.
         request = httpx.Request(
@@ -176,6 +181,12 @@ class _Session:
             content=content,
             extensions=self._extensions,
         )
+        current_token = self._settings.current_token
+        token = current_token() if current_token else self._settings.token
+        request.headers["apikey"] = self._settings.key.get_secret_value()
+        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        for name, value in self._settings.headers.items():
+            request.headers[name] = value.get_secret_value()
         return self._pool.exchange(request)
 
 
@@ -192,7 +203,7 @@ def driver(settings: Settings, pool: Pool) -> Driver:
         )
     api = SyncPostgrestClient(
         f"{settings.url}/rest/v1",
-        headers=_headers(settings),
+        headers=_HEADERS,
         http_client=cast("httpx.Client", _Session(pool, settings)),
         retry_enabled=False,
     )
@@ -203,22 +214,11 @@ def async_driver(settings: Settings, pool: AsyncPool) -> AsyncDriver:
     """Return the driver of an asynchronous client with these settings."""
     api = AsyncPostgrestClient(
         f"{settings.url}/rest/v1",
-        headers=_headers(settings),
+        headers=_HEADERS,
         http_client=cast("httpx.AsyncClient", _Session(pool, settings)),
         retry_enabled=False,
     )
     return AsyncDriver(api, _reports(settings), settings.max_retries)
-
-
-def _headers(settings: Settings) -> dict[str, str]:
-    return {
-        "X-Client-Info": f"audiencelab-sdk/{__version__}",
-        "User-Agent": f"audiencelab-sdk/{__version__}",
-        **settings.headers,
-        "Accept": "application/json",
-        "Accept-Encoding": "gzip, deflate",
-        "apikey": settings.key.get_secret_value(),
-    }
 
 
 def _reports(settings: Settings) -> Reports:

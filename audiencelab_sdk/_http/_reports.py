@@ -50,11 +50,11 @@ class Reports:
         number: int,
         started: float,
         outcome: Response | AudienceLabError,
-    ) -> Awaitable[None] | None:
+    ) -> Awaitable[object] | None:
         """Report an attempt that began at a time of `time.perf_counter`.
 
         Returns:
-            What the asynchronous client has to await, if `on_response` is a coroutine function.
+            What `on_response` returned, if it is awaitable.
         """
         attempt = _attempt(call, request, number, started, outcome)
         if logger.isEnabledFor(logging.DEBUG):
@@ -68,7 +68,7 @@ class Reports:
         except Exception as error:  # noqa: BLE001 - it must not fail the call
             _warn(error)
             return None
-        return _awaited(result) if inspect.isawaitable(result) else None
+        return result if inspect.isawaitable(result) else None
 
 
 def tracer() -> "Tracer | None":
@@ -144,24 +144,41 @@ def _add_event(attempt: RequestAttempt) -> None:
     attributes: dict[str, str | int | float] = {
         "http.request.method": attempt.method,
         "url.path": attempt.path,
-        "http.request.resend_count": attempt.attempt - 1,
-        "duration": attempt.duration,
+        "audiencelab.duration": attempt.duration,
     }
+    if attempt.attempt > 1:
+        attributes["http.request.resend_count"] = attempt.attempt - 1
     if attempt.status is not None:
         attributes["http.response.status_code"] = attempt.status
     if attempt.request_id is not None:
-        attributes["request_id"] = attempt.request_id
+        attributes["audiencelab.request_id"] = attempt.request_id
     if attempt.error is not None:
         attributes["error.type"] = attempt.error.__name__
     get_current_span().add_event("attempt", attributes)
 
 
-async def _awaited(result: Awaitable[object]) -> None:
+def refuse(result: Awaitable[object]) -> None:
+    """Warn that `on_response` of a synchronous client returned an awaitable."""
+    if inspect.iscoroutine(result):
+        result.close()
+    _warn(TypeError("it returned an awaitable, and the client is synchronous"))
+
+
+async def finish(result: Awaitable[object]) -> None:
+    """Await what `on_response` of an asynchronous client returned."""
+    from asyncio import CancelledError, current_task  # noqa: PLC0415 - trio users do without
+
     try:
         await result
+    except CancelledError as error:
+        # Of something that it awaited, and not of this task.
+        task = current_task()
+        if task is None or task.cancelling():
+            raise
+        _warn(error)
     except Exception as error:  # noqa: BLE001 - it must not fail the call
         _warn(error)
 
 
-def _warn(error: Exception) -> None:
+def _warn(error: BaseException) -> None:
     logger.warning("on_response raised %s", type(error).__name__, exc_info=error)

@@ -147,7 +147,7 @@ def _pages(function: Callable[..., Any], result: Any) -> Callable[..., Any]:
 
     @wraps(first)
     def method(self: Resource[Any], /, *args: Any, **kwargs: Any) -> Any:
-        return AsyncPages(first(self, *args, **kwargs))
+        return AsyncPages(partial(first, self, *args, **kwargs))
 
     _mark_as_coroutine_function(method)
     return method

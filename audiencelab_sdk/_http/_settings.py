@@ -2,21 +2,22 @@
 
 import os
 import re
-from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, Unpack, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 from pydantic import SecretStr
 
 from audiencelab_sdk._arguments import checked_int, checked_seconds
 from audiencelab_sdk._http._urls import checked_proxy, checked_url, warn_of_clear_text
-from audiencelab_sdk._secrets import fits_in_a_header, header_secret
+from audiencelab_sdk._secrets import header_secret, hidden, may_be_header
 from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
 from audiencelab_sdk.models import RequestAttempt
 
 if TYPE_CHECKING:
     import ssl
+
+T = TypeVar("T")
 
 OnResponse: TypeAlias = Callable[[RequestAttempt], object]
 """A function, for asynchronous clients also a coroutine function, called after each attempt."""
@@ -52,7 +53,7 @@ class Options(TypedDict):
     allow_http: bool
     proxy: str | SecretStr | None
     verify: "ssl.SSLContext | None"
-    headers: Mapping[str, str] | None
+    headers: Mapping[str, str | SecretStr] | None
     on_response: OnResponse | None
 
 
@@ -82,7 +83,7 @@ class Settings:
     max_retries: int
     proxy: SecretStr | None
     verify: "ssl.SSLContext | None"
-    headers: Mapping[str, str] = field(repr=False)
+    headers: Mapping[str, SecretStr]
     on_response: OnResponse | None
 
     @classmethod
@@ -149,26 +150,21 @@ def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, SecretS
     return url, key
 
 
-@contextmanager
-def _as_setting() -> Generator[None]:
-    """Raise ConfigurationError in place of InvalidArgumentError."""
+def _setting(check: Callable[..., T], *arguments: Any) -> T:
+    """Return the result of a check. Raises ConfigurationError for InvalidArgumentError."""
     try:
-        yield
+        return check(*arguments)
     except InvalidArgumentError as error:
         message = str(error)
-    else:
-        return
     raise ConfigurationError(message)
 
 
 def _checked_timeout(timeout: Any) -> float:
-    with _as_setting():
-        return checked_seconds("timeout", timeout)
+    return _setting(checked_seconds, "timeout", timeout)
 
 
 def _checked_max_retries(max_retries: Any) -> int:
-    with _as_setting():
-        return checked_int("max_retries", max_retries, 0, _MOST_RETRIES)
+    return _setting(checked_int, "max_retries", max_retries, 0, _MOST_RETRIES)
 
 
 def _checked_verify(verify: Any) -> "ssl.SSLContext | None":
@@ -182,7 +178,7 @@ def _checked_verify(verify: Any) -> "ssl.SSLContext | None":
     return verify
 
 
-def _checked_headers(headers: Any) -> dict[str, str]:
+def _checked_headers(headers: Any) -> dict[str, SecretStr]:
     # No message quotes a value, which may be a secret.
     if headers is None:
         return {}
@@ -190,15 +186,20 @@ def _checked_headers(headers: Any) -> dict[str, str]:
         raise ConfigurationError(
             f"headers must be a mapping, such as a dict, not {type(headers).__name__}"
         )
-    checked: dict[str, str] = {}
+    checked: dict[str, SecretStr] = {}
     for name, value in cast("Mapping[object, object]", headers).items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             raise ConfigurationError("headers has a name that no HTTP header may have")
         if name.lower() in _RESERVED_HEADERS:
             raise ConfigurationError(f"headers must not contain {name}, which the SDK sets itself")
-        if not isinstance(value, str) or not fits_in_a_header(value, blanks=True):
-            raise ConfigurationError(f"headers[{name!r}] must be a str of printable ASCII")
-        checked[name] = value
+        if name.lower() in checked:
+            raise ConfigurationError(f"headers contains {name} twice, in other cases")
+        if not isinstance(value, str | SecretStr) or not may_be_header(hidden(value)):
+            raise ConfigurationError(
+                f"headers[{name!r}] must be a str or SecretStr of printable ASCII, without "
+                "whitespace around it"
+            )
+        checked[name.lower()] = hidden(value)
     return checked
 
 

@@ -36,15 +36,26 @@ _STATUSES: dict[type[APIStatusError], int] = {NotFoundError: 404, SchemaError: 5
 # PostgreSQL's: undefined table, function and column.
 _SCHEMA_CODES = {"PGRST106", "PGRST202", "PGRST204", "PGRST205", "42P01", "42883", "42703"}
 _NO_SUCH_ROW = "PGRST116"
+# PostgREST's or PostgreSQL's: a gateway in front of them has others.
+_CODE = re.compile("PGRST\\w+|[0-9A-Z]{5}")
+# All other headers of a request may be secret.
+_PUBLIC_HEADERS = {
+    *("accept", "accept-encoding", "accept-profile", "content-length", "content-profile"),
+    *("content-type", "host", "prefer", "range", "range-unit", "user-agent", "x-client-info"),
+    "x-retry-count",
+}
 _TITLE = re.compile(r"<title[^>]*>([^<]+)</title>", re.IGNORECASE)
 _API_KEY = re.compile(r"sk_[A-Za-z0-9]{8,}")
 _LONGEST_TEXT = 200
+_LONGEST_HEAD = 10_000
+_SHORTEST_SECRET = 4
 
 
 def status_error(response: httpx.Response, request_id: str | None) -> APIStatusError:
     """Return the error for `response`, whose body has been read."""
     status = response.status_code
-    text = _without_secrets(response)
+    # Not by the charset that the server states: Python has codecs that fail, and JSON is UTF-8.
+    text = redacted(response.request, response.content.decode(errors="replace"))
     body = _json_object(text)
     code = _text(body, "code")
     message = _message(response, body, text)
@@ -66,11 +77,11 @@ def status_error(response: httpx.Response, request_id: str | None) -> APIStatusE
     return error
 
 
-def _without_secrets(response: httpx.Response) -> str:
-    """Return the text of the response without the secrets of the request that it may echo."""
-    text = response.text
-    for name in ("apikey", "Authorization"):
-        if secret := response.request.headers.get(name, "").removeprefix("Bearer "):
+def redacted(request: httpx.Request, text: str) -> str:
+    """Return a text of the server without the secrets of the request, which it may echo."""
+    for name, value in request.headers.items():
+        secret = value.removeprefix("Bearer ")
+        if len(secret) >= _SHORTEST_SECRET and name not in _PUBLIC_HEADERS:
             text = text.replace(secret, "***")
     return _API_KEY.sub("sk_***", text)
 
@@ -91,7 +102,7 @@ def _text(body: Mapping[str, Any], *names: str) -> str | None:
 def _error_class(status: int, code: str | None) -> type[APIStatusError]:
     if code == _NO_SUCH_ROW:
         return NotFoundError
-    if code in _SCHEMA_CODES or (status in {404, 405} and code is None):
+    if code in _SCHEMA_CODES or (status in {404, 405} and not _CODE.fullmatch(code or "")):
         return SchemaError
     if 400 <= status < 500:
         return _CLASSES.get(status, InvalidRequestError)
@@ -104,12 +115,13 @@ def _message(response: httpx.Response, body: Mapping[str, Any], text: str) -> st
     # PostgREST says "message"; the gateway before it and Supabase Auth have names of their own.
     if message := _text(body, "message", "msg", "error_description", "error"):
         return message
-    if title := _TITLE.search(text):
+    if title := _TITLE.search(text[:_LONGEST_HEAD]):
         text = title[1]
     text = " ".join(shown(text).split())
     if len(text) > _LONGEST_TEXT:
         text = f"{text[:_LONGEST_TEXT]}…"
-    return text or shown(response.reason_phrase) or "the server gave no reason"
+    reason = shown(redacted(response.request, response.reason_phrase))
+    return text or reason or "the server gave no reason"
 
 
 def _seconds(retry_after: str) -> float | None:

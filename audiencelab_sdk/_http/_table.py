@@ -104,7 +104,7 @@ class Table(Generic[R]):
             return request
 
         expected = {column: value for column, operator, value in conditions if operator == "eq"}
-        identity = repr([self.rows.name, *map(str, conditions)])
+        identity = repr([self.rows.name, *(tuple(map(str, each)) for each in conditions)])
         page_size = checked_page_size(page_size)
         listing = Listing(self.rows, by_columns(select), page_size, identity, expected)
         return listing.starting_at(cursor)

@@ -94,7 +94,6 @@ def warn_of_clear_text(url: str) -> None:
     host = parts.hostname or ""
     if parts.scheme == "https" or _is_loopback(host) or host in _warned_hosts:
         return
-    _warned_hosts.add(host)
     # The first frame outside of this package is the caller's.
     level, frame = 1, inspect.currentframe()
     while frame and frame.f_globals["__name__"].startswith(f"{_PACKAGE}."):
@@ -105,6 +104,7 @@ def warn_of_clear_text(url: str) -> None:
         InsecureURLWarning,
         stacklevel=level,
     )
+    _warned_hosts.add(host)
 
 
 def _is_loopback(host: str) -> bool:

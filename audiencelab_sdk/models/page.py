@@ -10,7 +10,7 @@ from collections.abc import (
     Sequence,
 )
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from uuid import UUID
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class Page(Generic[T]):
             has a warning for each.
         cursor: Opaque text for the `cursor` argument of the same method with the same arguments,
             which then returns the page after this one, in any process. None if this page has no
-            rows, which is the end of the list.
+            rows, which is the end of the list. It is not signed.
     """
 
     __slots__ = ("_fetch_next", "cursor", "items", "unreadable")
@@ -99,7 +99,7 @@ class AsyncPage(Generic[T]):
             has a warning for each.
         cursor: Opaque text for the `cursor` argument of the same method with the same arguments,
             which then returns the page after this one, in any process. None if this page has no
-            rows, which is the end of the list.
+            rows, which is the end of the list. It is not signed.
     """
 
     __slots__ = ("_fetch_next", "cursor", "items", "unreadable")
@@ -144,19 +144,27 @@ class AsyncPages(Coroutine[Any, Any, AsyncPage[T]]):
         async for segment in client.segments.list():
             print(segment.name)
 
-    It is a coroutine, so ``asyncio.create_task`` and the like accept it.
+    It is a coroutine, so ``asyncio.create_task`` and the like accept it. Awaiting it or iterating
+    over it again fetches the list again.
     """
 
-    __slots__ = ("_first",)
-
-    def __init__(self, first: Coroutine[Any, Any, AsyncPage[T]]) -> None:
-        self._first = first
+    def __init__(self, fetch: Callable[[], Coroutine[Any, Any, AsyncPage[T]]]) -> None:
+        self._fetch = fetch
+        # Python warns if it is neither awaited nor iterated over.
+        self._first = fetch()
+        self._is_used = False
 
     def __await__(self) -> Generator[Any, Any, AsyncPage[T]]:
-        return self._first.__await__()
+        return self._page().__await__()
 
     def __aiter__(self) -> AsyncIterator[T]:
-        return _AsyncItems((), lambda: self._first)
+        return _AsyncItems((), self._page)
+
+    def _page(self) -> Coroutine[Any, Any, AsyncPage[T]]:
+        if self._is_used:
+            return self._fetch()
+        self._is_used = True
+        return self._first
 
     def send(self, value: Any) -> Any:
         """Resume the coroutine with a value."""
@@ -169,6 +177,14 @@ class AsyncPages(Coroutine[Any, Any, AsyncPage[T]]):
     def close(self) -> None:
         """Close the coroutine."""
         self._first.close()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            # asyncio shows these of a task's coroutine.
+            if name in {"__name__", "__qualname__"} or name.startswith("cr_"):
+                return getattr(self._first, name)
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 class _AsyncItems(Generic[T]):

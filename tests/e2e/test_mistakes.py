@@ -138,7 +138,7 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
         PermissionDeniedError,
         (
             "permission denied for function verify_api_key (HTTP 403, code 42501). "
-            f"{ONLY_THE_SERVICE_ROLE}"
+            "Use the project's secret (service_role) key, or call it on client.as_api_key(...)."
         ),
         lambda clients: clients.user.api_keys.verify("sk_aaaaaaaa"),
     ),

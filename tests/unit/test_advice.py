@@ -13,7 +13,8 @@ CHECK = 'new row for relation "x" violates check constraint "x_{}_check"'
     [
         (401, "42501", "permission denied for schema public", "The publishable (anon) key alone"),
         (403, "42501", "permission denied for function create_api_key", "Only a user may do this"),
-        (403, "42501", "permission denied for function verify_api_key", "Only the service role"),
+        (403, "42501", "permission denied for function verify_api_key", "Use the project's secret"),
+        (403, "42501", "permission denied for function log_api_key_usage", "Only the service"),
         (403, "42501", "permission denied for function has_scope", "Only an API key may do this"),
         (403, "42501", "permission denied for table segments", "An API key may not do this"),
         (403, "42501", 'new row violates row-level security policy for table "x"', "The account"),

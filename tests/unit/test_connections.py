@@ -53,8 +53,6 @@ ERRORS: list[Exception] = [
     UnicodeEncodeError("ascii", "ü", 0, 1, "broken"),
     LookupError("broken"),
     RuntimeError("Event loop is closed"),
-    RecursionError("broken"),
-    MemoryError(),
     anyio.ClosedResourceError(),
     anyio.BrokenResourceError(),
     anyio.BusyResourceError("broken"),
@@ -77,11 +75,19 @@ async def test_whatever_a_transport_raises_becomes_a_typed_error(
     assert caught.value.__context__ is None
 
 
+class TimeLimitError(Exception):
+    """What the signal handler of a job queue may raise anywhere."""
+
+
 @pytest.mark.parametrize(
-    "error", [KeyboardInterrupt, SystemExit, asyncio.CancelledError, AssertionError]
+    "error",
+    [
+        *(KeyboardInterrupt, SystemExit, asyncio.CancelledError, AssertionError),
+        *(RecursionError, MemoryError, TimeLimitError),
+    ],
 )
 @pytest.mark.parametrize("client_kind", ["sync", "asyncio"])
-async def test_interrupts_and_failed_assertions_are_raised_unchanged(
+async def test_what_is_no_failure_of_the_request_is_raised_unchanged(
     client: Any, api: respx.MockRouter, error: type[BaseException]
 ) -> None:
     def interrupt(_: httpx.Request) -> httpx.Response:
@@ -229,3 +235,17 @@ async def test_a_private_certificate_authority_is_trusted_with_verify(
     trusting = client_class(tls_url, KEY, verify=ssl.create_default_context(cafile=authority))
     assert await maybe_await(trusting.api_keys.verify(API_KEY))
     await close(trusting)
+
+
+async def test_the_user_agent_can_be_replaced(client_class: Any, server: Server, url: str) -> None:
+    received: list[Any] = []
+
+    def respond(handler: Any) -> None:
+        received.extend(handler.headers.get_all("User-Agent"))
+        handler.send(json.dumps(VALID).encode())
+
+    server.respond = respond
+    client = client_class(url, KEY, headers={"user-agent": "mine"})
+    await maybe_await(client.api_keys.verify(API_KEY))
+    await close(client)
+    assert received == ["mine"]

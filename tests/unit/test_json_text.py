@@ -23,3 +23,7 @@ def test_text_that_is_no_array_has_no_parts(text: str) -> None:
 
 def test_an_object_with_invalid_members_has_none() -> None:
     assert member('{"a": 1, id: 2}', "id") is None
+
+
+def test_a_long_text_without_an_end_takes_no_time() -> None:
+    assert parts('["' + '\\"' * 1_000_000) is None

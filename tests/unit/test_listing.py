@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
@@ -15,7 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audiencelab_sdk import (
-    InvalidArgumentError,
+    EnrichmentStatus,
+    InvalidCursorError,
+    SourceType,
     UnexpectedResponseError,
 )
 from audiencelab_sdk._http._listing import Place
@@ -244,6 +247,15 @@ def cursor_of(listing: Any) -> str:
 
 
 OURS = cursor_of(listing_of(segments.list, account_id=ACCOUNT))
+
+
+def forged(created_at: str, row_id: str) -> str:
+    """Return a cursor with a correct checksum, which anybody can calculate."""
+    listing = listing_of(segments.list, account_id=ACCOUNT)
+    text = f"{created_at}|{row_id}"
+    return urlsafe_b64encode(f"{listing._checksum(text)}{text}".encode()).decode().rstrip("=")
+
+
 FORGED = "2025-01-02T03:04:05+00:00,deleted.is.true"
 
 
@@ -263,18 +275,39 @@ FORGED = "2025-01-02T03:04:05+00:00,deleted.is.true"
         cursor_of(listing_of(segments.list, account_id=ACCOUNT, tags=["a"])),
         cursor_of(listing_of(enrichment.list, account_id=ACCOUNT)),
         listing_of(segments.list, account_id=ACCOUNT).cursor(Place(FORGED, UUID(KEY_ID))),
+        listing_of(segments.list, account_id=ACCOUNT).cursor(Place("ABC", UUID(KEY_ID))),
+        forged("2025-01-02T03:04:05+00:00", "-" * 36),
     ],
     ids=lambda cursor: cursor[-20:],
 )
 def test_a_damaged_or_foreign_cursor_is_rejected(cursor: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="cursor is damaged or belongs to another list"):
+    with pytest.raises(InvalidCursorError, match="cursor is damaged or belongs to another list"):
         listing_of(segments.list, account_id=ACCOUNT, cursor=cursor)
 
 
 def test_a_cursor_must_be_text() -> None:
-    with pytest.raises(InvalidArgumentError, match="cursor must be a str, not int"):
+    with pytest.raises(InvalidCursorError, match="cursor must be a str, not int"):
         listing_of(segments.list, cursor=7)
 
 
 def test_the_page_size_may_change_from_page_to_page() -> None:
     assert listing_of(segments.list, account_id=ACCOUNT, page_size=3, cursor=OURS).start
+
+
+def test_equal_arguments_make_equal_lists() -> None:
+    for method, text, member in (
+        (segments.list, {"source_type": "audience"}, {"source_type": SourceType.AUDIENCE}),
+        (enrichment.list, {"status": "failed"}, {"status": EnrichmentStatus.FAILED}),
+        (segments.list, {"account_id": ACCOUNT}, {"account_id": UUID(ACCOUNT)}),
+    ):
+        assert listing_of(method, **text).identity == listing_of(method, **member).identity
+
+
+async def test_a_server_that_goes_back_is_an_error(client: Any, api: respx.MockRouter) -> None:
+    pages = [[job_row(1)], [job_row(2)], [job_row(1)]]
+    api.get("/enrichment_tracking").mock(
+        side_effect=[httpx.Response(200, json=page) for page in pages]
+    )
+    page = await maybe_await(client.enrichment.list(page_size=1))
+    with pytest.raises(UnexpectedResponseError, match="rows before the page"):
+        await maybe_await(page.next())

@@ -241,3 +241,27 @@ def test_a_closed_list_does_not_warn() -> None:
     client = AsyncAudienceLab(URL, KEY)
     client.api_keys.list(ACCOUNT).close()
     gc.collect()
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_a_list_can_be_used_again(client: Any, api: respx.MockRouter) -> None:
+    respond(api, httpx.Response(500), ROWS[:1], [], ROWS[:2], [], ROWS[:3])
+    keys = client.api_keys.list(ACCOUNT)
+    items = aiter(keys)
+    with pytest.raises(ServerError):
+        await anext(items)
+    assert (await anext(items)).name == ROWS[0]["name"]
+    assert [key.name async for key in items] == []
+    assert [key.name async for key in keys] == [row["name"] for row in ROWS[:2]]
+    assert len((await keys).items) == 3
+
+
+async def test_asyncio_shows_what_a_task_is_about() -> None:
+    client = AsyncAudienceLab(URL, KEY)
+    keys = client.api_keys.list(ACCOUNT)
+    shown: Any = keys
+    assert shown.__name__ == "list"
+    assert shown.cr_frame
+    assert not hasattr(keys, "items")
+    keys.close()
+    await client.aclose()

@@ -1,6 +1,8 @@
 """Attempts in the log, and those that `on_response` is called with."""
 
+import asyncio
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -170,3 +172,62 @@ async def test_a_key_that_is_refused_without_a_request_is_logged(
 
     (record,) = ours(caplog)
     assert record.getMessage() == "api_keys.verify: no request for a malformed API key"
+
+
+class Hook:
+    """A callable object whose call is a coroutine, which cannot be seen beforehand."""
+
+    async def __call__(self, _: RequestAttempt) -> None:
+        """Do nothing."""
+
+
+class Later:
+    """An awaitable that is not a coroutine."""
+
+    def __await__(self) -> Iterator[None]:
+        return iter(())
+
+
+@pytest.mark.parametrize("hook", [Hook(), lambda _: Later()])
+def test_a_synchronous_client_warns_of_an_awaitable(
+    api: respx.MockRouter, caplog: pytest.LogCaptureFixture, hook: Any
+) -> None:
+    api.post("/rpc/verify_api_key").respond(json=VALID)
+    with AudienceLab(URL, KEY, on_response=hook) as client:
+        assert client.api_keys.verify(API_KEY)
+    (record,) = ours(caplog)
+    assert "TypeError" in record.getMessage()
+    assert "the client is synchronous" in caplog.text
+
+
+def test_a_task_that_on_response_awaits_may_be_cancelled(
+    api: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def wait_for_another_task(_: RequestAttempt) -> None:
+        task = asyncio.create_task(asyncio.sleep(60))
+        asyncio.get_running_loop().call_soon(task.cancel)
+        await task
+
+    async def verify() -> None:
+        async with AsyncAudienceLab(URL, KEY, on_response=wait_for_another_task) as client:
+            assert await client.api_keys.verify(API_KEY)
+
+    api.post("/rpc/verify_api_key").respond(json=VALID)
+    asyncio.run(verify())
+    assert "on_response raised CancelledError" in caplog.text
+
+
+def test_a_call_is_cancelled_while_on_response_runs(api: respx.MockRouter) -> None:
+    async def wait(_: RequestAttempt) -> None:
+        await asyncio.sleep(60)
+
+    async def verify() -> None:
+        async with AsyncAudienceLab(URL, KEY, on_response=wait) as client:
+            task = asyncio.create_task(client.api_keys.verify(API_KEY))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    api.post("/rpc/verify_api_key").respond(json=VALID)
+    asyncio.run(verify())

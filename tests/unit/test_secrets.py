@@ -11,7 +11,7 @@ import httpx
 import pytest
 import respx
 
-from audiencelab_sdk import AudienceLabError
+from audiencelab_sdk import AudienceLabError, ConfigurationError, RequestAttempt
 from audiencelab_sdk._tokens import api_key_token
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY, KEY_ID, LISTED, TOKEN, URL, VALID
@@ -113,6 +113,57 @@ async def test_local_variables_of_a_verification(client: Any, api: respx.MockRou
     assert_no_frame_leaks(caught.value)
 
 
+async def test_local_variables_of_a_failing_hook(
+    client_class: Any, api: respx.MockRouter, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(_: RequestAttempt) -> None:
+        raise ZeroDivisionError
+
+    api.post("/rpc/verify_api_key").respond(500, json={"message": "no"})
+    client = client_class(URL, KEY, access_token=TOKEN, on_response=fail, max_retries=0)
+    with pytest.raises(AudienceLabError):
+        await maybe_await(client.api_keys.verify(API_KEY))
+    await close(client)
+    (logged,) = [record.exc_info for record in caplog.records if record.exc_info]
+    error = logged[1]
+    assert isinstance(error, ZeroDivisionError)
+    assert error.__context__ is None
+    shown = traceback.TracebackException.from_exception(error, capture_locals=True)
+    assert_nothing_leaks(*(str(frame.locals) for frame in shown.stack))
+
+
+async def test_local_variables_of_an_interrupted_call(
+    client_class: Any, api: respx.MockRouter
+) -> None:
+    def interrupt(_: httpx.Request) -> httpx.Response:
+        raise KeyboardInterrupt
+
+    api.post("/rpc/revoke_api_key").mock(side_effect=interrupt)
+    client = client_class(URL, KEY, access_token=TOKEN, headers={"X-Gateway": "with-a-blank"})
+    with pytest.raises(KeyboardInterrupt) as caught:
+        await maybe_await(client.api_keys.revoke(KEY_ID))
+    await close(client)
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    named = [
+        str(frame.locals)
+        for frame in shown.stack
+        if "audiencelab_sdk" in frame.filename or "postgrest" in frame.filename
+    ]
+    assert len(named) >= 5
+    assert_nothing_leaks(*named)
+    assert not any("with-a-blank" in text for text in named)
+
+
+async def test_an_unusable_environment_leaks_no_password(
+    client_class: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://me:with-a-blank@127.0.0.1:port")
+    with pytest.raises(ConfigurationError) as caught:
+        client_class(URL, KEY)
+    assert caught.value.__context__ is None
+    assert_no_frame_leaks(caught.value)
+
+
 BLANK = "secret with-a-blank"
 REFUSED: list[Callable[[Any], Any]] = [
     lambda kind: kind(URL, KEY, access_token=TOKEN, timeout=-1),
@@ -120,6 +171,8 @@ REFUSED: list[Callable[[Any], Any]] = [
     lambda kind: kind(URL, BLANK),
     lambda kind: kind(URL, KEY, access_token=BLANK),
     lambda kind: kind.from_env(access_token=TOKEN, max_retries=-1),
+    lambda kind: kind(URL, KEY, proxy="http://me:with-a-blank@proxy:1", timeout=-1),
+    lambda kind: kind(URL, KEY, headers={"X-Gateway": "with-a-blank"}, timeout=-1),
     lambda kind: kind(URL, "key").as_user(BLANK),
     lambda kind: kind(URL, "key").as_api_key("no uuid", jwt_secret=JWT_SECRET),
     lambda kind: kind(URL, "key").as_api_key(KEY_ID, jwt_secret="with-a-blank"),

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 import respx
+from pydantic import SecretStr
 
 from audiencelab_sdk import (
     APIStatusError,
@@ -20,9 +21,9 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._http._statuses import status_error
-from tests.unit._both_clients import maybe_await
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._http_server import Handler, Server, error_from
-from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID
+from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID, URL
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
 
@@ -243,3 +244,52 @@ async def test_redirect_is_not_followed(client_class: Any, server: Server, url: 
     assert type(error) is APIStatusError
     assert "the URL is probably wrong (HTTP 301)" in str(error)
     assert server.connections == 1
+
+
+@pytest.mark.parametrize(
+    "charset", ["utf-16", "zlib", "hex", "base64", "rot13", "idna", "undefined", "klingon"]
+)
+async def test_the_charset_of_an_error_response_does_not_matter(
+    client: Any, api: respx.MockRouter, charset: str
+) -> None:
+    response = httpx.Response(400, headers={"Content-Type": f"text/plain; charset={charset}"})
+    response = httpx.Response(400, headers=response.headers, content=b'{"message": "no"}')
+    error = await failure(client, api, response)
+    assert error.message == "no"
+
+
+def test_a_long_page_without_a_title_takes_no_time() -> None:
+    request = httpx.Request("POST", "https://a.test/")
+    error = status_error(httpx.Response(500, content=b"<title" * 1_000_000, request=request), None)
+    assert error.message.endswith("…")
+
+
+@pytest.mark.parametrize("status", [404, 405])
+@pytest.mark.parametrize("code", [404, "not_found", "x"])
+async def test_a_code_of_a_gateway_is_no_missing_row(
+    client: Any, api: respx.MockRouter, status: int, code: Any
+) -> None:
+    error = await failure(client, api, httpx.Response(status, json={"code": code, "message": "no"}))
+    assert type(error) is SchemaError
+
+
+async def test_no_part_of_an_echoing_response_shows_a_secret(
+    client_class: Any, api: respx.MockRouter
+) -> None:
+    def echo(request: httpx.Request) -> httpx.Response:
+        secrets = f"{request.headers['apikey']} {request.headers['X-Gateway']}"
+        return httpx.Response(
+            500,
+            headers={"X-Request-Id": secrets, "Content-Type": secrets},
+            extensions={"reason_phrase": secrets.encode()},
+        )
+
+    api.post("/rpc/revoke_api_key").mock(side_effect=echo)
+    client = client_class(URL, KEY, headers={"X-Gateway": SecretStr("hunter2")}, max_retries=0)
+    with pytest.raises(ServerError) as caught:
+        await maybe_await(client.api_keys.revoke(KEY_ID))
+    await close(client)
+    assert caught.value.request_id == "*** ***"
+    shown = f"{caught.value!r} {caught.value} {vars(caught.value)}"
+    assert KEY not in shown
+    assert "hunter2" not in shown
