@@ -1012,14 +1012,14 @@ select audiencelab_private.require_ownership(
 );
 select audiencelab_private.require_ownership(
   'public',
-  '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,log_api_key_usage,
-    log_api_key_usage_batch,has_scope,get_api_key_account_id}'
+  '{create_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,verify_api_key,has_scope,get_api_key_account_id}'
 );
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for the foreign key, the keys. Locking in the opposite order could
--- deadlock. If the migration was applied before, it does not alter the tables and needs no lock.
+-- An insert into the log locks the log and then, for the foreign key, the keys. The file for the SQL editor alters both in
+-- one transaction, and locking in the opposite order could deadlock. If the migration was applied before, it does not alter
+-- the tables and needs no lock.
 do $lock$
 begin
   if to_regclass('api_keys_private.api_key_logs') is not null
@@ -1033,6 +1033,14 @@ $lock$;
 -- Revokes what earlier scripts granted. All required privileges are granted below.
 select audiencelab_private.revoke_privileges('api_keys_private');
 grant usage on schema api_keys_private to service_role;
+-- The next migration grants this. It need not be applied again after this one.
+do $log$
+begin
+  if to_regclass('api_keys_private.api_key_logs') is not null then
+    grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
+  end if;
+end;
+$log$;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
@@ -1087,28 +1095,6 @@ comment on column api_keys_private.api_keys.scopes is 'Array of {"entity_type", 
 comment on column api_keys_private.api_keys.last_used_at is 'When the key was last used. Updated at most once a minute.';
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
-
-create table audiencelab_desired.api_key_logs (
-  id uuid not null default gen_random_uuid(),
-  api_key_id uuid,
-  endpoint text not null,
-  method text not null,
-  status_code integer,
-  ip_address text,
-  user_agent text,
-  timestamp timestamptz not null default now(),
-  constraint api_key_logs_pkey primary key (id)
-);
--- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
-alter table audiencelab_desired.api_key_logs
-  add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
-create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
--- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
-create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
-
-select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
-comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
-grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
 
 create table audiencelab_desired.failed_comparisons (
   key_prefix varchar(7) not null,
@@ -1187,17 +1173,6 @@ create type audiencelab_desired.verify_api_key_response as (
 select audiencelab_private.apply_type('verify_api_key_response');
 comment on type public.verify_api_key_response is
   'The result of verify_api_key: the id and account of a valid API key, or an error.';
-
-create type audiencelab_desired.api_key_usage_log_response as (
-  success boolean,
-  log_id uuid,
-  timestamp timestamptz,
-  error text,
-  error_code text
-);
-select audiencelab_private.apply_type('api_key_usage_log_response');
-comment on type public.api_key_usage_log_response is
-  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
 
 create or replace function api_keys_private.require_scopes(p_scopes jsonb)
 returns void
@@ -1346,12 +1321,6 @@ select audiencelab_private.prepare_functions(
   'revoke_api_key(p_api_key_id uuid) returns boolean',
   'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
-  'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
-     p_user_agent text)
-   returns public.api_key_usage_log_response',
-  'log_api_key_usage_batch(p_events jsonb)
-   returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text,
-     error_code text)',
   'has_scope(p_entity_type text, p_entity_id text, p_action text) returns boolean',
   'get_api_key_account_id() returns uuid'
 );
@@ -1754,6 +1723,185 @@ invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
+create or replace function public.has_scope(p_entity_type text, p_entity_id text, p_action text)
+returns boolean
+language sql
+stable
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select
+    from api_keys_private.live_api_keys as api_key
+    cross join lateral jsonb_array_elements(
+      case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
+    ) as scope (value)
+    where api_key.id = (select audiencelab_private.caller_id())
+      and p_entity_type is not null
+      and p_entity_id is not null
+      and p_action is not null
+      and scope.value ->> 'entity_type' in (p_entity_type, '*')
+      and scope.value ->> 'entity_id' in (p_entity_id, '*')
+      and scope.value ->> 'action' in (p_action, '*')
+  );
+$$;
+comment on function public.has_scope(text, text, text) is
+$$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
+revoked or expired, or if an argument is null.
+
+Callers: api_key.$$;
+select audiencelab_private.revoke_privileges('public', '{has_scope}');
+grant execute on function public.has_scope(text, text, text) to api_key;
+
+create or replace function public.get_api_key_account_id()
+returns uuid
+language sql
+stable
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select api_key.account_id
+  from api_keys_private.live_api_keys as api_key
+  where api_key.id = (select audiencelab_private.caller_id());
+$$;
+comment on function public.get_api_key_account_id() is
+$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
+
+Callers: api_key.$$;
+select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
+grant execute on function public.get_api_key_account_id() to api_key;
+
+create or replace function api_keys_private.scoped_entity_ids(p_entity_type text, p_actions text[])
+returns setof uuid
+language sql
+stable
+-- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select
+    -- CASE guarantees that the text is checked before the cast.
+    case
+      when scope.value ->> 'entity_id' ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
+      then (scope.value ->> 'entity_id')::uuid
+    end
+  from api_keys_private.live_api_keys as api_key
+  cross join lateral jsonb_array_elements(
+    case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
+  ) as scope (value)
+  where api_key.id = (select audiencelab_private.caller_id())
+    and scope.value ->> 'entity_type' in (p_entity_type, '*')
+    and scope.value ->> 'action' = any (p_actions || '*'::text);
+$$;
+comment on function api_keys_private.scoped_entity_ids(text, text[]) is
+  'Returns the entity ids in the scopes of the API key that the request runs as, for an entity type and any of the actions.'
+  ' Wildcards and ids that are not UUIDs are returned as null. Used by policies.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{scoped_entity_ids}');
+-- Only policies can call it, because api_key has no usage of the schema.
+grant execute on function api_keys_private.scoped_entity_ids(text, text[]) to api_key;
+
+create or replace function api_keys_private.has_scope_on_all(p_entity_type text, p_actions text[])
+returns boolean
+language sql
+stable
+-- Invoker: the caller may execute has_scope.
+security invoker
+set search_path = pg_catalog, pg_temp
+as $$
+  select bool_or(public.has_scope(p_entity_type, '*', action)) from unnest(p_actions) as action;
+$$;
+comment on function api_keys_private.has_scope_on_all(text, text[]) is
+  'Returns whether the API key that the request runs as has a scope for any of the actions on all entities of a type. Used'
+  ' by policies.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_all}');
+-- Only policies can call it, because api_key has no usage of the schema.
+grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
+
+drop schema audiencelab_desired cascade;
+
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
+select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
+  "settings_manage_keys_role_fkey":
+    "FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE"
+}');
+-- NOT VALID, because older databases contain keys of deleted accounts. These rows are kept.
+select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
+  "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
+}');
+
+-- Deactivates the keys of deleted accounts. This follows the foreign key, so that no account is deleted in between.
+update api_keys_private.api_keys as api_key
+set is_active = false
+where api_key.is_active
+  and not exists (select from public.accounts as account where account.id = api_key.account_id);
+
+notify pgrst, 'reload schema';
+
+
+-- 20261122000250_api_key_usage.sql
+
+do $requirements$
+begin
+  if to_regclass('api_keys_private.live_api_keys') is null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
+  end if;
+end;
+$requirements$;
+select audiencelab_private.require_ownership('api_keys_private', '{api_key_logs}');
+select audiencelab_private.require_ownership('public', '{log_api_key_usage,log_api_key_usage_batch}');
+
+-- The tables are created in this schema, then applied to those of the database.
+create schema audiencelab_desired;
+
+create table audiencelab_desired.api_key_logs (
+  id uuid not null default gen_random_uuid(),
+  api_key_id uuid,
+  endpoint text not null,
+  method text not null,
+  status_code integer,
+  ip_address text,
+  user_agent text,
+  timestamp timestamptz not null default now(),
+  constraint api_key_logs_pkey primary key (id)
+);
+-- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
+alter table audiencelab_desired.api_key_logs
+  add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
+create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
+-- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
+create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
+
+select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
+comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
+-- No policies: only service_role has access, and it bypasses row level security.
+grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
+
+create type audiencelab_desired.api_key_usage_log_response as (
+  success boolean,
+  log_id uuid,
+  timestamp timestamptz,
+  error text,
+  error_code text
+);
+select audiencelab_private.apply_type('api_key_usage_log_response');
+comment on type public.api_key_usage_log_response is
+  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
+
+-- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
+-- arguments ambiguous.
+select audiencelab_private.prepare_functions(
+  'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
+     p_user_agent text)
+   returns public.api_key_usage_log_response',
+  'log_api_key_usage_batch(p_events jsonb)
+   returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text,
+     error_code text)'
+);
+
 create or replace function public.log_api_key_usage(
   p_api_key_id uuid,
   p_endpoint text,
@@ -1925,123 +2073,13 @@ Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
 select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
 grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
 
-create or replace function public.has_scope(p_entity_type text, p_entity_id text, p_action text)
-returns boolean
-language sql
-stable
--- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select exists (
-    select
-    from api_keys_private.live_api_keys as api_key
-    cross join lateral jsonb_array_elements(
-      case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
-    ) as scope (value)
-    where api_key.id = (select audiencelab_private.caller_id())
-      and p_entity_type is not null
-      and p_entity_id is not null
-      and p_action is not null
-      and scope.value ->> 'entity_type' in (p_entity_type, '*')
-      and scope.value ->> 'entity_id' in (p_entity_id, '*')
-      and scope.value ->> 'action' in (p_action, '*')
-  );
-$$;
-comment on function public.has_scope(text, text, text) is
-$$Returns whether the API key that the request runs as has a scope for the action on the entity. Returns false if the key is
-revoked or expired, or if an argument is null.
-
-Callers: api_key.$$;
-select audiencelab_private.revoke_privileges('public', '{has_scope}');
-grant execute on function public.has_scope(text, text, text) to api_key;
-
-create or replace function public.get_api_key_account_id()
-returns uuid
-language sql
-stable
--- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select api_key.account_id
-  from api_keys_private.live_api_keys as api_key
-  where api_key.id = (select audiencelab_private.caller_id());
-$$;
-comment on function public.get_api_key_account_id() is
-$$Returns the account of the API key that the request runs as. Returns null if the key is revoked or expired.
-
-Callers: api_key.$$;
-select audiencelab_private.revoke_privileges('public', '{get_api_key_account_id}');
-grant execute on function public.get_api_key_account_id() to api_key;
-
-create or replace function api_keys_private.scoped_entity_ids(p_entity_type text, p_actions text[])
-returns setof uuid
-language sql
-stable
--- Definer: callers have no access to the table. The function reads the key that the request runs as, and no other.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-  select
-    -- CASE guarantees that the text is checked before the cast.
-    case
-      when scope.value ->> 'entity_id' ~ '^[0-9A-Fa-f]{8}(-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}$'
-      then (scope.value ->> 'entity_id')::uuid
-    end
-  from api_keys_private.live_api_keys as api_key
-  cross join lateral jsonb_array_elements(
-    case jsonb_typeof(api_key.scopes) when 'array' then api_key.scopes else '[]' end
-  ) as scope (value)
-  where api_key.id = (select audiencelab_private.caller_id())
-    and scope.value ->> 'entity_type' in (p_entity_type, '*')
-    and scope.value ->> 'action' = any (p_actions || '*'::text);
-$$;
-comment on function api_keys_private.scoped_entity_ids(text, text[]) is
-  'Returns the entity ids in the scopes of the API key that the request runs as, for an entity type and any of the actions.'
-  ' Wildcards and ids that are not UUIDs are returned as null. Used by policies.';
-select audiencelab_private.revoke_privileges('api_keys_private', '{scoped_entity_ids}');
--- Only policies can call it, because api_key has no usage of the schema.
-grant execute on function api_keys_private.scoped_entity_ids(text, text[]) to api_key;
-
-create or replace function api_keys_private.has_scope_on_all(p_entity_type text, p_actions text[])
-returns boolean
-language sql
-stable
--- Invoker: the caller may execute has_scope.
-security invoker
-set search_path = pg_catalog, pg_temp
-as $$
-  select bool_or(public.has_scope(p_entity_type, '*', action)) from unnest(p_actions) as action;
-$$;
-comment on function api_keys_private.has_scope_on_all(text, text[]) is
-  'Returns whether the API key that the request runs as has a scope for any of the actions on all entities of a type. Used'
-  ' by policies.';
-select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_all}');
--- Only policies can call it, because api_key has no usage of the schema.
-grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
-
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
-select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
-  "settings_manage_keys_role_fkey":
-    "FOREIGN KEY (manage_keys_role) REFERENCES public.roles(name) ON UPDATE CASCADE"
-}');
--- NOT VALID, because older databases contain keys of deleted accounts. These rows are kept.
-select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
-  "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
-}');
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '{
   "api_key_logs_api_key_id_fkey":
     "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
 }');
-
--- Deactivates the keys of deleted accounts. This follows the foreign key, so that no account is deleted in between.
-update api_keys_private.api_keys as api_key
-set is_active = false
-where api_key.is_active
-  and not exists (select from public.accounts as account where account.id = api_key.account_id);
 
 notify pgrst, 'reload schema';
 

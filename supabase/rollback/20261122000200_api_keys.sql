@@ -29,6 +29,11 @@ begin
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: roll back 20261122000300_enrichment_jobs.sql first';
   end if;
+  if to_regprocedure('public.log_api_key_usage_batch(jsonb)') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: roll back 20261122000250_api_key_usage.sql first';
+  end if;
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -40,21 +45,17 @@ $confirmation$;
 
 drop function if exists public.get_api_key_account_id();
 drop function if exists public.has_scope(text, text, text);
-drop function if exists public.log_api_key_usage_batch(jsonb);
-drop function if exists public.log_api_key_usage(uuid, text, text, integer, text, text);
 drop function if exists public.verify_api_key(text);
 drop function if exists public.revoke_api_keys_of(uuid, uuid);
 drop function if exists public.revoke_api_key(uuid);
 drop function if exists public.list_api_keys(uuid);
 drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz);
 
-drop type if exists public.api_key_usage_log_response;
 drop type if exists public.verify_api_key_response;
 drop type if exists public.create_api_key_response;
 
 drop function if exists api_keys_private.has_scope_on_all(text, text[]);
 drop function if exists api_keys_private.scoped_entity_ids(text, text[]);
-drop function if exists api_keys_private.log_usage_events(jsonb);
 drop function if exists api_keys_private.count_failed_comparisons(text, integer, bigint);
 drop function if exists api_keys_private.admit_comparison(text, text);
 drop function if exists api_keys_private.require_live_caller();
@@ -68,6 +69,7 @@ drop view if exists api_keys_private.bcrypt_api_keys;
 drop view if exists api_keys_private.live_api_keys;
 drop table if exists api_keys_private.settings;
 drop table if exists api_keys_private.failed_comparisons;
+-- It exists only if an earlier script created it.
 drop table if exists api_keys_private.api_key_logs;
 drop table if exists api_keys_private.api_keys;
 -- Without CASCADE, so that it raises an error if the schema contains other objects.

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-STAND_IN, FOUNDATION, API_KEYS, JOBS, SEGMENTS = migrate.migration_files()
-MIGRATIONS = (FOUNDATION, API_KEYS, JOBS, SEGMENTS)
+STAND_IN, FOUNDATION, API_KEYS, USAGE, JOBS, SEGMENTS = migrate.migration_files()
+MIGRATIONS = (FOUNDATION, API_KEYS, USAGE, JOBS, SEGMENTS)
 CONFIRMATIONS = {
     FOUNDATION: "",
     API_KEYS: "set audiencelab.confirm_rollback = 'delete all API keys';",
+    USAGE: "set audiencelab.confirm_rollback = 'delete the usage of all API keys';",
     JOBS: "set audiencelab.confirm_rollback = 'delete all enrichment jobs';",
     SEGMENTS: "set audiencelab.confirm_rollback = 'delete all segments';",
 }
@@ -116,14 +117,14 @@ def test_running_it_again_blocks_neither_readers_nor_the_base_schema(db: Databas
 
 
 def test_each_file_needs_those_before_it_and_no_other(fresh: Database, db: Database) -> None:
-    for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, [JOBS, SEGMENTS])):
+    for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, [USAGE, JOBS, SEGMENTS])):
         for file in dependents:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=missing.name):
                 fresh.apply(file.read_text())
         apply_all(fresh, [missing])
     apply_all(fresh, [SEGMENTS])
     assert fresh.admin("select to_regnamespace('enrichment_private') as made") == [{"made": None}]
-    apply_all(fresh, [JOBS])
+    apply_all(fresh, [JOBS, USAGE])
     assert catalog(fresh) == catalog(db)
 
 
@@ -206,7 +207,7 @@ def test_a_failure_half_way_leaves_nothing_half_done(fresh: Database) -> None:
     assert dump(fresh) == before
 
 
-@pytest.mark.parametrize("migration", [API_KEYS, JOBS, SEGMENTS], ids=lambda file: file.stem)
+@pytest.mark.parametrize("migration", [API_KEYS, USAGE, JOBS, SEGMENTS], ids=lambda file: file.stem)
 def test_a_rollback_refuses_until_it_is_confirmed(fresh: Database, migration: Path) -> None:
     apply_all(fresh, dict.fromkeys([FOUNDATION, API_KEYS, migration]))
     before = catalog(fresh)
@@ -224,7 +225,7 @@ def test_a_rollback_names_the_migration_that_depends_on_it(fresh: Database) -> N
     apply_all(fresh, [FOUNDATION, API_KEYS])
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=API_KEYS.name):
         fresh.apply(confirmed_rollback_of(FOUNDATION))
-    for dependent in (JOBS, SEGMENTS):
+    for dependent in (USAGE, JOBS, SEGMENTS):
         apply_all(fresh, [dependent])
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=dependent.name):
             fresh.apply(confirmed_rollback_of(API_KEYS))
@@ -243,7 +244,7 @@ def test_the_rollbacks_undo_exactly_what_was_done(bare_server: PostgresServer) -
         for _ in range(2):
             db.apply(confirmed_rollback_of(migration))
             assert dump(db) == before[migration], migration.name
-        if migration is JOBS:
+        if migration is USAGE:
             assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
     apply_all(db)
 
