@@ -505,7 +505,7 @@ begin
     with privileged (kind, object, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
-      where nspname = p_schema and p_names is null
+      where nspname = p_schema and coalesce(cardinality(p_names), 0) = 0
       union all
       select 'table', class.oid::regclass::text, class.relowner, acl
       from pg_class as class
@@ -540,8 +540,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema and all objects'
-  ' in it. Raises a warning for each role that is not one of Supabase''s.';
+  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema if there are no'
+  ' names, or on the schema and all objects in it if they are null. Raises a warning for each role that is not one of'
+  ' Supabase''s.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void
@@ -1030,17 +1031,10 @@ begin
 end;
 $lock$;
 
--- Revokes what earlier scripts granted. All required privileges are granted below.
-select audiencelab_private.revoke_privileges('api_keys_private');
+-- Revokes what earlier scripts granted on the schema. The privileges on the objects in it are revoked and granted below and
+-- in the next migration, which need not be run again after this one.
+select audiencelab_private.revoke_privileges('api_keys_private', '{}');
 grant usage on schema api_keys_private to service_role;
--- The next migration grants this. It need not be applied again after this one.
-do $log$
-begin
-  if to_regclass('api_keys_private.api_key_logs') is not null then
-    grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
-  end if;
-end;
-$log$;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
@@ -1852,7 +1846,7 @@ begin
 end;
 $requirements$;
 select audiencelab_private.require_ownership('api_keys_private', '{api_key_logs}');
-select audiencelab_private.require_ownership('public', '{log_api_key_usage,log_api_key_usage_batch}');
+select audiencelab_private.require_ownership('public', '{log_api_key_usage,log_api_key_usage_batch,api_key_log}');
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
@@ -1899,7 +1893,11 @@ select audiencelab_private.prepare_functions(
    returns public.api_key_usage_log_response',
   'log_api_key_usage_batch(p_events jsonb)
    returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text,
-     error_code text)'
+     error_code text)',
+  'api_key_log(p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100,
+     p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid)
+   returns TABLE(id uuid, api_key_id uuid, endpoint text, method text, status_code integer, ip_address text,
+     user_agent text, "timestamp" timestamp with time zone)'
 );
 
 create or replace function public.log_api_key_usage(
@@ -1971,7 +1969,8 @@ as $$
   with event as (
     select
       element.ordinality - 1 as index,
-      gen_random_uuid() as id,
+      (element.value ->> 'log_id')::uuid as given_id,
+      coalesce((element.value ->> 'log_id')::uuid, gen_random_uuid()) as id,
       (element.value ->> 'api_key_id')::uuid as api_key_id,
       left(element.value ->> 'endpoint', 2000) as endpoint,
       left(element.value ->> 'method', 255) as method,
@@ -1989,6 +1988,9 @@ as $$
       event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
       event.logged_at
     from event
+    -- Without a target, so that it also holds for the primary key of a partitioned log.
+    on conflict do nothing
+    returning id, api_key_id
   ),
   used as (
     update api_keys_private.api_keys as api_key
@@ -1996,15 +1998,19 @@ as $$
     where api_key.id in (
       select due.id
       from api_keys_private.api_keys as due
-      where due.id in (select event.api_key_id from event)
+      where due.id in (select logged.api_key_id from logged)
         and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
       for no key update skip locked
     )
   )
-  select event.index, event.id, event.logged_at from event order by event.index;
+  select event.index, event.id, coalesce(repeated.timestamp, event.logged_at)
+  from event
+  left join api_keys_private.api_key_logs as repeated on repeated.id = event.given_id
+  order by event.index;
 $$;
 comment on function api_keys_private.log_usage_events(jsonb) is
-  'Writes one log row for each event, or none if one of them fails. event_index counts from 0.';
+  'Writes one log row for each event, except for events whose log_id is already logged, or none if one of them fails.'
+  ' event_index counts from 0.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
 
 create or replace function public.log_api_key_usage_batch(p_events jsonb)
@@ -2064,14 +2070,112 @@ comment on function public.log_api_key_usage_batch(jsonb) is
 $$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time of
 the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
 
+If each event has a log_id, the call can be repeated after an error or a lost response: an event whose log_id is already
+logged is not written or counted again, and its success is true. A log_id is recognized until its log row is purged.
+
 Callers: service_role.
 
-- p_events: an array of objects with api_key_id, endpoint and method, and optionally status_code, ip_address, user_agent and
-  timestamp, which defaults to now(). Texts are truncated as by log_api_key_usage.
+- p_events: an array of objects with api_key_id, endpoint and method, and optionally log_id, status_code, ip_address,
+  user_agent and timestamp. log_id is the id of the log row, a UUID; timestamp defaults to now(). Texts are truncated as by
+  log_api_key_usage.
 
 Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
 select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
 grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
+
+create or replace function api_keys_private.require_reader(p_account_id uuid, p_api_key_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
+  if p_api_key_id is not null and not exists (
+    select
+    from api_keys_private.api_keys as api_key
+    where api_key.id = p_api_key_id and api_key.account_id = p_account_id
+  ) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or it belongs to another account';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_reader(uuid, uuid) is
+  'Raises 42501 unless the caller is service_role or a member of the account, and PT404 if the API key, unless it is null,'
+  ' does not belong to the account.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_reader}');
+
+create or replace function public.api_key_log(
+  p_account_id uuid,
+  p_api_key_id uuid default null,
+  p_limit integer default 100,
+  p_before timestamptz default null,
+  p_before_id uuid default null
+)
+returns table (
+  id uuid,
+  api_key_id uuid,
+  endpoint text,
+  method text,
+  status_code integer,
+  ip_address text,
+  user_agent text,
+  "timestamp" timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000;
+  -- Without p_before, the bounds are the greatest values, so that there is one query with one plan.
+  c_before constant timestamptz := coalesce(p_before, 'infinity');
+  c_before_id constant uuid := case when p_before is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else p_before_id end;
+begin
+  perform api_keys_private.require_reader(p_account_id, p_api_key_id);
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  return query
+    select
+      log.id, log.api_key_id, log.endpoint, log.method, log.status_code, log.ip_address, log.user_agent, log.timestamp
+    from api_keys_private.api_keys as api_key
+    -- For each key, so that each is read from the index, newest first, and no further than needed.
+    cross join lateral (
+      select newest.*
+      from api_keys_private.api_key_logs as newest
+      where newest.api_key_id = api_key.id and (newest.timestamp, newest.id) < (c_before, c_before_id)
+      order by newest.timestamp desc, newest.id desc
+      limit p_limit
+    ) as log
+    where api_key.account_id = p_account_id and (p_api_key_id is null or api_key.id = p_api_key_id)
+    order by log.timestamp desc, log.id desc
+    limit p_limit;
+end;
+$$;
+comment on function public.api_key_log(uuid, uuid, integer, timestamptz, uuid) is
+$$Returns the logged requests of the API keys of an account, or of one of them, newest first.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_api_key_id: an API key of the account. Null, the default, means all of them, including those that are not live.
+- p_limit: the maximum number of rows, from 1 to 1,000.
+- p_before, p_before_id: the timestamp and id of the last row of the previous page. Null, the default, means the first page.
+  With a timestamp alone, only earlier requests are returned.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it; PT404 (HTTP 404) if the API key does not
+belong to the account; 22023 if p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{api_key_log}');
+grant execute on function public.api_key_log(uuid, uuid, integer, timestamptz, uuid) to authenticated, service_role;
 
 drop schema audiencelab_desired cascade;
 

@@ -25,6 +25,7 @@ as $verification$
       ('function', 'verify_api_key'),
       ('function', 'log_api_key_usage'),
       ('function', 'log_api_key_usage_batch'),
+      ('function', 'api_key_log'),
       ('function', 'has_scope'),
       ('function', 'get_api_key_account_id'),
       ('function', 'create_studio_segment'),
@@ -467,7 +468,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
-        'body a8b2d36de1a4e344fa903588a4b44767',
+        'body fcddbb137948594badf6de01cf94e8c5',
         'language sql',
         'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
         'search_path=pg_catalog, pg_temp',
@@ -495,6 +496,15 @@ as $verification$
       ('function', 'api_keys_private.require_manager(uuid)', array[
         'arguments p_account_id uuid',
         'body af53623e6379040341009b6cda29e3fa',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.require_reader(uuid,uuid)', array[
+        'arguments p_account_id uuid, p_api_key_id uuid',
+        'body 8cb303b24977ae475ba6c7de0c938de0',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -674,7 +684,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
-        'body 77abc061ff99437ac0f4117b58131400',
+        'body 7aa1f1df290961a68c17be6b92bf8423',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -733,6 +743,15 @@ as $verification$
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
         'security invoker',
+        'stable'
+      ]),
+      ('function', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'arguments p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100, p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid',
+        'body 0082f3a714cbaac1c99a3b0114e87752',
+        'language plpgsql',
+        'returns TABLE(id uuid, api_key_id uuid, endpoint text, method text, status_code integer, ip_address text, user_agent text, "timestamp" timestamp with time zone)',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
         'stable'
       ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
@@ -1046,6 +1065,10 @@ as $verification$
         'insert to service_role',
         'select to service_role',
         'update to service_role'
+      ]),
+      ('privileges', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'execute to authenticated'

@@ -503,7 +503,7 @@ begin
     with privileged (kind, object, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
-      where nspname = p_schema and p_names is null
+      where nspname = p_schema and coalesce(cardinality(p_names), 0) = 0
       union all
       select 'table', class.oid::regclass::text, class.relowner, acl
       from pg_class as class
@@ -538,8 +538,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema and all objects'
-  ' in it. Raises a warning for each role that is not one of Supabase''s.';
+  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema if there are no'
+  ' names, or on the schema and all objects in it if they are null. Raises a warning for each role that is not one of'
+  ' Supabase''s.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void

@@ -42,17 +42,10 @@ begin
 end;
 $lock$;
 
--- Revokes what earlier scripts granted. All required privileges are granted below.
-select audiencelab_private.revoke_privileges('api_keys_private');
+-- Revokes what earlier scripts granted on the schema. The privileges on the objects in it are revoked and granted below and
+-- in the next migration, which need not be run again after this one.
+select audiencelab_private.revoke_privileges('api_keys_private', '{}');
 grant usage on schema api_keys_private to service_role;
--- The next migration grants this. It need not be applied again after this one.
-do $log$
-begin
-  if to_regclass('api_keys_private.api_key_logs') is not null then
-    grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
-  end if;
-end;
-$log$;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;

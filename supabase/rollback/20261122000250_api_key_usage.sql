@@ -28,6 +28,7 @@ begin
 end;
 $confirmation$;
 
+drop function if exists public.api_key_log(uuid, uuid, integer, timestamptz, uuid);
 drop function if exists public.log_api_key_usage_batch(jsonb);
 drop function if exists public.log_api_key_usage(uuid, text, text, integer, text, text);
 
@@ -36,6 +37,7 @@ drop type if exists public.api_key_usage_log_response;
 do $schema$
 begin
   if to_regnamespace('api_keys_private') is not null then
+    drop function if exists api_keys_private.require_reader(uuid, uuid);
     drop function if exists api_keys_private.log_usage_events(jsonb);
     drop table if exists api_keys_private.api_key_logs;
   end if;

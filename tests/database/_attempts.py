@@ -95,6 +95,11 @@ class World:
             " values (%s, %s, 'x', left(%s, 7), encode(sha256(%s::bytea), 'hex'), %s)",
             [key, account_id, text, text, key_creator],
         )
+        self._admin.execute(
+            "insert into api_keys_private.api_key_logs (api_key_id, endpoint, method)"
+            " values (%s, '/', 'GET')",
+            [key],
+        )
         return Target(account_id, owner, segment, job, key, text, key_creator)
 
     def delete_softly(self, target: Target) -> None:

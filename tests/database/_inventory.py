@@ -120,6 +120,13 @@ PUBLIC_FUNCTIONS = (
         },
     ),
     PublicFunction(
+        "public.api_key_log(uuid, uuid, integer, timestamp with time zone, uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; checks membership, except for service_role",
+        outcomes="x 1 1 x x x x x x 1",
+        arguments=lambda it: {"p_account_id": it.account_id, "p_api_key_id": it.key},
+    ),
+    PublicFunction(
         "public.has_scope(text, text, text)",
         to("api_key"),
         definer=f"{_KEYS}; reads the caller's own key",
@@ -230,6 +237,7 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.count_failed_comparisons(text, integer, bigint)"),
     Function("api_keys_private.require_live_caller()"),
     Function("api_keys_private.log_usage_events(jsonb)"),
+    Function("api_keys_private.require_reader(uuid, uuid)"),
     Function(
         "api_keys_private.scoped_entity_ids(text, text[])",
         to("api_key"),
