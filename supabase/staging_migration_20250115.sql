@@ -1845,8 +1845,35 @@ begin
   end if;
 end;
 $requirements$;
-select audiencelab_private.require_ownership('api_keys_private', '{api_key_logs}');
-select audiencelab_private.require_ownership('public', '{log_api_key_usage,log_api_key_usage_batch,api_key_log}');
+select audiencelab_private.require_ownership(
+  'api_keys_private', '{api_key_logs,api_key_log_positions,api_key_usage_hours,api_key_usage_progress}'
+);
+select audiencelab_private.require_ownership('public', '{log_api_key_usage,log_api_key_usage_batch,api_key_log,api_key_usage}');
+
+-- Log rows are counted in the order of their positions. They are taken by the default of a column, so that rows of all
+-- writers have them.
+create sequence if not exists api_keys_private.api_key_log_positions;
+select audiencelab_private.revoke_privileges('api_keys_private', '{api_key_log_positions}');
+grant usage on sequence api_keys_private.api_key_log_positions to service_role;
+
+-- Older rows have position 0. PostgreSQL adds a column with a constant default without writing the rows. supabase/prepare.sql
+-- may have added it.
+do $position$
+declare
+  c_table constant regclass := to_regclass('api_keys_private.api_key_logs');
+begin
+  if c_table is null then
+    return;
+  end if;
+  if not exists (select from audiencelab_private.table_columns(c_table) where name = 'position') then
+    alter table api_keys_private.api_key_logs add column position bigint not null default 0;
+  end if;
+  if exists (select from audiencelab_private.table_columns(c_table) where name = 'position' and expression = '0') then
+    alter table api_keys_private.api_key_logs alter column position
+      set default case when pg_current_xact_id() is not null then nextval('api_keys_private.api_key_log_positions') end;
+  end if;
+end;
+$position$;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
@@ -1860,19 +1887,65 @@ create table audiencelab_desired.api_key_logs (
   ip_address text,
   user_agent text,
   timestamp timestamptz not null default now(),
+  -- CASE evaluates the condition first, so a transaction has an id before it takes a position. roll_up_usage relies on it.
+  position bigint not null default
+    case when pg_current_xact_id() is not null then nextval('api_keys_private.api_key_log_positions') end,
   constraint api_key_logs_pkey primary key (id)
 );
 -- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
 alter table audiencelab_desired.api_key_logs
   add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
 create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
--- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
-create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
+-- The oldest rows are purged first.
+create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs (timestamp);
+-- The latest rows are not rolled up yet.
+create index api_key_logs_position_idx on audiencelab_desired.api_key_logs (position);
+
+create trigger api_key_logs_timestamp_limit
+  before insert or update of timestamp on audiencelab_desired.api_key_logs
+  for each row when (new.timestamp < '0001-01-01 00:00:00+00' or new.timestamp >= '10000-01-01 00:00:00+00')
+  execute function audiencelab_private.enforce_limit('timestamp', 'must be in the years 1 to 9999');
 
 select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
 comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
+
+comment on column api_keys_private.api_key_logs.position is
+  'The order in which rows are rolled up; 0 for rows from before the roll-ups. Not the order in which they are committed.';
+
+create table audiencelab_desired.api_key_usage_hours (
+  api_key_id uuid not null,
+  hour timestamptz not null,
+  requests bigint not null,
+  errors bigint not null,
+  last_used_at timestamptz not null,
+  constraint api_key_usage_hours_pkey primary key (api_key_id, hour)
+);
+select audiencelab_private.apply_table('api_keys_private', 'api_key_usage_hours');
+comment on table api_keys_private.api_key_usage_hours is
+  'The counts of the log rows that are rolled up, by API key and hour in UTC. They remain when the rows are purged.';
+comment on column api_keys_private.api_key_usage_hours.errors is 'The number of requests with a status_code of 400 or more.';
+comment on column api_keys_private.api_key_usage_hours.last_used_at is 'The time of the latest request in the hour.';
+-- No policies: only service_role has access, and it bypasses row level security.
+grant select on api_keys_private.api_key_usage_hours to service_role;
+
+create table audiencelab_desired.api_key_usage_progress (
+  id boolean not null default true,
+  rolled_up_to bigint not null default -1,
+  next_position bigint not null default 0,
+  next_xact_id xid8 not null default '0',
+  constraint api_key_usage_progress_pkey primary key (id),
+  constraint api_key_usage_progress_id_check check (id)
+);
+select audiencelab_private.apply_table('api_keys_private', 'api_key_usage_progress');
+comment on table api_keys_private.api_key_usage_progress is 'How far the log is rolled up, in one row.';
+comment on column api_keys_private.api_key_usage_progress.rolled_up_to is
+  'The last position that is rolled up. Rows with greater positions are counted when the usage is read.';
+comment on column api_keys_private.api_key_usage_progress.next_position is
+  'The position to roll up to when all transactions with ids below next_xact_id have ended.';
+insert into api_keys_private.api_key_usage_progress default values on conflict do nothing;
+grant select on api_keys_private.api_key_usage_progress to service_role;
 
 create type audiencelab_desired.api_key_usage_log_response as (
   success boolean,
@@ -1897,7 +1970,11 @@ select audiencelab_private.prepare_functions(
   'api_key_log(p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100,
      p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid)
    returns TABLE(id uuid, api_key_id uuid, endpoint text, method text, status_code integer, ip_address text,
-     user_agent text, "timestamp" timestamp with time zone)'
+     user_agent text, "timestamp" timestamp with time zone)',
+  'api_key_usage(p_account_id uuid, p_from timestamp with time zone, p_to timestamp with time zone,
+     p_bucket text DEFAULT ''day''::text, p_api_key_id uuid DEFAULT NULL::uuid)
+   returns TABLE(api_key_id uuid, bucket timestamp with time zone, requests bigint, errors bigint,
+     last_used_at timestamp with time zone)'
 );
 
 create or replace function public.log_api_key_usage(
@@ -2177,11 +2254,177 @@ belong to the account; 22023 if p_limit is out of range.$$;
 select audiencelab_private.revoke_privileges('public', '{api_key_log}');
 grant execute on function public.api_key_log(uuid, uuid, integer, timestamptz, uuid) to authenticated, service_role;
 
+-- A time is no watermark for the roll-up: a row can be committed after rows with later times are counted. Neither is a
+-- position, for the same reason. But the default of position assigns the transaction's id first. So when the roll-up notes
+-- the last position that was taken, and then the next transaction id, all rows up to that position belong to transactions
+-- with lower ids. They are counted when these transactions have ended: at once if none of them is running, otherwise by a
+-- later call. Until then, they are counted when the usage is read. Transaction ids differ between database servers, and
+-- positions do not, so that the counts are still right after a dump is restored on another server.
+create or replace function api_keys_private.roll_up_usage()
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- If the caller's transaction has an id already, it is no upper bound of the ids of the others.
+  c_is_new constant boolean := pg_current_xact_id_if_assigned() is null;
+  c_last_position constant bigint := (
+    select case when is_called then last_value else 0 end from api_keys_private.api_key_log_positions
+  );
+  v_progress api_keys_private.api_key_usage_progress;
+  v_xact_id xid8;
+  v_oldest_running xid8;
+  v_roll_up_to bigint;
+begin
+  -- Only one session rolls up at a time. Others need not wait for it.
+  select * into v_progress from api_keys_private.api_key_usage_progress for update skip locked;
+  if not found then
+    return (select progress.rolled_up_to from api_keys_private.api_key_usage_progress as progress);
+  end if;
+
+  v_xact_id := pg_current_xact_id();
+  v_oldest_running := pg_snapshot_xmin(pg_current_snapshot());
+  v_roll_up_to := greatest(
+    v_progress.rolled_up_to,
+    case when v_progress.next_xact_id <= v_oldest_running then v_progress.next_position end,
+    case when c_is_new and v_xact_id <= v_oldest_running then c_last_position end
+  );
+  -- The noted position is replaced only when it is reached, so that new transactions cannot defer it for ever. An id that is
+  -- greater than the caller's is from another server.
+  if c_is_new and (v_progress.next_xact_id <= v_oldest_running or v_progress.next_xact_id > v_xact_id) then
+    v_progress.next_position := c_last_position;
+    v_progress.next_xact_id := v_xact_id;
+  end if;
+
+  insert into api_keys_private.api_key_usage_hours as usage (api_key_id, hour, requests, errors, last_used_at)
+  select
+    log.api_key_id,
+    date_trunc('hour', log.timestamp, 'UTC'),
+    count(*),
+    count(*) filter (where log.status_code >= 400),
+    max(log.timestamp)
+  from api_keys_private.api_key_logs as log
+  where log.position > v_progress.rolled_up_to and log.position <= v_roll_up_to and log.api_key_id is not null
+  group by 1, 2
+  on conflict (api_key_id, hour) do update
+  set
+    requests = usage.requests + excluded.requests,
+    errors = usage.errors + excluded.errors,
+    last_used_at = greatest(usage.last_used_at, excluded.last_used_at);
+
+  update api_keys_private.api_key_usage_progress as progress
+  set
+    rolled_up_to = v_roll_up_to,
+    next_position = v_progress.next_position,
+    next_xact_id = v_progress.next_xact_id
+  where progress.id;
+  return v_roll_up_to;
+end;
+$$;
+comment on function api_keys_private.roll_up_usage() is
+  'Adds log rows to the counts of api_key_usage_hours, and returns the last position that is counted. It counts the rows of'
+  ' transactions that began before the oldest running one, and each row once. It can be called at any time, by many sessions'
+  ' at once.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{roll_up_usage}');
+
+create or replace function public.api_key_usage(
+  p_account_id uuid,
+  p_from timestamptz,
+  p_to timestamptz,
+  p_bucket text default 'day',
+  p_api_key_id uuid default null
+)
+returns table (
+  api_key_id uuid,
+  bucket timestamptz,
+  requests bigint,
+  errors bigint,
+  last_used_at timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_from timestamptz;
+  v_to timestamptz;
+  v_api_key_ids uuid[];
+  v_rolled_up_to bigint;
+begin
+  perform api_keys_private.require_reader(p_account_id, p_api_key_id);
+  if (p_from >= '0001-01-01 00:00:00+00' and p_from < p_to and p_to <= '10000-01-01 00:00:00+00') is not true then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the range must end after it begins, in the years 1 to 9999: it is from %s to %s', p_from, p_to);
+  end if;
+  if p_bucket is null or p_bucket not in ('hour', 'day', 'month') then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the bucket must be hour, day or month';
+  end if;
+
+  v_from := date_trunc('hour', p_from, 'UTC');
+  v_to := date_trunc('hour', p_to + interval '1 hour' - interval '1 microsecond', 'UTC');
+  -- Values in variables, and not joins, so that the planner knows how few rows are not rolled up. All statements of a stable
+  -- function read one snapshot, so that each row is counted once, even if it is rolled up meanwhile.
+  select array_agg(api_key.id)
+  into v_api_key_ids
+  from api_keys_private.api_keys as api_key
+  where api_key.account_id = p_account_id and (p_api_key_id is null or api_key.id = p_api_key_id);
+  select progress.rolled_up_to into v_rolled_up_to from api_keys_private.api_key_usage_progress as progress;
+
+  return query
+    with counted as (
+      select usage.api_key_id, usage.hour as time, usage.requests, usage.errors, usage.last_used_at
+      from api_keys_private.api_key_usage_hours as usage
+      where usage.api_key_id = any (v_api_key_ids) and usage.hour >= v_from and usage.hour < v_to
+      union all
+      select log.api_key_id, log.timestamp, 1, coalesce(log.status_code >= 400, false)::integer, log.timestamp
+      from api_keys_private.api_key_logs as log
+      where log.position > v_rolled_up_to
+        and log.api_key_id = any (v_api_key_ids)
+        and log.timestamp >= v_from
+        and log.timestamp < v_to
+    )
+    select
+      counted.api_key_id,
+      date_trunc(p_bucket, counted.time, 'UTC'),
+      sum(counted.requests)::bigint,
+      sum(counted.errors)::bigint,
+      max(counted.last_used_at)
+    from counted
+    group by 1, 2
+    order by 2, 1;
+end;
+$$;
+comment on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) is
+$$Returns the number of requests of the API keys of an account, by key and bucket of time, ordered by bucket and key: how many
+were logged, how many of them have a status_code of 400 or more, and the time of the latest. Buckets without requests are
+omitted. All committed log rows are counted, and those that were purged with purge_api_key_logs.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_from, p_to: the range of the logged times, extended to full hours. Buckets at its ends count only the hours in the range.
+- p_bucket: hour, day or month, in UTC.
+- p_api_key_id: an API key of the account. Null, the default, means all of them, including those that are not live.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it; PT404 (HTTP 404) if the API key does not
+belong to the account; 22023 for an invalid argument.$$;
+select audiencelab_private.revoke_privileges('public', '{api_key_usage}');
+grant execute on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) to authenticated, service_role;
+
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '{
   "api_key_logs_api_key_id_fkey":
+    "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
+}');
+select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_usage_hours', '{
+  "api_key_usage_hours_api_key_id_fkey":
     "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
 }');
 

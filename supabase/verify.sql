@@ -26,6 +26,7 @@ as $verification$
       ('function', 'log_api_key_usage'),
       ('function', 'log_api_key_usage_batch'),
       ('function', 'api_key_log'),
+      ('function', 'api_key_usage'),
       ('function', 'has_scope'),
       ('function', 'get_api_key_account_id'),
       ('function', 'create_studio_segment'),
@@ -268,9 +269,27 @@ as $verification$
         'id uuid not null default gen_random_uuid()',
         'ip_address text',
         'method text not null',
+        'position bigint not null default 
+CASE
+    WHEN (pg_current_xact_id() IS NOT NULL) THEN nextval(''api_keys_private.api_key_log_positions''::regclass)
+    ELSE NULL::bigint
+END',
         'status_code integer',
         'timestamp timestamp with time zone not null default now()',
         'user_agent text'
+      ]),
+      ('columns', 'api_keys_private.api_key_usage_hours', array[
+        'api_key_id uuid not null',
+        'errors bigint not null',
+        'hour timestamp with time zone not null',
+        'last_used_at timestamp with time zone not null',
+        'requests bigint not null'
+      ]),
+      ('columns', 'api_keys_private.api_key_usage_progress', array[
+        'id boolean not null default true',
+        'next_position bigint not null default 0',
+        'next_xact_id xid8 not null default ''0''::xid8',
+        'rolled_up_to bigint not null default ''-1''::integer'
       ]),
       ('columns', 'api_keys_private.api_keys', array[
         'account_id uuid not null',
@@ -359,6 +378,18 @@ as $verification$
         'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'
       ]),
       ('constraint', 'api_key_logs_pkey on api_keys_private.api_key_logs', array[
+        'PRIMARY KEY (id)'
+      ]),
+      ('constraint', 'api_key_usage_hours_api_key_id_fkey on api_keys_private.api_key_usage_hours', array[
+        'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'api_key_usage_hours_pkey on api_keys_private.api_key_usage_hours', array[
+        'PRIMARY KEY (api_key_id, hour)'
+      ]),
+      ('constraint', 'api_key_usage_progress_id_check on api_keys_private.api_key_usage_progress', array[
+        'CHECK (id)'
+      ]),
+      ('constraint', 'api_key_usage_progress_pkey on api_keys_private.api_key_usage_progress', array[
         'PRIMARY KEY (id)'
       ]),
       ('constraint', 'api_keys_account_id_fkey on api_keys_private.api_keys', array[
@@ -519,6 +550,15 @@ as $verification$
         'returns void',
         'search_path=pg_catalog, pg_temp',
         'security invoker'
+      ]),
+      ('function', 'api_keys_private.roll_up_usage()', array[
+        'arguments ',
+        'body 1bd692265957d205d6b54af0710967b9',
+        'language plpgsql',
+        'returns bigint',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.scoped_entity_ids(text,text[])', array[
         'arguments p_entity_type text, p_actions text[]',
@@ -754,6 +794,15 @@ as $verification$
         'security definer',
         'stable'
       ]),
+      ('function', 'public.api_key_usage(uuid,timestamp with time zone,timestamp with time zone,text,uuid)', array[
+        'arguments p_account_id uuid, p_from timestamp with time zone, p_to timestamp with time zone, p_bucket text DEFAULT ''day''::text, p_api_key_id uuid DEFAULT NULL::uuid',
+        'body 3190a5b2439d5b2a8ac66c75a59f26d5',
+        'language plpgsql',
+        'returns TABLE(api_key_id uuid, bucket timestamp with time zone, requests bigint, errors bigint, last_used_at timestamp with time zone)',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
       ('function', 'public.create_api_key(uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone DEFAULT NULL::timestamp with time zone',
         'body 29ece6d49c1e6249d3e970e9167b2db4',
@@ -886,8 +935,17 @@ as $verification$
       ('index', 'api_keys_private.api_key_logs_pkey', array[
         'CREATE UNIQUE INDEX api_key_logs_pkey ON api_keys_private.api_key_logs USING btree (id)'
       ]),
+      ('index', 'api_keys_private.api_key_logs_position_idx', array[
+        'CREATE INDEX api_key_logs_position_idx ON api_keys_private.api_key_logs USING btree ("position")'
+      ]),
       ('index', 'api_keys_private.api_key_logs_timestamp_idx', array[
-        'CREATE INDEX api_key_logs_timestamp_idx ON api_keys_private.api_key_logs USING brin ("timestamp")'
+        'CREATE INDEX api_key_logs_timestamp_idx ON api_keys_private.api_key_logs USING btree ("timestamp")'
+      ]),
+      ('index', 'api_keys_private.api_key_usage_hours_pkey', array[
+        'CREATE UNIQUE INDEX api_key_usage_hours_pkey ON api_keys_private.api_key_usage_hours USING btree (api_key_id, hour)'
+      ]),
+      ('index', 'api_keys_private.api_key_usage_progress_pkey', array[
+        'CREATE UNIQUE INDEX api_key_usage_progress_pkey ON api_keys_private.api_key_usage_progress USING btree (id)'
       ]),
       ('index', 'api_keys_private.api_keys_account_id_created_at_id_idx', array[
         'CREATE INDEX api_keys_account_id_created_at_id_idx ON api_keys_private.api_keys USING btree (account_id, created_at DESC, id DESC)'
@@ -1021,6 +1079,12 @@ as $verification$
         'select to service_role',
         'update to service_role'
       ]),
+      ('privileges', 'api_keys_private.api_key_usage_hours', array[
+        'select to service_role'
+      ]),
+      ('privileges', 'api_keys_private.api_key_usage_progress', array[
+        'select to service_role'
+      ]),
       ('privileges', 'api_keys_private.api_keys', array[
         'delete to service_role',
         'insert to service_role',
@@ -1067,6 +1131,10 @@ as $verification$
         'update to service_role'
       ]),
       ('privileges', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.api_key_usage(uuid,timestamp with time zone,timestamp with time zone,text,uuid)', array[
         'execute to authenticated',
         'execute to service_role'
       ]),
@@ -1167,6 +1235,14 @@ as $verification$
         'row level security enabled',
         'table'
       ]),
+      ('table', 'api_keys_private.api_key_usage_hours', array[
+        'row level security enabled',
+        'table'
+      ]),
+      ('table', 'api_keys_private.api_key_usage_progress', array[
+        'row level security enabled',
+        'table'
+      ]),
       ('table', 'api_keys_private.api_keys', array[
         'row level security enabled',
         'table'
@@ -1198,6 +1274,10 @@ as $verification$
       ('table', 'public.segments', array[
         'row level security enabled',
         'table'
+      ]),
+      ('trigger', 'api_key_logs_timestamp_limit on api_keys_private.api_key_logs', array[
+        'CREATE TRIGGER api_key_logs_timestamp_limit BEFORE INSERT OR UPDATE OF "timestamp" ON api_keys_private.api_key_logs FOR EACH ROW WHEN (((new."timestamp" < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new."timestamp" >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''timestamp'', ''must be in the years 1 to 9999'')',
+        'enabled'
       ]),
       ('trigger', 'api_keys_expires_at_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''must be before the year 10000'')',

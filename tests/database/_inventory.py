@@ -127,6 +127,18 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_account_id": it.account_id, "p_api_key_id": it.key},
     ),
     PublicFunction(
+        "public.api_key_usage(uuid, timestamp with time zone, timestamp with time zone, text, uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; checks membership, except for service_role",
+        outcomes="x 1 1 x x x x x x 1",
+        arguments=lambda it: {
+            "p_account_id": it.account_id,
+            "p_from": "2020-01-01",
+            "p_to": "2100-01-01",
+            "p_api_key_id": it.key,
+        },
+    ),
+    PublicFunction(
         "public.has_scope(text, text, text)",
         to("api_key"),
         definer=f"{_KEYS}; reads the caller's own key",
@@ -238,6 +250,7 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.require_live_caller()"),
     Function("api_keys_private.log_usage_events(jsonb)"),
     Function("api_keys_private.require_reader(uuid, uuid)"),
+    Function("api_keys_private.roll_up_usage()"),
     Function(
         "api_keys_private.scoped_entity_ids(text, text[])",
         to("api_key"),
@@ -266,6 +279,8 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
     },
     "api_keys_private.api_keys": {"service_role": READ_WRITE},
     "api_keys_private.api_key_logs": {"service_role": READ_WRITE},
+    "api_keys_private.api_key_usage_hours": {"service_role": to("SELECT")},
+    "api_keys_private.api_key_usage_progress": {"service_role": to("SELECT")},
     "api_keys_private.failed_comparisons": {"service_role": to("SELECT", "DELETE")},
     "api_keys_private.settings": {"service_role": to("SELECT", "UPDATE")},
     "api_keys_private.live_api_keys": {"service_role": to("SELECT")},

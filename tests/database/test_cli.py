@@ -214,6 +214,8 @@ def test_the_advisors_find_nothing(project: SupabaseProject, db: Database) -> No
     assert findings(project, db) == {
         ("rls_enabled_no_policy", "api_keys_private", "api_keys"),
         ("rls_enabled_no_policy", "api_keys_private", "api_key_logs"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_usage_hours"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_usage_progress"),
         ("rls_enabled_no_policy", "api_keys_private", "failed_comparisons"),
         ("rls_enabled_no_policy", "api_keys_private", "settings"),
         ("rls_enabled_no_policy", "enrichment_private", "worker_progress"),
