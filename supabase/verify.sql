@@ -27,6 +27,7 @@ as $verification$
       ('function', 'log_api_key_usage_batch'),
       ('function', 'api_key_log'),
       ('function', 'api_key_usage'),
+      ('function', 'purge_api_key_logs'),
       ('function', 'has_scope'),
       ('function', 'get_api_key_account_id'),
       ('function', 'create_studio_segment'),
@@ -497,6 +498,15 @@ END',
         'security invoker',
         'stable'
       ]),
+      ('function', 'api_keys_private.keep_api_key_logs(interval)', array[
+        'arguments p_period interval',
+        'body e0e3324c88ec947437509c7cd34c6ba1',
+        'language plpgsql',
+        'returns bigint',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
         'body fcddbb137948594badf6de01cf94e8c5',
@@ -875,6 +885,15 @@ END',
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.purge_api_key_logs(timestamp with time zone,integer)', array[
+        'arguments p_before timestamp with time zone, p_limit integer DEFAULT 10000',
+        'body 131469c1ab7d4be32f96efd47db6e5c8',
+        'language plpgsql',
+        'returns integer',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
         'body 12f3b78d54cbf1de36073356463a911b',
@@ -1178,6 +1197,9 @@ END',
         'execute to service_role'
       ]),
       ('privileges', 'public.log_api_key_usage_batch(jsonb)', array[
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.purge_api_key_logs(timestamp with time zone,integer)', array[
         'execute to service_role'
       ]),
       ('privileges', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[

@@ -22,7 +22,9 @@ $requirements$;
 select audiencelab_private.require_ownership(
   'api_keys_private', '{api_key_logs,api_key_log_positions,api_key_usage_hours,api_key_usage_progress}'
 );
-select audiencelab_private.require_ownership('public', '{log_api_key_usage,log_api_key_usage_batch,api_key_log,api_key_usage}');
+select audiencelab_private.require_ownership(
+  'public', '{log_api_key_usage,log_api_key_usage_batch,api_key_log,api_key_usage,purge_api_key_logs}'
+);
 
 -- Log rows are counted in the order of their positions. They are taken by the default of a column, so that rows of all
 -- writers have them.
@@ -148,7 +150,8 @@ select audiencelab_private.prepare_functions(
   'api_key_usage(p_account_id uuid, p_from timestamp with time zone, p_to timestamp with time zone,
      p_bucket text DEFAULT ''day''::text, p_api_key_id uuid DEFAULT NULL::uuid)
    returns TABLE(api_key_id uuid, bucket timestamp with time zone, requests bigint, errors bigint,
-     last_used_at timestamp with time zone)'
+     last_used_at timestamp with time zone)',
+  'purge_api_key_logs(p_before timestamp with time zone, p_limit integer DEFAULT 10000) returns integer'
 );
 
 create or replace function public.log_api_key_usage(
@@ -589,6 +592,102 @@ Errors: 42501 if the account does not exist or the caller is not a member of it;
 belong to the account; 22023 for an invalid argument.$$;
 select audiencelab_private.revoke_privileges('public', '{api_key_usage}');
 grant execute on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) to authenticated, service_role;
+
+create or replace function public.purge_api_key_logs(p_before timestamptz, p_limit integer default 10000)
+returns integer
+language plpgsql
+volatile
+-- Definer: the owner may execute roll_up_usage. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000000;
+  v_rolled_up_to bigint;
+  v_deleted integer;
+begin
+  if p_before is null then
+    raise exception using errcode = 'invalid_parameter_value', message = 'the time must not be null';
+  end if;
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  v_rolled_up_to := api_keys_private.roll_up_usage();
+  -- Concurrent calls delete different rows. The time is compared as well, because only both are unique in a partitioned log.
+  delete from api_keys_private.api_key_logs as log
+  using (
+    select oldest.id, oldest.timestamp
+    from api_keys_private.api_key_logs as oldest
+    where oldest.timestamp < p_before and oldest.position <= v_rolled_up_to
+    order by oldest.timestamp
+    limit p_limit
+    for update skip locked
+  ) as purged
+  where log.id = purged.id and log.timestamp = purged.timestamp;
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end;
+$$;
+comment on function public.purge_api_key_logs(timestamptz, integer) is
+$$Deletes log rows from before a time, the oldest first, and returns how many. Their requests remain counted in api_key_usage.
+Rows that cannot be counted yet, because a transaction from before them is still running, are left for a later call. Requests
+that are logged meanwhile do not wait.
+
+Callers: service_role.
+
+- p_before: the rows from before this time are deleted.
+- p_limit: the maximum number of rows, from 1 to 1,000,000. If as many were deleted, repeat the call.
+
+Errors: 22023 if p_before is null or p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{purge_api_key_logs}');
+grant execute on function public.purge_api_key_logs(timestamptz, integer) to service_role;
+
+create or replace function api_keys_private.keep_api_key_logs(p_period interval)
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_job constant text := 'keep_api_key_logs';
+  c_schema constant text := 'cron';
+  v_job_id bigint;
+begin
+  if p_period is null or p_period < interval '1 hour' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('log rows must be kept for at least 1 hour, not for %s', coalesce(p_period::text, 'null'));
+  end if;
+  if not exists (select from pg_extension where extname = 'pg_cron') then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'the purge cannot be scheduled, because the extension pg_cron is not installed in this database',
+      hint = 'Run "create extension pg_cron", or call purge_api_key_logs regularly.';
+  end if;
+  -- Dynamic, because plpgsql_check would report a function of an extension that is not installed.
+  execute format('select %I.schedule($1, $2, $3)', c_schema)
+  into v_job_id
+  using
+    c_job,
+    '*/5 * * * *',
+    format('select public.purge_api_key_logs(now() - interval %L, 1000000)', p_period);
+  return v_job_id;
+end;
+$$;
+comment on function api_keys_private.keep_api_key_logs(interval) is
+$$Schedules the purge of log rows that are older than a period, every five minutes, and returns the id of the job of pg_cron.
+Each run also rolls up the usage. A repeated call replaces the period. To keep all rows again, run: select
+cron.unschedule('keep_api_key_logs').
+
+Callers: postgres, in SQL.
+
+- p_period: at least 1 hour.
+
+Errors: 22023 if p_period is null or too short; 55000 if pg_cron is not installed.$$;
+select audiencelab_private.revoke_privileges('api_keys_private', '{keep_api_key_logs}');
 
 drop schema audiencelab_desired cascade;
 

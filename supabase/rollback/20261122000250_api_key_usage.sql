@@ -29,6 +29,15 @@ begin
 end;
 $confirmation$;
 
+do $job$
+begin
+  if exists (select from pg_extension where extname = 'pg_cron') then
+    perform cron.unschedule(job.jobid) from cron.job as job where job.jobname = 'keep_api_key_logs';
+  end if;
+end;
+$job$;
+
+drop function if exists public.purge_api_key_logs(timestamptz, integer);
 drop function if exists public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid);
 drop function if exists public.api_key_log(uuid, uuid, integer, timestamptz, uuid);
 drop function if exists public.log_api_key_usage_batch(jsonb);
@@ -39,6 +48,7 @@ drop type if exists public.api_key_usage_log_response;
 do $schema$
 begin
   if to_regnamespace('api_keys_private') is not null then
+    drop function if exists api_keys_private.keep_api_key_logs(interval);
     drop function if exists api_keys_private.roll_up_usage();
     drop function if exists api_keys_private.require_reader(uuid, uuid);
     drop function if exists api_keys_private.log_usage_events(jsonb);

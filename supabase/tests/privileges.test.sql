@@ -120,6 +120,7 @@ values
   ('public.log_api_key_usage_batch(jsonb)', '{service_role}'),
   ('public.api_key_log(uuid, uuid, integer, timestamp with time zone, uuid)', '{authenticated,service_role}'),
   ('public.api_key_usage(uuid, timestamp with time zone, timestamp with time zone, text, uuid)', '{authenticated,service_role}'),
+  ('public.purge_api_key_logs(timestamp with time zone, integer)', '{service_role}'),
   ('public.has_scope(text, text, text)', '{api_key}'),
   ('public.get_api_key_account_id()', '{api_key}'),
   ('public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])', '{authenticated}'),

@@ -127,7 +127,8 @@ PUBLIC_FUNCTIONS = (
         arguments=lambda it: {"p_account_id": it.account_id, "p_api_key_id": it.key},
     ),
     PublicFunction(
-        "public.api_key_usage(uuid, timestamp with time zone, timestamp with time zone, text, uuid)",
+        "public.api_key_usage(uuid, timestamp with time zone, timestamp with time zone, text,"
+        " uuid)",
         to("authenticated", "service_role"),
         definer=f"{_KEYS}; checks membership, except for service_role",
         outcomes="x 1 1 x x x x x x 1",
@@ -137,6 +138,13 @@ PUBLIC_FUNCTIONS = (
             "p_to": "2100-01-01",
             "p_api_key_id": it.key,
         },
+    ),
+    PublicFunction(
+        "public.purge_api_key_logs(timestamp with time zone, integer)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda _: {"p_before": "2020-01-01"},
     ),
     PublicFunction(
         "public.has_scope(text, text, text)",
@@ -251,6 +259,7 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.log_usage_events(jsonb)"),
     Function("api_keys_private.require_reader(uuid, uuid)"),
     Function("api_keys_private.roll_up_usage()"),
+    Function("api_keys_private.keep_api_key_logs(interval)"),
     Function(
         "api_keys_private.scoped_entity_ids(text, text[])",
         to("api_key"),

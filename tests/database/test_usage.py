@@ -454,6 +454,105 @@ def test_the_counts_of_a_deleted_key_are_deleted(
     assert rolled_up(db, key_id) == 0
 
 
+def purge(db: Database, before: datetime | str | None, limit: int | None = 10_000) -> int:
+    query = "select public.purge_api_key_logs(%s, %s)"
+    deleted: int = db.value(SERVICE_ROLE, query, before, limit)
+    return deleted
+
+
+def logged(db: Database, key_id: UUID) -> list[datetime]:
+    rows = db.admin(
+        "select timestamp from api_keys_private.api_key_logs where api_key_id = %s order by 1",
+        key_id,
+    )
+    return [row["timestamp"] for row in rows]
+
+
+# Before all requests of other tests.
+LONG_AGO = datetime(2025, 5, 1, 12, tzinfo=UTC)
+
+
+def test_a_purge_deletes_the_oldest_and_keeps_the_counts(
+    db: Database, tenant: Tenant, key_id: UUID
+) -> None:
+    times = [LONG_AGO + n * HOUR for n in (3, 1, 4, 0, 2)]
+    log(db, *(event(key_id, at, status_code=500) for at in times))
+    roll_up(db)
+    before = usage(db, tenant, "hour", between=(LONG_AGO, END))
+    assert len(before) == 5
+
+    assert purge(db, LONG_AGO + 4 * HOUR, 3) == 3
+    assert logged(db, key_id) == [LONG_AGO + 3 * HOUR, LONG_AGO + 4 * HOUR]
+    assert purge(db, LONG_AGO + 4 * HOUR, 3) == 1
+    assert purge(db, LONG_AGO + 4 * HOUR) == 0
+    assert logged(db, key_id) == [LONG_AGO + 4 * HOUR]
+    assert usage(db, tenant, "hour", between=(LONG_AGO, END)) == before
+
+
+def test_a_purge_counts_what_it_deletes(db: Database, tenant: Tenant, key_id: UUID) -> None:
+    log(db, event(key_id, LONG_AGO), event(key_id, LONG_AGO))
+    deadline = time.monotonic() + 10
+    while purge(db, LONG_AGO + HOUR) == 0:
+        assert time.monotonic() < deadline
+    assert logged(db, key_id) == []
+    assert [row["requests"] for row in usage(db, tenant, between=(LONG_AGO, END))] == [2]
+
+
+def test_a_purge_leaves_rows_that_cannot_be_counted_yet(
+    db: Database, tenant: Tenant, key_id: UUID, writer: psycopg.Connection[Any]
+) -> None:
+    log(db, event(key_id, LONG_AGO))
+    for _ in range(3):
+        assert purge(db, LONG_AGO + HOUR) == 0
+    assert logged(db, key_id) == [LONG_AGO]
+    writer.commit()
+    roll_up(db)
+    assert purge(db, LONG_AGO + HOUR) == 1
+    rows = usage(db, tenant, "month", between=(LONG_AGO, END))
+    assert [row["requests"] for row in rows] == [1, 1]
+
+
+def test_purges_at_the_same_time_delete_different_rows(db: Database, key_id: UUID) -> None:
+    log(db, *(event(key_id, LONG_AGO + n * HOUR) for n in range(4)))
+    roll_up(db)
+    with closing(psycopg.connect(db.admin_url)) as first:
+        first.execute("select public.purge_api_key_logs(%s, 2)", [LONG_AGO + 4 * HOUR])
+        assert purge(db, LONG_AGO + 4 * HOUR) == 2
+        first.commit()
+    assert logged(db, key_id) == []
+
+
+def test_a_request_that_is_logged_during_a_purge_does_not_wait(db: Database, key_id: UUID) -> None:
+    log(db, event(key_id, LONG_AGO))
+    roll_up(db)
+    with closing(psycopg.connect(db.admin_url)) as purging:
+        purging.execute("select public.purge_api_key_logs(%s)", [LONG_AGO + HOUR])
+        with db.acting(SERVICE_ROLE) as connection:
+            connection.execute("set lock_timeout = '1s'")
+            # The key was not used within a minute, so this also updates last_used_at.
+            connection.execute(LOG, [json.dumps([event(key_id, LONG_AGO)])])
+            one = "select success from public.log_api_key_usage(%s, '/', 'GET', 200, null, null)"
+            assert connection.execute(one, [key_id]).fetchone() == (True,)
+        purging.commit()
+    assert len(logged(db, key_id)) == 2
+
+
+@pytest.mark.parametrize(
+    ("before", "limit", "message"),
+    [
+        (None, 1, "the time must not be null"),
+        (LONG_AGO, 0, "between 1 and 1000000"),
+        (LONG_AGO, 1_000_001, "between 1 and 1000000"),
+        (LONG_AGO, None, "between 1 and 1000000"),
+    ],
+)
+def test_an_invalid_purge_is_rejected(
+    db: Database, before: datetime | None, limit: int | None, message: str
+) -> None:
+    with pytest.raises(errors.InvalidParameterValue, match=message):
+        purge(db, before, limit)
+
+
 @pytest.mark.parametrize("at", ["infinity", "-infinity", "10000-01-01", "0001-12-31 BC"])
 def test_a_time_that_cannot_be_read_is_not_logged(
     db: Database, tenant: Tenant, key_id: UUID, at: str
