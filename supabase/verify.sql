@@ -500,7 +500,7 @@ END',
       ]),
       ('function', 'api_keys_private.keep_api_key_logs(interval)', array[
         'arguments p_period interval',
-        'body e0e3324c88ec947437509c7cd34c6ba1',
+        'body a14ca4af2fa55c04a8d4ca203ccbeb5d',
         'language plpgsql',
         'returns bigint',
         'search_path=pg_catalog, pg_temp',

@@ -651,10 +651,6 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  c_job constant text := 'keep_api_key_logs';
-  c_schema constant text := 'cron';
-  v_job_id bigint;
 begin
   if p_period is null or p_period < interval '1 hour' then
     raise exception using
@@ -667,14 +663,11 @@ begin
       message = 'the purge cannot be scheduled, because the extension pg_cron is not installed in this database',
       hint = 'Run "create extension pg_cron", or call purge_api_key_logs regularly.';
   end if;
-  -- Dynamic, because plpgsql_check would report a function of an extension that is not installed.
-  execute format('select %I.schedule($1, $2, $3)', c_schema)
-  into v_job_id
-  using
-    c_job,
+  return cron.schedule(
+    'keep_api_key_logs',
     '*/5 * * * *',
-    format('select public.purge_api_key_logs(now() - interval %L, 1000000)', p_period);
-  return v_job_id;
+    format('select public.purge_api_key_logs(now() - interval %L, 1000000)', p_period)
+  );
 end;
 $$;
 comment on function api_keys_private.keep_api_key_logs(interval) is
