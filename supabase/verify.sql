@@ -381,6 +381,9 @@ END',
       ('constraint', 'api_key_logs_pkey on api_keys_private.api_key_logs', array[
         'PRIMARY KEY (id)'
       ]),
+      ('constraint', 'api_key_logs_timestamp_check on api_keys_private.api_key_logs', array[
+        'CHECK ((("timestamp" >= ''0001-01-01 00:00:00+00''::timestamp with time zone) AND ("timestamp" < ''10000-01-01 00:00:00+00''::timestamp with time zone))) NOT VALID'
+      ]),
       ('constraint', 'api_key_usage_hours_api_key_id_fkey on api_keys_private.api_key_usage_hours', array[
         'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'
       ]),
@@ -509,7 +512,7 @@ END',
       ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
-        'body fcddbb137948594badf6de01cf94e8c5',
+        'body e7c1cdc458baba861a2184c25c7e9501',
         'language sql',
         'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
         'search_path=pg_catalog, pg_temp',
@@ -1296,10 +1299,6 @@ END',
       ('table', 'public.segments', array[
         'row level security enabled',
         'table'
-      ]),
-      ('trigger', 'api_key_logs_timestamp_limit on api_keys_private.api_key_logs', array[
-        'CREATE TRIGGER api_key_logs_timestamp_limit BEFORE INSERT OR UPDATE OF "timestamp" ON api_keys_private.api_key_logs FOR EACH ROW WHEN (((new."timestamp" < ''0001-01-01 00:00:00+00''::timestamp with time zone) OR (new."timestamp" >= ''10000-01-01 00:00:00+00''::timestamp with time zone))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''timestamp'', ''must be in the years 1 to 9999'')',
-        'enabled'
       ]),
       ('trigger', 'api_keys_expires_at_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_expires_at_limit BEFORE INSERT OR UPDATE OF expires_at ON api_keys_private.api_keys FOR EACH ROW WHEN ((new.expires_at >= ''10000-01-01 00:00:00+00''::timestamp with time zone)) EXECUTE FUNCTION audiencelab_private.enforce_limit(''expires_at'', ''must be before the year 10000'')',
