@@ -110,6 +110,14 @@ begin
           )
         ),
         (
+          'the privilege to read auth.users',
+          not exists (
+            select from pg_class as class
+            join pg_namespace as namespace on namespace.oid = class.relnamespace
+            where (namespace.nspname, class.relname) = ('auth', 'users') and not has_table_privilege(class.oid, 'select')
+          )
+        ),
+        (
           'the privilege to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
@@ -350,7 +358,9 @@ begin
   if not pg_has_role(c_role, current_user, 'usage') then
     new.created_at := now();
     new.updated_at := now();
-    if c_role <> 'service_role' then
+    if c_role = 'api_key' then
+      new.created_by := api_keys_private.caller_creator_id();
+    elsif c_role <> 'service_role' then
       new.created_by := audiencelab_private.caller_id();
     end if;
   end if;
@@ -358,8 +368,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.set_server_columns() is
-  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller. service_role may'
-  ' choose created_by, and the owner of the table may choose all three.';
+  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller, or if the caller is'
+  ' an API key, to the user who created it. service_role may choose created_by, and the owner of the table may choose all'
+  ' three.';
 
 create or replace function audiencelab_private.keep_identity()
 returns trigger
@@ -1813,6 +1824,54 @@ select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_
 -- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
+create or replace function api_keys_private.caller_may_write(p_entity_type text, p_account_id uuid, p_id uuid default null)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    p_account_id = public.get_api_key_account_id()
+      and (
+        api_keys_private.has_scope_on_all(p_entity_type, '{write}')
+        or p_id in (select api_keys_private.scoped_entity_ids(p_entity_type, '{write}'))
+      ),
+    false
+  );
+$$;
+comment on function api_keys_private.caller_may_write(text, uuid, uuid) is
+  'Returns whether the API key that the request runs as belongs to the account and has a scope for writing the entity, or all'
+  ' entities of the type if the id is null. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_may_write}');
+
+create or replace function api_keys_private.caller_creator_id()
+returns uuid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_creator_id uuid;
+begin
+  select api_key.created_by
+  into v_creator_id
+  from api_keys_private.api_keys as api_key
+  join api_keys_private.live_api_keys as live on live.id = api_key.id
+  where api_key.id = audiencelab_private.caller_id();
+  if found and not exists (select from auth.users as creator where creator.id = v_creator_id) then
+    raise exception using
+      errcode = 'PT409',
+      message = 'the API key cannot create rows, because the user who created the API key no longer exists',
+      hint = 'Create another API key.';
+  end if;
+  return v_creator_id;
+end;
+$$;
+comment on function api_keys_private.caller_creator_id() is
+  'Returns the user who created the API key that the request runs as, or null if the key is not live. Raises PT409 if the user'
+  ' no longer exists.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_creator_id}');
+
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
@@ -2532,7 +2591,7 @@ notify pgrst, 'reload schema';
 
 do $requirements$
 begin
-  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+  if to_regprocedure('api_keys_private.caller_may_write(text, uuid, uuid)') is null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
@@ -2673,8 +2732,8 @@ create policy enrichment_tracking_update on audiencelab_desired.enrichment_track
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())))
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An API key reads the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope. A scope
--- for writing includes reading.
+-- An API key reads and updates the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope.
+-- A scope for writing includes reading. Only a scope for writing all jobs covers new ones.
 create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichment_tracking
   for select to api_key
   using (
@@ -2683,6 +2742,12 @@ create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichme
       (select api_keys_private.has_scope_on_all('enrichment', '{read,write}'))
       or id = any (array(select api_keys_private.scoped_entity_ids('enrichment', '{read,write}')))
     )
+  );
+create policy enrichment_tracking_insert_api_key on audiencelab_desired.enrichment_tracking
+  for insert to api_key
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (select api_keys_private.has_scope_on_all('enrichment', '{write}'))
   );
 create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichment_tracking
   for update to api_key
@@ -2706,7 +2771,7 @@ comment on table public.enrichment_tracking is 'Enrichment jobs, by account. A j
 comment on column public.enrichment_tracking.enrichment_fields is 'The names of the fields that the job adds.';
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
-grant select on public.enrichment_tracking to api_key;
+grant select, insert on public.enrichment_tracking to api_key;
 -- Not the columns that identify the job, such as account_id and audience_id.
 grant update (
   status, total_records, processed_records, failed_records, enrichment_fields, metadata, started_at, completed_at
@@ -2737,12 +2802,7 @@ as $$
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
-    when 'api_key' then
-      (p_job).account_id = public.get_api_key_account_id()
-      and (
-        api_keys_private.has_scope_on_all('enrichment', '{write}')
-        or (p_job).id in (select api_keys_private.scoped_entity_ids('enrichment', '{write}'))
-      )
+    when 'api_key' then api_keys_private.caller_may_write('enrichment', (p_job).account_id, (p_job).id)
     else false
   end;
 $$;
@@ -2932,7 +2992,7 @@ notify pgrst, 'reload schema';
 
 do $requirements$
 begin
-  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+  if to_regprocedure('api_keys_private.caller_may_write(text, uuid, uuid)') is null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
@@ -3048,15 +3108,40 @@ create policy segments_update on audiencelab_desired.segments
 create policy segments_delete on audiencelab_desired.segments
   for delete to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted);
--- An API key reads the segments of its account that its scopes cover: all segments ("*") or those with the id in a scope.
+-- An API key reads and updates the segments of its account that its scopes cover: all segments ("*") or those with the id in
+-- a scope. A scope for writing includes reading, because an UPDATE with a WHERE clause reads. Only a scope for writing all
+-- segments covers new ones. Deleted segments as above.
 create policy segments_select_api_key on audiencelab_desired.segments
   for select to api_key
   using (
     account_id = (select public.get_api_key_account_id())
+    and (not deleted or (updated_at = now() and pg_current_xact_id_if_assigned() is not null))
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{read,write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read,write}')))
+    )
+  );
+create policy segments_insert_api_key on audiencelab_desired.segments
+  for insert to api_key
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (select api_keys_private.has_scope_on_all('segment', '{write}'))
+  );
+create policy segments_update_api_key on audiencelab_desired.segments
+  for update to api_key
+  using (
+    account_id = (select public.get_api_key_account_id())
     and not deleted
     and (
-      (select api_keys_private.has_scope_on_all('segment', '{read}'))
-      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read}')))
+      (select api_keys_private.has_scope_on_all('segment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{write}')))
+    )
+  )
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{write}')))
     )
   );
 
@@ -3070,7 +3155,11 @@ comment on column public.segments.custom_columns is
 comment on column public.segments.deleted is 'Whether the segment is deleted. Members do not see deleted segments.';
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
-grant select on public.segments to api_key;
+grant select, insert on public.segments to api_key;
+-- Not the columns that identify the segment, such as account_id and created_by.
+grant update (
+  name, description, source_type, source_id, filters, enrichment_fields, custom_columns, tags, deleted
+) on public.segments to api_key;
 select audiencelab_private.publish('public.segments');
 
 select audiencelab_private.prepare_functions(
@@ -3082,6 +3171,31 @@ select audiencelab_private.prepare_functions(
   'delete_studio_segment(p_segment_id uuid) returns void',
   'restore_studio_segment(p_segment_id uuid) returns public.segments'
 );
+
+create or replace function audiencelab_private.require_segment_writer(p_account_id uuid, p_segment_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
+  if current_setting('role') = 'api_key' then
+    if not api_keys_private.caller_may_write('segment', p_account_id, p_segment_id) then
+      raise exception using
+        errcode = 'PT404',
+        message = 'the segment does not exist, or the API key has no scope for writing it';
+    end if;
+  elsif not audiencelab_private.is_member(p_account_id) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the segment does not exist, or you are not a member of its account';
+  end if;
+end;
+$$;
+comment on function audiencelab_private.require_segment_writer(uuid, uuid) is
+  'Raises PT404 unless the caller may write the segment of the account: as a member, or as an API key with a scope for it.';
+select audiencelab_private.revoke_privileges('audiencelab_private', '{require_segment_writer}');
 
 create or replace function public.create_studio_segment(
   p_account_id uuid,
@@ -3097,14 +3211,21 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Definer: callers have no access to schema audiencelab_private. The function checks membership itself.
+-- Definer: callers have no access to schema audiencelab_private. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid;
 begin
-  perform audiencelab_private.require_member(p_account_id);
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
+  if current_setting('role') <> 'api_key' then
+    perform audiencelab_private.require_member(p_account_id);
+  elsif not api_keys_private.caller_may_write('segment', p_account_id) then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'the account is not that of the API key, or the API key has no scope for writing all segments';
+  end if;
   if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
@@ -3153,9 +3274,10 @@ begin
 end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
-$$Creates a segment in an account and returns its id. The caller becomes its created_by.
+$$Creates a segment in an account and returns its id. The caller becomes its created_by, or if the caller is an API key, the
+user who created the key.
 
-Callers: authenticated, as a member of the account.
+Callers: authenticated, as a member of the account; api_key, with a scope for writing all segments.
 
 - p_name: not blank, at most 255 characters.
 - p_source_type: audience, webhook_upload or csv_upload.
@@ -3164,17 +3286,17 @@ Callers: authenticated, as a member of the account.
 - p_filters, p_custom_columns: arrays of objects, each array of at most 262,144 bytes.
 - p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
 
-Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a
-value that exceeds a limit.$$;
+Errors: 42501 if the account does not exist or the caller may not create segments in it; 22023 for an invalid argument; 23514
+for a value that exceeds a limit; PT409 (HTTP 409) if the user who created the API key no longer exists.$$;
 select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
-  to authenticated;
+  to authenticated, api_key;
 
 create or replace function public.delete_studio_segment(p_segment_id uuid)
 returns void
 language plpgsql
 volatile
--- Definer: row level security hides deleted segments. The function checks membership itself.
+-- Definer: row level security hides deleted segments. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3182,28 +3304,24 @@ declare
   v_account_id uuid;
 begin
   select segment.account_id into v_account_id from public.segments as segment where segment.id = p_segment_id;
-  if not audiencelab_private.is_member(v_account_id) then
-    raise exception using
-      errcode = 'PT404',
-      message = 'the segment does not exist, or you are not a member of its account';
-  end if;
+  perform audiencelab_private.require_segment_writer(v_account_id, p_segment_id);
   update public.segments as segment set deleted = true where segment.id = p_segment_id and not segment.deleted;
 end;
 $$;
 comment on function public.delete_studio_segment(uuid) is
 $$Deletes a segment softly: the segment is hidden until it is restored or purged. A repeated call has no effect.
 
-Callers: authenticated, as a member of the account of the segment.
+Callers: authenticated, as a member of the account of the segment; api_key, with a scope for writing it.
 
-Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller may not write it.$$;
 select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
-grant execute on function public.delete_studio_segment(uuid) to authenticated;
+grant execute on function public.delete_studio_segment(uuid) to authenticated, api_key;
 
 create or replace function public.restore_studio_segment(p_segment_id uuid)
 returns public.segments
 language plpgsql
 volatile
--- Definer: row level security hides deleted segments. The function checks membership itself.
+-- Definer: row level security hides deleted segments. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3211,11 +3329,7 @@ declare
   v_segment public.segments;
 begin
   select * into v_segment from public.segments as segment where segment.id = p_segment_id;
-  if not audiencelab_private.is_member(v_segment.account_id) then
-    raise exception using
-      errcode = 'PT404',
-      message = 'the segment does not exist, or you are not a member of its account';
-  end if;
+  perform audiencelab_private.require_segment_writer(v_segment.account_id, p_segment_id);
   if v_segment.deleted then
     update public.segments as segment set deleted = false where segment.id = p_segment_id
     returning * into v_segment;
@@ -3226,11 +3340,11 @@ $$;
 comment on function public.restore_studio_segment(uuid) is
 $$Restores a deleted segment and returns it. A segment that is not deleted is returned unchanged.
 
-Callers: authenticated, as a member of the account of the segment.
+Callers: authenticated, as a member of the account of the segment; api_key, with a scope for writing it.
 
-Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller may not write it.$$;
 select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
-grant execute on function public.restore_studio_segment(uuid) to authenticated;
+grant execute on function public.restore_studio_segment(uuid) to authenticated, api_key;
 
 drop schema audiencelab_desired cascade;
 

@@ -465,6 +465,24 @@ END',
         'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
+      ('function', 'api_keys_private.caller_creator_id()', array[
+        'arguments ',
+        'body da356c021f2f06aff04b83f7d76a0736',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.caller_may_write(text,uuid,uuid)', array[
+        'arguments p_entity_type text, p_account_id uuid, p_id uuid DEFAULT NULL::uuid',
+        'body 1c3a06217621b2480784fb8715f4c08e',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'api_keys_private.count_failed_comparisons(text,integer,bigint)', array[
         'arguments p_key_prefix text, p_comparisons integer, p_slot bigint',
         'body 80a76f963abd61c9e7749d2695b196ae',
@@ -735,6 +753,15 @@ END',
         'security invoker',
         'stable'
       ]),
+      ('function', 'audiencelab_private.require_segment_writer(uuid,uuid)', array[
+        'arguments p_account_id uuid, p_segment_id uuid',
+        'body 3357a8ce032d0689b4ac5a1b9c001de3',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
         'body 7aa1f1df290961a68c17be6b92bf8423',
@@ -746,7 +773,7 @@ END',
       ]),
       ('function', 'audiencelab_private.set_server_columns()', array[
         'arguments ',
-        'body aa94b8a670100d3f25fd08af22fe4a42',
+        'body 484ca985f88b0768d3a0f29e2e5113ab',
         'language plpgsql',
         'returns trigger',
         'search_path=pg_catalog, pg_temp',
@@ -791,7 +818,7 @@ END',
       ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body dc222576f460cadf6390dd2e6a702ae5',
+        'body 0d975cb8d1386e5edb14310edd01519e',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
@@ -827,7 +854,7 @@ END',
       ]),
       ('function', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
         'arguments p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]',
-        'body 82ddd69fa0ec752fae8c852bceb6ee2a',
+        'body c3f1bffa61b952b04d9bcf3ef0d2719e',
         'language plpgsql',
         'returns uuid',
         'search_path=pg_catalog, pg_temp',
@@ -836,7 +863,7 @@ END',
       ]),
       ('function', 'public.delete_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body 3087ca9aadf0b8bc8819bd986d67c95e',
+        'body 15bdcc0d023711adc7c46067dfb49b1a',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -917,7 +944,7 @@ END',
       ]),
       ('function', 'public.restore_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body 72a9782d92f2df54446860c4ba5d54ae',
+        'body 4db364022723419a9b1bfb08a72cf7d8',
         'language plpgsql',
         'returns public.segments',
         'search_path=pg_catalog, pg_temp',
@@ -1038,6 +1065,12 @@ END',
         'to authenticated',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
+      ('policy', 'enrichment_tracking_insert_api_key on public.enrichment_tracking', array[
+        'for insert',
+        'permissive',
+        'to api_key',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND ( SELECT api_keys_private.has_scope_on_all(''enrichment''::text, ''{write}''::text[]) AS has_scope_on_all))'
+      ]),
       ('policy', 'enrichment_tracking_select on public.enrichment_tracking', array[
         'for select',
         'permissive',
@@ -1076,6 +1109,12 @@ END',
         'to authenticated',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
+      ('policy', 'segments_insert_api_key on public.segments', array[
+        'for insert',
+        'permissive',
+        'to api_key',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND ( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all))'
+      ]),
       ('policy', 'segments_select on public.segments', array[
         'for select',
         'permissive',
@@ -1086,7 +1125,7 @@ END',
         'for select',
         'permissive',
         'to api_key',
-        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (NOT deleted) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{read}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{read}''::text[]) AS scoped_entity_ids)))))'
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND ((NOT deleted) OR ((updated_at = now()) AND (pg_current_xact_id_if_assigned() IS NOT NULL))) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{read,write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{read,write}''::text[]) AS scoped_entity_ids)))))'
       ]),
       ('policy', 'segments_update on public.segments', array[
         'for update',
@@ -1094,6 +1133,13 @@ END',
         'to authenticated',
         'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'segments_update_api_key on public.segments', array[
+        'for update',
+        'permissive',
+        'to api_key',
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (NOT deleted) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))'
       ]),
       ('privileges', 'api_keys_private.api_key_logs', array[
         'delete to service_role',
@@ -1164,13 +1210,16 @@ END',
         'execute to authenticated'
       ]),
       ('privileges', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
+        'execute to api_key',
         'execute to authenticated'
       ]),
       ('privileges', 'public.delete_studio_segment(uuid)', array[
+        'execute to api_key',
         'execute to authenticated'
       ]),
       ('privileges', 'public.enrichment_tracking', array[
         'delete to service_role',
+        'insert to api_key',
         'insert to authenticated',
         'insert to service_role',
         'select to api_key',
@@ -1214,6 +1263,7 @@ END',
         'execute to service_role'
       ]),
       ('privileges', 'public.restore_studio_segment(uuid)', array[
+        'execute to api_key',
         'execute to authenticated'
       ]),
       ('privileges', 'public.revoke_api_key(uuid)', array[
@@ -1226,11 +1276,21 @@ END',
       ('privileges', 'public.segments', array[
         'delete to authenticated',
         'delete to service_role',
+        'insert to api_key',
         'insert to authenticated',
         'insert to service_role',
         'select to api_key',
         'select to authenticated',
         'select to service_role',
+        'update (custom_columns) to api_key',
+        'update (deleted) to api_key',
+        'update (description) to api_key',
+        'update (enrichment_fields) to api_key',
+        'update (filters) to api_key',
+        'update (name) to api_key',
+        'update (source_id) to api_key',
+        'update (source_type) to api_key',
+        'update (tags) to api_key',
         'update to authenticated',
         'update to service_role'
       ]),

@@ -824,6 +824,54 @@ select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_
 -- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
+create or replace function api_keys_private.caller_may_write(p_entity_type text, p_account_id uuid, p_id uuid default null)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    p_account_id = public.get_api_key_account_id()
+      and (
+        api_keys_private.has_scope_on_all(p_entity_type, '{write}')
+        or p_id in (select api_keys_private.scoped_entity_ids(p_entity_type, '{write}'))
+      ),
+    false
+  );
+$$;
+comment on function api_keys_private.caller_may_write(text, uuid, uuid) is
+  'Returns whether the API key that the request runs as belongs to the account and has a scope for writing the entity, or all'
+  ' entities of the type if the id is null. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_may_write}');
+
+create or replace function api_keys_private.caller_creator_id()
+returns uuid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_creator_id uuid;
+begin
+  select api_key.created_by
+  into v_creator_id
+  from api_keys_private.api_keys as api_key
+  join api_keys_private.live_api_keys as live on live.id = api_key.id
+  where api_key.id = audiencelab_private.caller_id();
+  if found and not exists (select from auth.users as creator where creator.id = v_creator_id) then
+    raise exception using
+      errcode = 'PT409',
+      message = 'the API key cannot create rows, because the user who created the API key no longer exists',
+      hint = 'Create another API key.';
+  end if;
+  return v_creator_id;
+end;
+$$;
+comment on function api_keys_private.caller_creator_id() is
+  'Returns the user who created the API key that the request runs as, or null if the key is not live. Raises PT409 if the user'
+  ' no longer exists.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_creator_id}');
+
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.

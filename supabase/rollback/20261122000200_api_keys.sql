@@ -54,6 +54,8 @@ drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz);
 drop type if exists public.verify_api_key_response;
 drop type if exists public.create_api_key_response;
 
+drop function if exists api_keys_private.caller_creator_id();
+drop function if exists api_keys_private.caller_may_write(text, uuid, uuid);
 drop function if exists api_keys_private.has_scope_on_all(text, text[]);
 drop function if exists api_keys_private.scoped_entity_ids(text, text[]);
 drop function if exists api_keys_private.count_failed_comparisons(text, integer, bigint);

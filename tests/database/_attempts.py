@@ -47,7 +47,7 @@ class World:
         db.add_member(self._tenant.account_id, former)
         db.admin("delete from public.accounts_memberships where user_id = %s", former)
         scopes = [
-            {"entity_type": "segment", "entity_id": "*", "action": "read"},
+            {"entity_type": "segment", "entity_id": "*", "action": "*"},
             {"entity_type": "enrichment", "entity_id": "*", "action": "write"},
         ]
         others = [{"entity_type": "audience", "entity_id": "*", "action": "*"}]

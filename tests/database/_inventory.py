@@ -161,9 +161,9 @@ PUBLIC_FUNCTIONS = (
     ),
     PublicFunction(
         "public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])",
-        to("authenticated"),
-        definer="callers cannot execute the shared functions; checks membership",
-        outcomes="x 1 1 x x x x x x x",
+        to("authenticated", "api_key"),
+        definer="callers cannot execute the shared functions; checks membership and scopes",
+        outcomes="x 1 1 x x 1 x x x x",
         arguments=lambda it: {
             "p_account_id": it.account_id,
             "p_name": "n",
@@ -173,16 +173,16 @@ PUBLIC_FUNCTIONS = (
     ),
     PublicFunction(
         "public.delete_studio_segment(uuid)",
-        to("authenticated"),
-        definer="row level security hides deleted segments; checks membership",
-        outcomes="x 1 1 4 4 x x x x x",
+        to("authenticated", "api_key"),
+        definer="row level security hides deleted segments; checks membership and scopes",
+        outcomes="x 1 1 4 4 1 4 4 4 x",
         arguments=lambda it: {"p_segment_id": it.segment},
     ),
     PublicFunction(
         "public.restore_studio_segment(uuid)",
-        to("authenticated"),
-        definer="row level security hides deleted segments; checks membership",
-        outcomes="x 1 1 4 4 x x x x x",
+        to("authenticated", "api_key"),
+        definer="row level security hides deleted segments; checks membership and scopes",
+        outcomes="x 1 1 4 4 1 4 4 4 x",
         arguments=lambda it: {"p_segment_id": it.segment},
     ),
     PublicFunction(
@@ -222,6 +222,7 @@ PRIVATE_FUNCTIONS = (
         "audiencelab_private.is_service()",
         definer="compares the role of the request with the owner of the function; reads no table",
     ),
+    Function("audiencelab_private.require_segment_writer(uuid, uuid)"),
     Function(
         "audiencelab_private.set_server_columns()",
         definer="callers cannot execute caller_id; sets columns of the inserted row only",
@@ -266,6 +267,8 @@ PRIVATE_FUNCTIONS = (
         definer=f"{_KEYS}; reads the caller's own key",
     ),
     Function("api_keys_private.has_scope_on_all(text, text[])", to("api_key")),
+    Function("api_keys_private.caller_may_write(text, uuid, uuid)"),
+    Function("api_keys_private.caller_creator_id()"),
     Function("enrichment_private.keep_counters()"),
     Function("enrichment_private.may_write(enrichment_tracking)"),
     Function("enrichment_private.count_records(uuid)"),
@@ -279,12 +282,12 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
     "public.enrichment_tracking": {
         "authenticated": READ_WRITE - {"DELETE"},
         "service_role": READ_WRITE,
-        "api_key": to("SELECT"),  # and UPDATE of some columns
+        "api_key": to("SELECT", "INSERT"),  # and UPDATE of some columns
     },
     "public.segments": {
         "authenticated": READ_WRITE,
         "service_role": READ_WRITE,
-        "api_key": to("SELECT"),
+        "api_key": to("SELECT", "INSERT"),  # and UPDATE of some columns
     },
     "api_keys_private.api_keys": {"service_role": READ_WRITE},
     "api_keys_private.api_key_logs": {"service_role": READ_WRITE},

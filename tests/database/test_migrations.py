@@ -182,6 +182,7 @@ def test_with_too_few_privileges_what_is_missing_is_named(bare_server: PostgresS
             "- the privilege to add tables to publication supabase_realtime,"
             " the privilege to create objects in schema public and to grant its usage,"
             " the privilege to create role api_key, the privilege to create schemas,"
+            " the privilege to read auth.users,"
             " the privilege to reference public.accounts, public.roles and auth.users,"
             " the privilege to use the schemas auth and extensions:"
             " run the migration as a role that has it, such as postgres; the current role is"

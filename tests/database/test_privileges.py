@@ -96,6 +96,18 @@ def test_a_key_updates_a_job_but_not_whose_it_is_or_what_it_is_about(db: Databas
     }
 
 
+def test_a_key_updates_a_segment_but_not_whose_it_is(db: Database) -> None:
+    rows = db.admin(
+        "select attname from pg_attribute cross join lateral aclexplode(attacl)"
+        " where attrelid = 'public.segments'::regclass"
+        " and grantee = 'api_key'::regrole and privilege_type = 'UPDATE'"
+    )
+    assert {row["attname"] for row in rows} == {
+        *("name", "description", "source_type", "source_id", "filters", "custom_columns"),
+        *("enrichment_fields", "tags", "deleted"),
+    }
+
+
 def test_the_api_key_role_is_harmless_and_can_reach_its_functions(db: Database) -> None:
     (role,) = db.admin("select * from pg_roles where rolname = 'api_key'")
     for attribute in ("rolcanlogin", "rolbypassrls", "rolsuper", "rolcreaterole", "rolcreatedb"):
