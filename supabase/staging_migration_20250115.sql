@@ -1966,7 +1966,16 @@ create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs (tim
 -- The latest rows are not rolled up yet.
 create index api_key_logs_position_idx on audiencelab_desired.api_key_logs (position);
 
-select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
+do $logs$
+begin
+  if (select relkind from pg_class where oid = to_regclass('api_keys_private.api_key_logs')) = 'p' then
+    raise warning 'api_keys_private.api_key_logs is partitioned, so the migration does not alter it';
+    perform audiencelab_private.revoke_privileges('api_keys_private', '{api_key_logs}');
+  else
+    perform audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
+  end if;
+end;
+$logs$;
 comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
@@ -2297,7 +2306,10 @@ begin
     cross join lateral (
       select newest.*
       from api_keys_private.api_key_logs as newest
-      where newest.api_key_id = api_key.id and (newest.timestamp, newest.id) < (c_before, c_before_id)
+      where newest.api_key_id = api_key.id
+        and (newest.timestamp, newest.id) < (c_before, c_before_id)
+        -- Implied by the above, which does not exclude partitions.
+        and newest.timestamp <= c_before
       order by newest.timestamp desc, newest.id desc
       limit p_limit
     ) as log

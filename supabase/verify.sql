@@ -827,7 +827,7 @@ END',
       ]),
       ('function', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
         'arguments p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100, p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid',
-        'body 0082f3a714cbaac1c99a3b0114e87752',
+        'body c7a5336de37927aba04969903535c6be',
         'language plpgsql',
         'returns TABLE(id uuid, api_key_id uuid, endpoint text, method text, status_code integer, ip_address text, user_agent text, "timestamp" timestamp with time zone)',
         'search_path=pg_catalog, pg_temp',
