@@ -1,4 +1,5 @@
--- Builds the indexes and foreign keys of the migrations while the application keeps reading and writing.
+-- Builds the indexes and foreign keys of the migrations while the application keeps reading and writing. Before that, it adds
+-- a column that one of the indexes contains.
 --
 -- Optional. Run it as role postgres before the migrations of a large live database:
 --
@@ -72,7 +73,8 @@ with wanted (relation, kind, name, definition) as (
       'USING btree (key_prefix) WHERE (key_hash ~~ ''$2a$%''::text)'),
     ('api_keys_private.api_key_logs', 'index', 'api_key_logs_api_key_id_timestamp_idx',
       'USING btree (api_key_id, "timestamp" DESC)'),
-    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_timestamp_idx', 'USING brin ("timestamp")'),
+    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_timestamp_idx', 'USING btree ("timestamp")'),
+    ('api_keys_private.api_key_logs', 'index', 'api_key_logs_position_idx', 'USING btree ("position")'),
     ('public.enrichment_tracking', 'foreign key', 'enrichment_tracking_account_id_fkey',
       'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'),
     ('public.enrichment_tracking', 'foreign key', 'enrichment_tracking_created_by_fkey',
@@ -93,13 +95,21 @@ known_column (name, type) as (
     ('id', 'uuid'), ('account_id', 'uuid'), ('api_key_id', 'uuid'), ('audience_id', 'uuid'), ('created_by', 'uuid'),
     ('status', 'text'), ('source_type', 'text'), ('key_hash', 'text'), ('key_prefix', 'character varying'),
     ('deleted', 'boolean'), ('created_at', 'timestamp with time zone'), ('updated_at', 'timestamp with time zone'),
-    ('timestamp', 'timestamp with time zone')
+    ('timestamp', 'timestamp with time zone'), ('position', 'bigint')
 ),
 existing_table as (
   select class.oid, class.relnamespace, format('%I.%I', namespace.nspname, class.relname) as name
   from pg_class as class
   join pg_namespace as namespace on namespace.oid = class.relnamespace
   where class.relkind = 'r'
+),
+-- As the migrations add it, except for its default, which the migrations alter. A constant default does not write the rows.
+missing_column as (
+  select existing_table.name as relation, 'position' as name, 'bigint not null default 0' as definition
+  from existing_table
+  where existing_table.name = 'api_keys_private.api_key_logs'
+    and exists (select from pg_attribute where attrelid = existing_table.oid and attname = 'timestamp')
+    and not exists (select from pg_attribute where attrelid = existing_table.oid and attname = 'position')
 ),
 -- Skips indexes on a column of another type: the migrations alter the column and would drop them.
 possible as (
@@ -114,6 +124,9 @@ possible as (
         where attrelid = existing_table.oid
           and attname = known_column.name
           and format_type(atttypid, null) = known_column.type
+        union all
+        select from missing_column
+        where missing_column.relation = wanted.relation and missing_column.name = known_column.name
       )
   )
 ),
@@ -183,6 +196,12 @@ foreign_key as (
 ),
 step (phase, description, statement) as (
   select
+    0,
+    format('add column %s to %s', name, relation),
+    format('alter table %s add column %I %s', relation, name, definition)
+  from missing_column
+  union all
+  select
     1,
     format('drop invalid index %s', oid::regclass),
     format('drop index concurrently %s', oid::regclass)
@@ -224,12 +243,20 @@ from step;
 select case count(*) when 0 then 'Nothing to do.' else 'To do:' end from pg_temp.steps;
 select '- ' || description from pg_temp.steps order by number;
 
+-- Writes queue behind a statement that waits for its locks, so the wait is short.
+set lock_timeout = '3s';
+select format('select current_time(0), %L', format('%s of %s: %s', number, total, description)), statement
+from pg_temp.steps
+where phase = 0
+order by number
+\gexec
+
 -- A concurrent build waits for older transactions, but does not block reads or writes. A timeout would only leave an
 -- invalid index behind.
 set lock_timeout = 0;
 select format('select current_time(0), %L', format('%s of %s: %s', number, total, description)), statement
 from pg_temp.steps
-where phase <= 2
+where phase between 1 and 2
 order by number
 \gexec
 

@@ -110,6 +110,14 @@ begin
           )
         ),
         (
+          'the privilege to read auth.users',
+          not exists (
+            select from pg_class as class
+            join pg_namespace as namespace on namespace.oid = class.relnamespace
+            where (namespace.nspname, class.relname) = ('auth', 'users') and not has_table_privilege(class.oid, 'select')
+          )
+        ),
+        (
           'the privilege to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
@@ -350,7 +358,9 @@ begin
   if not pg_has_role(c_role, current_user, 'usage') then
     new.created_at := now();
     new.updated_at := now();
-    if c_role <> 'service_role' then
+    if c_role = 'api_key' then
+      new.created_by := api_keys_private.caller_creator_id();
+    elsif c_role <> 'service_role' then
       new.created_by := audiencelab_private.caller_id();
     end if;
   end if;
@@ -358,8 +368,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.set_server_columns() is
-  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller. service_role may'
-  ' choose created_by, and the owner of the table may choose all three.';
+  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller, or if the caller is'
+  ' an API key, to the user who created it. service_role may choose created_by, and the owner of the table may choose all'
+  ' three.';
 
 create or replace function audiencelab_private.keep_identity()
 returns trigger
@@ -505,7 +516,7 @@ begin
     with privileged (kind, object, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
-      where nspname = p_schema and p_names is null
+      where nspname = p_schema and coalesce(cardinality(p_names), 0) = 0
       union all
       select 'table', class.oid::regclass::text, class.relowner, acl
       from pg_class as class
@@ -540,8 +551,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema and all objects'
-  ' in it. Raises a warning for each role that is not one of Supabase''s.';
+  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema if there are no'
+  ' names, or on the schema and all objects in it if they are null. Raises a warning for each role that is not one of'
+  ' Supabase''s.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void
@@ -1013,13 +1025,14 @@ select audiencelab_private.require_ownership(
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,issue_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,authenticate_api_key,verify_api_key,
-    log_api_key_usage,log_api_key_usage_batch,has_scope,get_api_key_account_id}'
+    has_scope,get_api_key_account_id}'
 );
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for the foreign key, the keys. Locking in the opposite order could
--- deadlock. If the migration was applied before, it does not alter the tables and needs no lock.
+-- An insert into the log locks the log and then, for the foreign key, the keys. The file for the SQL editor alters both in
+-- one transaction, and locking in the opposite order could deadlock. If the migration was applied before, it does not alter
+-- the tables and needs no lock.
 do $lock$
 begin
   if to_regclass('api_keys_private.api_key_logs') is not null
@@ -1030,8 +1043,9 @@ begin
 end;
 $lock$;
 
--- Revokes what earlier scripts granted. All required privileges are granted below.
-select audiencelab_private.revoke_privileges('api_keys_private');
+-- Revokes what earlier scripts granted on the schema. The privileges on the objects in it are revoked and granted below and
+-- in the next migration, which need not be run again after this one.
+select audiencelab_private.revoke_privileges('api_keys_private', '{}');
 grant usage on schema api_keys_private to service_role;
 
 -- The tables are created in this schema, then applied to those of the database.
@@ -1226,28 +1240,6 @@ comment on column api_keys_private.api_keys.successor_id is 'The key that replac
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
-create table audiencelab_desired.api_key_logs (
-  id uuid not null default gen_random_uuid(),
-  api_key_id uuid,
-  endpoint text not null,
-  method text not null,
-  status_code integer,
-  ip_address text,
-  user_agent text,
-  timestamp timestamptz not null default now(),
-  constraint api_key_logs_pkey primary key (id)
-);
--- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
-alter table audiencelab_desired.api_key_logs
-  add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
-create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
--- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
-create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
-
-select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
-comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
-grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
-
 create table audiencelab_desired.failed_comparisons (
   key_prefix varchar(7) not null,
   period bigint not null,
@@ -1341,17 +1333,6 @@ create type audiencelab_desired.verify_api_key_response as (
 select audiencelab_private.apply_type('verify_api_key_response');
 comment on type public.verify_api_key_response is
   'The result of verify_api_key: the id and account of a valid API key, or an error.';
-
-create type audiencelab_desired.api_key_usage_log_response as (
-  success boolean,
-  log_id uuid,
-  timestamp timestamptz,
-  error text,
-  error_code text
-);
-select audiencelab_private.apply_type('api_key_usage_log_response');
-comment on type public.api_key_usage_log_response is
-  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
 
 create or replace function api_keys_private.require_scopes(p_scopes jsonb)
 returns void
@@ -1504,12 +1485,6 @@ select audiencelab_private.prepare_functions(
   'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'authenticate_api_key(p_api_key text, p_ip inet DEFAULT NULL::inet) returns public.authenticate_api_key_response',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
-  'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
-     p_user_agent text)
-   returns public.api_key_usage_log_response',
-  'log_api_key_usage_batch(p_events jsonb)
-   returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text,
-     error_code text)',
   'has_scope(p_entity_type text, p_entity_id text, p_action text) returns boolean',
   'get_api_key_account_id() returns uuid'
 );
@@ -2173,177 +2148,6 @@ many invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
-create or replace function public.log_api_key_usage(
-  p_api_key_id uuid,
-  p_endpoint text,
-  p_method text,
-  p_status_code integer,
-  p_ip_address text,
-  p_user_agent text
-)
-returns public.api_key_usage_log_response
-language plpgsql
-volatile
--- Definer: the caller needs no privileges on the tables. Only service_role may call the function.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_id uuid;
-  v_timestamp timestamptz;
-begin
-  insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
-  values (
-    p_api_key_id,
-    -- Values from clients are truncated, because an error would lose the log row.
-    left(p_endpoint, 2000),
-    left(p_method, 255),
-    p_status_code,
-    left(p_ip_address, 255),
-    left(p_user_agent, 1000)
-  )
-  returning log.id, log.timestamp into v_id, v_timestamp;
-
-  -- At most once a minute, and without waiting for a concurrent update, so that uses of the same key do not queue.
-  update api_keys_private.api_keys as api_key
-  set last_used_at = now()
-  where api_key.id = (
-    select due.id
-    from api_keys_private.api_keys as due
-    where due.id = p_api_key_id
-      and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
-    for no key update skip locked
-  );
-
-  return row(true, v_id, v_timestamp, null::text, null::text)::public.api_key_usage_log_response;
-exception
-  when others then
-    return row(false, null::uuid, null::timestamptz, sqlerrm, sqlstate)::public.api_key_usage_log_response;
-end;
-$$;
-comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
-$$Writes one log row for a use of an API key, and updates last_used_at of the key at most once a minute. It does not raise an
-error: success is false, and error and error_code are the message and the SQLSTATE.
-
-Callers: service_role.
-
-- p_endpoint, p_method: required; truncated to 2,000 and 255 characters.
-- p_status_code: the HTTP status, or null.
-- p_ip_address, p_user_agent: null, or truncated to 255 and 1,000 characters.$$;
-select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
-grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
-
-create or replace function api_keys_private.log_usage_events(p_events jsonb)
-returns table (event_index bigint, log_id uuid, logged_at timestamptz)
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-  with event as (
-    select
-      element.ordinality - 1 as index,
-      gen_random_uuid() as id,
-      (element.value ->> 'api_key_id')::uuid as api_key_id,
-      left(element.value ->> 'endpoint', 2000) as endpoint,
-      left(element.value ->> 'method', 255) as method,
-      (element.value ->> 'status_code')::integer as status_code,
-      left(element.value ->> 'ip_address', 255) as ip_address,
-      left(element.value ->> 'user_agent', 1000) as user_agent,
-      coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
-    from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
-  ),
-  logged as (
-    insert into api_keys_private.api_key_logs (
-      id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
-    )
-    select
-      event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
-      event.logged_at
-    from event
-  ),
-  used as (
-    update api_keys_private.api_keys as api_key
-    set last_used_at = now()
-    where api_key.id in (
-      select due.id
-      from api_keys_private.api_keys as due
-      where due.id in (select event.api_key_id from event)
-        and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
-      for no key update skip locked
-    )
-  )
-  select event.index, event.id, event.logged_at from event order by event.index;
-$$;
-comment on function api_keys_private.log_usage_events(jsonb) is
-  'Writes one log row for each event, or none if one of them fails. event_index counts from 0.';
-select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
-
-create or replace function public.log_api_key_usage_batch(p_events jsonb)
-returns table (
-  event_index integer,
-  success boolean,
-  log_id uuid,
-  "timestamp" timestamptz,
-  error text,
-  error_code text
-)
-language plpgsql
-volatile
--- Definer: callers cannot execute log_usage_events. Only service_role may call this function.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  c_max_events constant integer := 1000;
-begin
-  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_max_events then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = format('events must be an array of at most %s objects', c_max_events);
-  end if;
-
-  -- Usually all events are valid, and one statement inserts them. If it fails, each event is inserted separately.
-  begin
-    return query
-      select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
-      from api_keys_private.log_usage_events(p_events) as logged;
-    return;
-  exception
-    when others then
-      null;
-  end;
-
-  for v_index in 0..jsonb_array_length(p_events) - 1 loop
-    event_index := v_index;
-    begin
-      select true, logged.log_id, logged.logged_at, null::text, null::text
-      into success, log_id, "timestamp", error, error_code
-      from api_keys_private.log_usage_events(jsonb_build_array(p_events -> v_index)) as logged;
-    exception
-      when others then
-        success := false;
-        log_id := null;
-        "timestamp" := null;
-        error := sqlerrm;
-        error_code := sqlstate;
-    end;
-    return next;
-  end loop;
-end;
-$$;
-comment on function public.log_api_key_usage_batch(jsonb) is
-$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time
-of the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
-
-Callers: service_role.
-
-- p_events: an array of objects with api_key_id, endpoint and method, and optionally status_code, ip_address, user_agent and
-  timestamp, which defaults to now(). Texts are truncated as by log_api_key_usage.
-
-Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
-select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
-grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
-
 create or replace function public.has_scope(p_entity_type text, p_entity_id text, p_action text)
 returns boolean
 language sql
@@ -2440,6 +2244,54 @@ select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_
 -- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
+create or replace function api_keys_private.caller_may_write(p_entity_type text, p_account_id uuid, p_id uuid default null)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    p_account_id = public.get_api_key_account_id()
+      and (
+        api_keys_private.has_scope_on_all(p_entity_type, '{write}')
+        or p_id in (select api_keys_private.scoped_entity_ids(p_entity_type, '{write}'))
+      ),
+    false
+  );
+$$;
+comment on function api_keys_private.caller_may_write(text, uuid, uuid) is
+  'Returns whether the API key that the request runs as belongs to the account and has a scope for writing the entity, or all'
+  ' entities of the type if the id is null. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_may_write}');
+
+create or replace function api_keys_private.caller_creator_id()
+returns uuid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_creator_id uuid;
+begin
+  select api_key.created_by
+  into v_creator_id
+  from api_keys_private.api_keys as api_key
+  join api_keys_private.live_api_keys as live on live.id = api_key.id
+  where api_key.id = audiencelab_private.caller_id();
+  if found and not exists (select from auth.users as creator where creator.id = v_creator_id) then
+    raise exception using
+      errcode = 'PT409',
+      message = 'the API key cannot create rows, because the user who created the API key no longer exists',
+      hint = 'Create another API key.';
+  end if;
+  return v_creator_id;
+end;
+$$;
+comment on function api_keys_private.caller_creator_id() is
+  'Returns the user who created the API key that the request runs as, or null if the key is not live. Raises PT409 if the user'
+  ' no longer exists.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_creator_id}');
+
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
@@ -2450,10 +2302,6 @@ select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
 -- NOT VALID, because older databases contain keys of deleted accounts. These rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
-}');
-select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '{
-  "api_key_logs_api_key_id_fkey":
-    "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
 }');
 
 -- Deactivates the keys of deleted accounts. This follows the foreign key, so that no account is deleted in between.
@@ -3063,11 +2911,717 @@ grant execute on function public.list_api_key_events(uuid, uuid, integer, timest
 notify pgrst, 'reload schema';
 
 
+-- 20261122000250_api_key_usage.sql
+
+do $requirements$
+begin
+  if to_regclass('api_keys_private.live_api_keys') is null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
+  end if;
+end;
+$requirements$;
+select audiencelab_private.require_ownership(
+  'api_keys_private', '{api_key_logs,api_key_log_positions,api_key_usage_hours,api_key_usage_progress}'
+);
+select audiencelab_private.require_ownership(
+  'public', '{log_api_key_usage,log_api_key_usage_batch,api_key_log,api_key_usage,purge_api_key_logs}'
+);
+
+-- Log rows are counted in the order of their positions. They are taken by the default of a column, so that rows of all
+-- writers have them.
+create sequence if not exists api_keys_private.api_key_log_positions;
+select audiencelab_private.revoke_privileges('api_keys_private', '{api_key_log_positions}');
+grant usage on sequence api_keys_private.api_key_log_positions to service_role;
+
+-- Older rows have position 0. PostgreSQL adds a column with a constant default without writing the rows. supabase/prepare.sql
+-- may have added it.
+do $position$
+declare
+  c_table constant regclass := to_regclass('api_keys_private.api_key_logs');
+begin
+  if c_table is null then
+    return;
+  end if;
+  if not exists (select from audiencelab_private.table_columns(c_table) where name = 'position') then
+    alter table api_keys_private.api_key_logs add column position bigint not null default 0;
+  end if;
+  if exists (select from audiencelab_private.table_columns(c_table) where name = 'position' and expression = '0') then
+    alter table api_keys_private.api_key_logs alter column position
+      set default case when pg_current_xact_id() is not null then nextval('api_keys_private.api_key_log_positions') end;
+  end if;
+end;
+$position$;
+
+-- The tables are created in this schema, then applied to those of the database.
+create schema audiencelab_desired;
+
+create table audiencelab_desired.api_key_logs (
+  id uuid not null default gen_random_uuid(),
+  api_key_id uuid,
+  endpoint text not null,
+  method text not null,
+  status_code integer,
+  ip_address text,
+  user_agent text,
+  timestamp timestamptz not null default now(),
+  -- CASE evaluates the condition first, so a transaction has an id before it takes a position. roll_up_usage relies on it.
+  position bigint not null default
+    case when pg_current_xact_id() is not null then nextval('api_keys_private.api_key_log_positions') end,
+  constraint api_key_logs_pkey primary key (id)
+);
+-- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
+alter table audiencelab_desired.api_key_logs
+  add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
+-- Not a trigger as for other limits, because it would take a tenth of the time of logging. Log rows are not updated.
+alter table audiencelab_desired.api_key_logs
+  add constraint api_key_logs_timestamp_check
+  check (timestamp >= '0001-01-01 00:00:00+00' and timestamp < '10000-01-01 00:00:00+00') not valid;
+create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
+-- The oldest rows are purged first.
+create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs (timestamp);
+-- The latest rows are not rolled up yet.
+create index api_key_logs_position_idx on audiencelab_desired.api_key_logs (position);
+
+do $logs$
+begin
+  if (select relkind from pg_class where oid = to_regclass('api_keys_private.api_key_logs')) = 'p' then
+    raise warning 'api_keys_private.api_key_logs is partitioned, so the migration does not alter it';
+    perform audiencelab_private.revoke_privileges('api_keys_private', '{api_key_logs}');
+  else
+    perform audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
+  end if;
+end;
+$logs$;
+comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
+-- No policies: only service_role has access, and it bypasses row level security.
+grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
+
+comment on column api_keys_private.api_key_logs.position is
+  'The order in which rows are rolled up; 0 for rows from before the roll-ups. Not the order in which they are committed.';
+
+create table audiencelab_desired.api_key_usage_hours (
+  api_key_id uuid not null,
+  hour timestamptz not null,
+  requests bigint not null,
+  errors bigint not null,
+  last_used_at timestamptz not null,
+  constraint api_key_usage_hours_pkey primary key (api_key_id, hour)
+);
+select audiencelab_private.apply_table('api_keys_private', 'api_key_usage_hours');
+comment on table api_keys_private.api_key_usage_hours is
+  'The counts of the log rows that are rolled up, by API key and hour in UTC. They remain when the rows are purged.';
+comment on column api_keys_private.api_key_usage_hours.errors is 'The number of requests with a status_code of 400 or more.';
+comment on column api_keys_private.api_key_usage_hours.last_used_at is 'The time of the latest request in the hour.';
+-- No policies: only service_role has access, and it bypasses row level security.
+grant select on api_keys_private.api_key_usage_hours to service_role;
+
+create table audiencelab_desired.api_key_usage_progress (
+  id boolean not null default true,
+  rolled_up_to bigint not null default -1,
+  next_position bigint not null default 0,
+  next_xact_id xid8 not null default '0',
+  constraint api_key_usage_progress_pkey primary key (id),
+  constraint api_key_usage_progress_id_check check (id)
+);
+select audiencelab_private.apply_table('api_keys_private', 'api_key_usage_progress');
+comment on table api_keys_private.api_key_usage_progress is 'How far the log is rolled up, in one row.';
+comment on column api_keys_private.api_key_usage_progress.rolled_up_to is
+  'The last position that is rolled up. Rows with greater positions are counted when the usage is read.';
+comment on column api_keys_private.api_key_usage_progress.next_position is
+  'The position to roll up to when all transactions with ids below next_xact_id have ended.';
+insert into api_keys_private.api_key_usage_progress default values on conflict do nothing;
+grant select on api_keys_private.api_key_usage_progress to service_role;
+
+create type audiencelab_desired.api_key_usage_log_response as (
+  success boolean,
+  log_id uuid,
+  timestamp timestamptz,
+  error text,
+  error_code text
+);
+select audiencelab_private.apply_type('api_key_usage_log_response');
+comment on type public.api_key_usage_log_response is
+  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
+
+-- CREATE OR REPLACE cannot change the result type or the names of parameters, and an overload would make calls with named
+-- arguments ambiguous.
+select audiencelab_private.prepare_functions(
+  'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
+     p_user_agent text)
+   returns public.api_key_usage_log_response',
+  'log_api_key_usage_batch(p_events jsonb)
+   returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text,
+     error_code text)',
+  'api_key_log(p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100,
+     p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid)
+   returns TABLE(id uuid, api_key_id uuid, endpoint text, method text, status_code integer, ip_address text,
+     user_agent text, "timestamp" timestamp with time zone)',
+  'api_key_usage(p_account_id uuid, p_from timestamp with time zone, p_to timestamp with time zone,
+     p_bucket text DEFAULT ''day''::text, p_api_key_id uuid DEFAULT NULL::uuid)
+   returns TABLE(api_key_id uuid, bucket timestamp with time zone, requests bigint, errors bigint,
+     last_used_at timestamp with time zone)',
+  'purge_api_key_logs(p_before timestamp with time zone, p_limit integer DEFAULT 10000) returns integer'
+);
+
+create or replace function public.log_api_key_usage(
+  p_api_key_id uuid,
+  p_endpoint text,
+  p_method text,
+  p_status_code integer,
+  p_ip_address text,
+  p_user_agent text
+)
+returns public.api_key_usage_log_response
+language plpgsql
+volatile
+-- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id uuid;
+  v_timestamp timestamptz;
+begin
+  insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
+  values (
+    p_api_key_id,
+    -- Values from clients are truncated, because an error would lose the log row.
+    left(p_endpoint, 2000),
+    left(p_method, 255),
+    p_status_code,
+    left(p_ip_address, 255),
+    left(p_user_agent, 1000)
+  )
+  returning log.id, log.timestamp into v_id, v_timestamp;
+
+  -- At most once a minute, and without waiting for a concurrent update, so that uses of the same key do not queue.
+  update api_keys_private.api_keys as api_key
+  set last_used_at = now()
+  where api_key.id = (
+    select due.id
+    from api_keys_private.api_keys as due
+    where due.id = p_api_key_id
+      and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
+    for no key update skip locked
+  );
+
+  return row(true, v_id, v_timestamp, null::text, null::text)::public.api_key_usage_log_response;
+exception
+  when others then
+    return row(false, null::uuid, null::timestamptz, sqlerrm, sqlstate)::public.api_key_usage_log_response;
+end;
+$$;
+comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
+$$Writes one log row for a use of an API key, and updates last_used_at of the key at most once a minute. It does not raise an
+error: success is false, and error and error_code are the message and the SQLSTATE.
+
+Callers: service_role.
+
+- p_endpoint, p_method: required; truncated to 2,000 and 255 characters.
+- p_status_code: the HTTP status, or null.
+- p_ip_address, p_user_agent: null, or truncated to 255 and 1,000 characters.$$;
+select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
+grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
+
+create or replace function api_keys_private.log_usage_events(p_events jsonb)
+returns table (event_index bigint, log_id uuid, logged_at timestamptz)
+language sql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  with event as (
+    select
+      element.ordinality - 1 as index,
+      (element.value ->> 'log_id')::uuid as given_id,
+      coalesce((element.value ->> 'log_id')::uuid, gen_random_uuid()) as id,
+      (element.value ->> 'api_key_id')::uuid as api_key_id,
+      left(element.value ->> 'endpoint', 2000) as endpoint,
+      left(element.value ->> 'method', 255) as method,
+      (element.value ->> 'status_code')::integer as status_code,
+      left(element.value ->> 'ip_address', 255) as ip_address,
+      left(element.value ->> 'user_agent', 1000) as user_agent,
+      coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
+    from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
+  ),
+  logged as (
+    insert into api_keys_private.api_key_logs (
+      id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
+    )
+    select
+      event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
+      event.logged_at
+    from event
+    -- Without a target, so that it also holds for the primary key of a partitioned log.
+    on conflict do nothing
+    returning id, api_key_id
+  ),
+  used as (
+    update api_keys_private.api_keys as api_key
+    set last_used_at = now()
+    where api_key.id in (
+      select due.id
+      from api_keys_private.api_keys as due
+      where due.id in (select logged.api_key_id from logged)
+        and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
+      for no key update skip locked
+    )
+  )
+  select
+    event.index,
+    event.id,
+    -- Not a join, which could read the whole log.
+    coalesce(
+      (select repeated.timestamp from api_keys_private.api_key_logs as repeated where repeated.id = event.given_id),
+      event.logged_at
+    )
+  from event
+  order by event.index;
+$$;
+comment on function api_keys_private.log_usage_events(jsonb) is
+  'Writes one log row for each event, except for events whose log_id is already logged, or none if one of them fails.'
+  ' event_index counts from 0.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
+
+create or replace function public.log_api_key_usage_batch(p_events jsonb)
+returns table (
+  event_index integer,
+  success boolean,
+  log_id uuid,
+  "timestamp" timestamptz,
+  error text,
+  error_code text
+)
+language plpgsql
+volatile
+-- Definer: the owner has the privileges on the table and on the functions below. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_events constant integer := 1000;
+begin
+  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_max_events then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('events must be an array of at most %s objects', c_max_events);
+  end if;
+
+  -- Usually all events are valid, and one statement inserts them. If it fails, each event is inserted separately.
+  begin
+    return query
+      select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
+      from api_keys_private.log_usage_events(p_events) as logged;
+    return;
+  exception
+    when others then
+      null;
+  end;
+
+  for v_index in 0..jsonb_array_length(p_events) - 1 loop
+    event_index := v_index;
+    begin
+      select true, logged.log_id, logged.logged_at, null::text, null::text
+      into success, log_id, "timestamp", error, error_code
+      from api_keys_private.log_usage_events(jsonb_build_array(p_events -> v_index)) as logged;
+    exception
+      when others then
+        success := false;
+        log_id := null;
+        "timestamp" := null;
+        error := sqlerrm;
+        error_code := sqlstate;
+    end;
+    return next;
+  end loop;
+end;
+$$;
+comment on function public.log_api_key_usage_batch(jsonb) is
+$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time of
+the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
+
+If each event has a log_id, the call can be repeated after an error or a lost response: an event whose log_id is already
+logged is not written or counted again, and its success is true. A log_id is recognized until its log row is purged.
+
+Callers: service_role.
+
+- p_events: an array of objects with api_key_id, endpoint and method, and optionally log_id, status_code, ip_address,
+  user_agent and timestamp. log_id is the id of the log row, a UUID; timestamp defaults to now(). Texts are truncated as by
+  log_api_key_usage.
+
+Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
+select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
+grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
+
+create or replace function api_keys_private.require_reader(p_account_id uuid, p_api_key_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not audiencelab_private.is_service() then
+    perform audiencelab_private.require_member(p_account_id);
+  end if;
+  if p_api_key_id is not null and not exists (
+    select
+    from api_keys_private.api_keys as api_key
+    where api_key.id = p_api_key_id and api_key.account_id = p_account_id
+  ) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the API key does not exist, or it belongs to another account';
+  end if;
+end;
+$$;
+comment on function api_keys_private.require_reader(uuid, uuid) is
+  'Raises 42501 unless the caller is service_role or a member of the account, and PT404 if the API key, unless it is null,'
+  ' does not belong to the account.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{require_reader}');
+
+create or replace function public.api_key_log(
+  p_account_id uuid,
+  p_api_key_id uuid default null,
+  p_limit integer default 100,
+  p_before timestamptz default null,
+  p_before_id uuid default null
+)
+returns table (
+  id uuid,
+  api_key_id uuid,
+  endpoint text,
+  method text,
+  status_code integer,
+  ip_address text,
+  user_agent text,
+  "timestamp" timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000;
+  -- Without p_before, the bounds are the greatest values, so that there is one query with one plan.
+  c_before constant timestamptz := coalesce(p_before, 'infinity');
+  c_before_id constant uuid := case when p_before is null then 'ffffffff-ffff-ffff-ffff-ffffffffffff' else p_before_id end;
+begin
+  perform api_keys_private.require_reader(p_account_id, p_api_key_id);
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  return query
+    select
+      log.id, log.api_key_id, log.endpoint, log.method, log.status_code, log.ip_address, log.user_agent, log.timestamp
+    from api_keys_private.api_keys as api_key
+    -- For each key, so that each is read from the index, newest first, and no further than needed.
+    cross join lateral (
+      select newest.*
+      from api_keys_private.api_key_logs as newest
+      where newest.api_key_id = api_key.id
+        and (newest.timestamp, newest.id) < (c_before, c_before_id)
+        -- Implied by the above, which does not exclude partitions.
+        and newest.timestamp <= c_before
+      order by newest.timestamp desc, newest.id desc
+      limit p_limit
+    ) as log
+    where api_key.account_id = p_account_id and (p_api_key_id is null or api_key.id = p_api_key_id)
+    order by log.timestamp desc, log.id desc
+    limit p_limit;
+end;
+$$;
+comment on function public.api_key_log(uuid, uuid, integer, timestamptz, uuid) is
+$$Returns the logged requests of the API keys of an account, or of one of them, newest first.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_api_key_id: an API key of the account. Null, the default, means all of them, including those that are not live.
+- p_limit: the maximum number of rows, from 1 to 1,000.
+- p_before, p_before_id: the timestamp and id of the last row of the previous page. Null, the default, means the first page.
+  With a timestamp alone, only earlier requests are returned.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it; PT404 (HTTP 404) if the API key does not
+belong to the account; 22023 if p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{api_key_log}');
+grant execute on function public.api_key_log(uuid, uuid, integer, timestamptz, uuid) to authenticated, service_role;
+
+-- A time is no watermark for the roll-up: a row can be committed after rows with later times are counted. Neither is a
+-- position, for the same reason. But the default of position assigns the transaction's id first. So when the roll-up notes
+-- the last position that was taken, and then the next transaction id, all rows up to that position belong to transactions
+-- with lower ids. They are counted when these transactions have ended: at once if none of them is running, otherwise by a
+-- later call. Until then, they are counted when the usage is read. Transaction ids differ between database servers, and
+-- positions do not, so that the counts are still right after a dump is restored on another server.
+create or replace function api_keys_private.roll_up_usage()
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- If the caller's transaction has an id already, it is no upper bound of the ids of the others.
+  c_is_new constant boolean := pg_current_xact_id_if_assigned() is null;
+  c_last_position constant bigint := (
+    select case when is_called then last_value else 0 end from api_keys_private.api_key_log_positions
+  );
+  v_progress api_keys_private.api_key_usage_progress;
+  v_xact_id xid8;
+  v_oldest_running xid8;
+  v_roll_up_to bigint;
+begin
+  -- Only one session rolls up at a time. Others need not wait for it.
+  select * into v_progress from api_keys_private.api_key_usage_progress for update skip locked;
+  if not found then
+    return (select progress.rolled_up_to from api_keys_private.api_key_usage_progress as progress);
+  end if;
+
+  v_xact_id := pg_current_xact_id();
+  v_oldest_running := pg_snapshot_xmin(pg_current_snapshot());
+  v_roll_up_to := greatest(
+    v_progress.rolled_up_to,
+    case when v_progress.next_xact_id <= v_oldest_running then v_progress.next_position end,
+    case when c_is_new and v_xact_id <= v_oldest_running then c_last_position end
+  );
+  -- The noted position is replaced only when it is reached, so that new transactions cannot defer it for ever. An id that is
+  -- greater than the caller's is from another server.
+  if c_is_new and (v_progress.next_xact_id <= v_oldest_running or v_progress.next_xact_id > v_xact_id) then
+    v_progress.next_position := c_last_position;
+    v_progress.next_xact_id := v_xact_id;
+  end if;
+
+  insert into api_keys_private.api_key_usage_hours as usage (api_key_id, hour, requests, errors, last_used_at)
+  select
+    log.api_key_id,
+    date_trunc('hour', log.timestamp, 'UTC'),
+    count(*),
+    count(*) filter (where log.status_code >= 400),
+    max(log.timestamp)
+  from api_keys_private.api_key_logs as log
+  where log.position > v_progress.rolled_up_to and log.position <= v_roll_up_to and log.api_key_id is not null
+  group by 1, 2
+  on conflict (api_key_id, hour) do update
+  set
+    requests = usage.requests + excluded.requests,
+    errors = usage.errors + excluded.errors,
+    last_used_at = greatest(usage.last_used_at, excluded.last_used_at);
+
+  update api_keys_private.api_key_usage_progress as progress
+  set
+    rolled_up_to = v_roll_up_to,
+    next_position = v_progress.next_position,
+    next_xact_id = v_progress.next_xact_id
+  where progress.id;
+  return v_roll_up_to;
+end;
+$$;
+comment on function api_keys_private.roll_up_usage() is
+  'Adds log rows to the counts of api_key_usage_hours, and returns the last position that is counted. It counts the rows of'
+  ' transactions that began before the oldest running one, and each row once. It can be called at any time, by many sessions'
+  ' at once.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{roll_up_usage}');
+
+create or replace function public.api_key_usage(
+  p_account_id uuid,
+  p_from timestamptz,
+  p_to timestamptz,
+  p_bucket text default 'day',
+  p_api_key_id uuid default null
+)
+returns table (
+  api_key_id uuid,
+  bucket timestamptz,
+  requests bigint,
+  errors bigint,
+  last_used_at timestamptz
+)
+language plpgsql
+stable
+-- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_from timestamptz;
+  v_to timestamptz;
+  v_api_key_ids uuid[];
+  v_rolled_up_to bigint;
+begin
+  perform api_keys_private.require_reader(p_account_id, p_api_key_id);
+  if (p_from >= '0001-01-01 00:00:00+00' and p_from < p_to and p_to <= '10000-01-01 00:00:00+00') is not true then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the range must end after it begins, in the years 1 to 9999: it is from %s to %s', p_from, p_to);
+  end if;
+  if p_bucket is null or p_bucket not in ('hour', 'day', 'month') then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the bucket must be hour, day or month';
+  end if;
+
+  v_from := date_trunc('hour', p_from, 'UTC');
+  v_to := date_trunc('hour', p_to + interval '1 hour' - interval '1 microsecond', 'UTC');
+  -- Values in variables, and not joins, so that the planner knows how few rows are not rolled up. All statements of a stable
+  -- function read one snapshot, so that each row is counted once, even if it is rolled up meanwhile.
+  select array_agg(api_key.id)
+  into v_api_key_ids
+  from api_keys_private.api_keys as api_key
+  where api_key.account_id = p_account_id and (p_api_key_id is null or api_key.id = p_api_key_id);
+  select progress.rolled_up_to into v_rolled_up_to from api_keys_private.api_key_usage_progress as progress;
+
+  return query
+    with counted as (
+      select usage.api_key_id, usage.hour as time, usage.requests, usage.errors, usage.last_used_at
+      from api_keys_private.api_key_usage_hours as usage
+      where usage.api_key_id = any (v_api_key_ids) and usage.hour >= v_from and usage.hour < v_to
+      union all
+      select log.api_key_id, log.timestamp, 1, coalesce(log.status_code >= 400, false)::integer, log.timestamp
+      from api_keys_private.api_key_logs as log
+      where log.position > v_rolled_up_to
+        and log.api_key_id = any (v_api_key_ids)
+        and log.timestamp >= v_from
+        and log.timestamp < v_to
+    )
+    select
+      counted.api_key_id,
+      date_trunc(p_bucket, counted.time, 'UTC'),
+      sum(counted.requests)::bigint,
+      sum(counted.errors)::bigint,
+      max(counted.last_used_at)
+    from counted
+    group by 1, 2
+    order by 2, 1;
+end;
+$$;
+comment on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) is
+$$Returns the number of requests of the API keys of an account, by key and bucket of time, ordered by bucket and key: how many
+were logged, how many of them have a status_code of 400 or more, and the time of the latest. Buckets without requests are
+omitted. All committed log rows are counted, and those that were purged with purge_api_key_logs.
+
+Callers: service_role; authenticated, as a member of the account.
+
+- p_from, p_to: the range of the logged times, extended to full hours. Buckets at its ends count only the hours in the range.
+- p_bucket: hour, day or month, in UTC.
+- p_api_key_id: an API key of the account. Null, the default, means all of them, including those that are not live.
+
+Errors: 42501 if the account does not exist or the caller is not a member of it; PT404 (HTTP 404) if the API key does not
+belong to the account; 22023 for an invalid argument.$$;
+select audiencelab_private.revoke_privileges('public', '{api_key_usage}');
+grant execute on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) to authenticated, service_role;
+
+create or replace function public.purge_api_key_logs(p_before timestamptz, p_limit integer default 10000)
+returns integer
+language plpgsql
+volatile
+-- Definer: the owner may execute roll_up_usage. Only service_role may call it.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_max_limit constant integer := 1000000;
+  v_rolled_up_to bigint;
+  v_deleted integer;
+begin
+  if p_before is null then
+    raise exception using errcode = 'invalid_parameter_value', message = 'the time must not be null';
+  end if;
+  if p_limit is null or p_limit not between 1 and c_max_limit then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('the limit must be between 1 and %s', c_max_limit);
+  end if;
+
+  v_rolled_up_to := api_keys_private.roll_up_usage();
+  -- Concurrent calls delete different rows. The time is compared as well, because only both are unique in a partitioned log.
+  delete from api_keys_private.api_key_logs as log
+  using (
+    select oldest.id, oldest.timestamp
+    from api_keys_private.api_key_logs as oldest
+    where oldest.timestamp < p_before and oldest.position <= v_rolled_up_to
+    order by oldest.timestamp
+    limit p_limit
+    for update skip locked
+  ) as purged
+  where log.id = purged.id and log.timestamp = purged.timestamp;
+  get diagnostics v_deleted = row_count;
+  return v_deleted;
+end;
+$$;
+comment on function public.purge_api_key_logs(timestamptz, integer) is
+$$Deletes log rows from before a time, the oldest first, and returns how many. Their requests remain counted in api_key_usage.
+Rows that cannot be counted yet, because a transaction from before them is still running, are left for a later call. Requests
+that are logged meanwhile do not wait.
+
+Callers: service_role.
+
+- p_before: the rows from before this time are deleted.
+- p_limit: the maximum number of rows, from 1 to 1,000,000. If as many were deleted, repeat the call.
+
+Errors: 22023 if p_before is null or p_limit is out of range.$$;
+select audiencelab_private.revoke_privileges('public', '{purge_api_key_logs}');
+grant execute on function public.purge_api_key_logs(timestamptz, integer) to service_role;
+
+create or replace function api_keys_private.keep_api_key_logs(p_period interval)
+returns bigint
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_period is null or p_period < interval '1 hour' then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = format('log rows must be kept for at least 1 hour, not for %s', coalesce(p_period::text, 'null'));
+  end if;
+  if not exists (select from pg_extension where extname = 'pg_cron') then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'the purge cannot be scheduled, because the extension pg_cron is not installed in this database',
+      hint = 'Run "create extension pg_cron", or call purge_api_key_logs regularly.';
+  end if;
+  return cron.schedule(
+    'keep_api_key_logs',
+    '*/5 * * * *',
+    format('select public.purge_api_key_logs(now() - interval %L, 1000000)', p_period)
+  );
+end;
+$$;
+comment on function api_keys_private.keep_api_key_logs(interval) is
+$$Schedules the purge of log rows that are older than a period, every five minutes, and returns the id of the job of pg_cron.
+Each run also rolls up the usage. A repeated call replaces the period. To keep all rows again, run: select
+cron.unschedule('keep_api_key_logs').
+
+Callers: postgres, in SQL.
+
+- p_period: at least 1 hour.
+
+Errors: 22023 if p_period is null or too short; 55000 if pg_cron is not installed.$$;
+select audiencelab_private.revoke_privileges('api_keys_private', '{keep_api_key_logs}');
+
+drop schema audiencelab_desired cascade;
+
+-- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
+select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '{
+  "api_key_logs_api_key_id_fkey":
+    "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
+}');
+select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_usage_hours', '{
+  "api_key_usage_hours_api_key_id_fkey":
+    "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
+}');
+
+notify pgrst, 'reload schema';
+
+
 -- 20261122000300_enrichment_jobs.sql
 
 do $requirements$
 begin
-  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+  if to_regprocedure('api_keys_private.caller_may_write(text, uuid, uuid)') is null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
@@ -3208,8 +3762,8 @@ create policy enrichment_tracking_update on audiencelab_desired.enrichment_track
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())))
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An API key reads the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope. A scope
--- for writing includes reading.
+-- An API key reads and updates the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope.
+-- A scope for writing includes reading. Only a scope for writing all jobs covers new ones.
 create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichment_tracking
   for select to api_key
   using (
@@ -3218,6 +3772,12 @@ create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichme
       (select api_keys_private.has_scope_on_all('enrichment', '{read,write}'))
       or id = any (array(select api_keys_private.scoped_entity_ids('enrichment', '{read,write}')))
     )
+  );
+create policy enrichment_tracking_insert_api_key on audiencelab_desired.enrichment_tracking
+  for insert to api_key
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (select api_keys_private.has_scope_on_all('enrichment', '{write}'))
   );
 create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichment_tracking
   for update to api_key
@@ -3241,7 +3801,7 @@ comment on table public.enrichment_tracking is 'Enrichment jobs, by account. A j
 comment on column public.enrichment_tracking.enrichment_fields is 'The names of the fields that the job adds.';
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
-grant select on public.enrichment_tracking to api_key;
+grant select, insert on public.enrichment_tracking to api_key;
 -- Not the columns that identify the job, such as account_id and audience_id.
 grant update (
   status, total_records, processed_records, failed_records, enrichment_fields, metadata, started_at, completed_at
@@ -3272,12 +3832,7 @@ as $$
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
-    when 'api_key' then
-      (p_job).account_id = public.get_api_key_account_id()
-      and (
-        api_keys_private.has_scope_on_all('enrichment', '{write}')
-        or (p_job).id in (select api_keys_private.scoped_entity_ids('enrichment', '{write}'))
-      )
+    when 'api_key' then api_keys_private.caller_may_write('enrichment', (p_job).account_id, (p_job).id)
     else false
   end;
 $$;
@@ -3467,7 +4022,7 @@ notify pgrst, 'reload schema';
 
 do $requirements$
 begin
-  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+  if to_regprocedure('api_keys_private.caller_may_write(text, uuid, uuid)') is null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
@@ -3584,15 +4139,40 @@ create policy segments_update on audiencelab_desired.segments
 create policy segments_delete on audiencelab_desired.segments
   for delete to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted);
--- An API key reads the segments of its account that its scopes cover: all segments ("*") or those with the id in a scope.
+-- An API key reads and updates the segments of its account that its scopes cover: all segments ("*") or those with the id in
+-- a scope. A scope for writing includes reading, because an UPDATE with a WHERE clause reads. Only a scope for writing all
+-- segments covers new ones. Deleted segments as above.
 create policy segments_select_api_key on audiencelab_desired.segments
   for select to api_key
   using (
     account_id = (select public.get_api_key_account_id())
+    and (not deleted or (updated_at = now() and pg_current_xact_id_if_assigned() is not null))
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{read,write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read,write}')))
+    )
+  );
+create policy segments_insert_api_key on audiencelab_desired.segments
+  for insert to api_key
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (select api_keys_private.has_scope_on_all('segment', '{write}'))
+  );
+create policy segments_update_api_key on audiencelab_desired.segments
+  for update to api_key
+  using (
+    account_id = (select public.get_api_key_account_id())
     and not deleted
     and (
-      (select api_keys_private.has_scope_on_all('segment', '{read}'))
-      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read}')))
+      (select api_keys_private.has_scope_on_all('segment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{write}')))
+    )
+  )
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{write}')))
     )
   );
 
@@ -3606,7 +4186,11 @@ comment on column public.segments.custom_columns is
 comment on column public.segments.deleted is 'Whether the segment is deleted. Members do not see deleted segments.';
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
-grant select on public.segments to api_key;
+grant select, insert on public.segments to api_key;
+-- Not the columns that identify the segment, such as account_id and created_by.
+grant update (
+  name, description, source_type, source_id, filters, enrichment_fields, custom_columns, tags, deleted
+) on public.segments to api_key;
 select audiencelab_private.publish('public.segments');
 
 select audiencelab_private.prepare_functions(
@@ -3618,6 +4202,31 @@ select audiencelab_private.prepare_functions(
   'delete_studio_segment(p_segment_id uuid) returns void',
   'restore_studio_segment(p_segment_id uuid) returns public.segments'
 );
+
+create or replace function audiencelab_private.require_segment_writer(p_account_id uuid, p_segment_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
+  if current_setting('role') = 'api_key' then
+    if not api_keys_private.caller_may_write('segment', p_account_id, p_segment_id) then
+      raise exception using
+        errcode = 'PT404',
+        message = 'the segment does not exist, or the API key has no scope for writing it';
+    end if;
+  elsif not audiencelab_private.is_member(p_account_id) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the segment does not exist, or you are not a member of its account';
+  end if;
+end;
+$$;
+comment on function audiencelab_private.require_segment_writer(uuid, uuid) is
+  'Raises PT404 unless the caller may write the segment of the account: as a member, or as an API key with a scope for it.';
+select audiencelab_private.revoke_privileges('audiencelab_private', '{require_segment_writer}');
 
 create or replace function public.create_studio_segment(
   p_account_id uuid,
@@ -3633,14 +4242,21 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Definer: callers have no access to schema audiencelab_private. The function checks membership itself.
+-- Definer: callers have no access to schema audiencelab_private. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid;
 begin
-  perform audiencelab_private.require_member(p_account_id);
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
+  if current_setting('role') <> 'api_key' then
+    perform audiencelab_private.require_member(p_account_id);
+  elsif not api_keys_private.caller_may_write('segment', p_account_id) then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'the account is not that of the API key, or the API key has no scope for writing all segments';
+  end if;
   if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
@@ -3689,9 +4305,10 @@ begin
 end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
-$$Creates a segment in an account and returns its id. The caller becomes its created_by.
+$$Creates a segment in an account and returns its id. The caller becomes its created_by, or if the caller is an API key, the
+user who created the key.
 
-Callers: authenticated, as a member of the account.
+Callers: authenticated, as a member of the account; api_key, with a scope for writing all segments.
 
 - p_name: not blank, at most 255 characters.
 - p_source_type: audience, webhook_upload or csv_upload.
@@ -3700,17 +4317,17 @@ Callers: authenticated, as a member of the account.
 - p_filters, p_custom_columns: arrays of objects, at most 262,144 bytes as text and 100 levels each.
 - p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
 
-Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a
-value that exceeds a limit.$$;
+Errors: 42501 if the account does not exist or the caller may not create segments in it; 22023 for an invalid argument; 23514
+for a value that exceeds a limit; PT409 (HTTP 409) if the user who created the API key no longer exists.$$;
 select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
-  to authenticated;
+  to authenticated, api_key;
 
 create or replace function public.delete_studio_segment(p_segment_id uuid)
 returns void
 language plpgsql
 volatile
--- Definer: row level security hides deleted segments. The function checks membership itself.
+-- Definer: row level security hides deleted segments. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3718,28 +4335,24 @@ declare
   v_account_id uuid;
 begin
   select segment.account_id into v_account_id from public.segments as segment where segment.id = p_segment_id;
-  if not audiencelab_private.is_member(v_account_id) then
-    raise exception using
-      errcode = 'PT404',
-      message = 'the segment does not exist, or you are not a member of its account';
-  end if;
+  perform audiencelab_private.require_segment_writer(v_account_id, p_segment_id);
   update public.segments as segment set deleted = true where segment.id = p_segment_id and not segment.deleted;
 end;
 $$;
 comment on function public.delete_studio_segment(uuid) is
 $$Deletes a segment softly: the segment is hidden until it is restored or purged. A repeated call has no effect.
 
-Callers: authenticated, as a member of the account of the segment.
+Callers: authenticated, as a member of the account of the segment; api_key, with a scope for writing it.
 
-Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller may not write it.$$;
 select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
-grant execute on function public.delete_studio_segment(uuid) to authenticated;
+grant execute on function public.delete_studio_segment(uuid) to authenticated, api_key;
 
 create or replace function public.restore_studio_segment(p_segment_id uuid)
 returns public.segments
 language plpgsql
 volatile
--- Definer: row level security hides deleted segments. The function checks membership itself.
+-- Definer: row level security hides deleted segments. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -3747,11 +4360,7 @@ declare
   v_segment public.segments;
 begin
   select * into v_segment from public.segments as segment where segment.id = p_segment_id;
-  if not audiencelab_private.is_member(v_segment.account_id) then
-    raise exception using
-      errcode = 'PT404',
-      message = 'the segment does not exist, or you are not a member of its account';
-  end if;
+  perform audiencelab_private.require_segment_writer(v_segment.account_id, p_segment_id);
   if v_segment.deleted then
     update public.segments as segment set deleted = false where segment.id = p_segment_id
     returning * into v_segment;
@@ -3762,11 +4371,11 @@ $$;
 comment on function public.restore_studio_segment(uuid) is
 $$Restores a deleted segment and returns it. A segment that is not deleted is returned unchanged.
 
-Callers: authenticated, as a member of the account of the segment.
+Callers: authenticated, as a member of the account of the segment; api_key, with a scope for writing it.
 
-Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller may not write it.$$;
 select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
-grant execute on function public.restore_studio_segment(uuid) to authenticated;
+grant execute on function public.restore_studio_segment(uuid) to authenticated, api_key;
 
 drop schema audiencelab_desired cascade;
 

@@ -29,6 +29,9 @@ as $verification$
       ('function', 'authenticate_api_key'),
       ('function', 'log_api_key_usage'),
       ('function', 'log_api_key_usage_batch'),
+      ('function', 'api_key_log'),
+      ('function', 'api_key_usage'),
+      ('function', 'purge_api_key_logs'),
       ('function', 'has_scope'),
       ('function', 'get_api_key_account_id'),
       ('function', 'get_api_key'),
@@ -287,9 +290,27 @@ as $verification$
         'id uuid not null default gen_random_uuid()',
         'ip_address text',
         'method text not null',
+        'position bigint not null default 
+CASE
+    WHEN (pg_current_xact_id() IS NOT NULL) THEN nextval(''api_keys_private.api_key_log_positions''::regclass)
+    ELSE NULL::bigint
+END',
         'status_code integer',
         'timestamp timestamp with time zone not null default now()',
         'user_agent text'
+      ]),
+      ('columns', 'api_keys_private.api_key_usage_hours', array[
+        'api_key_id uuid not null',
+        'errors bigint not null',
+        'hour timestamp with time zone not null',
+        'last_used_at timestamp with time zone not null',
+        'requests bigint not null'
+      ]),
+      ('columns', 'api_keys_private.api_key_usage_progress', array[
+        'id boolean not null default true',
+        'next_position bigint not null default 0',
+        'next_xact_id xid8 not null default ''0''::xid8',
+        'rolled_up_to bigint not null default ''-1''::integer'
       ]),
       ('columns', 'api_keys_private.api_keys', array[
         'account_id uuid not null',
@@ -394,6 +415,21 @@ as $verification$
       ('constraint', 'api_key_logs_pkey on api_keys_private.api_key_logs', array[
         'PRIMARY KEY (id)'
       ]),
+      ('constraint', 'api_key_logs_timestamp_check on api_keys_private.api_key_logs', array[
+        'CHECK ((("timestamp" >= ''0001-01-01 00:00:00+00''::timestamp with time zone) AND ("timestamp" < ''10000-01-01 00:00:00+00''::timestamp with time zone))) NOT VALID'
+      ]),
+      ('constraint', 'api_key_usage_hours_api_key_id_fkey on api_keys_private.api_key_usage_hours', array[
+        'FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE'
+      ]),
+      ('constraint', 'api_key_usage_hours_pkey on api_keys_private.api_key_usage_hours', array[
+        'PRIMARY KEY (api_key_id, hour)'
+      ]),
+      ('constraint', 'api_key_usage_progress_id_check on api_keys_private.api_key_usage_progress', array[
+        'CHECK (id)'
+      ]),
+      ('constraint', 'api_key_usage_progress_pkey on api_keys_private.api_key_usage_progress', array[
+        'PRIMARY KEY (id)'
+      ]),
       ('constraint', 'api_keys_account_id_fkey on api_keys_private.api_keys', array[
         'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID'
       ]),
@@ -472,6 +508,24 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
+      ('function', 'api_keys_private.caller_creator_id()', array[
+        'arguments ',
+        'body da356c021f2f06aff04b83f7d76a0736',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_private.caller_may_write(text,uuid,uuid)', array[
+        'arguments p_entity_type text, p_account_id uuid, p_id uuid DEFAULT NULL::uuid',
+        'body 1c3a06217621b2480784fb8715f4c08e',
+        'language sql',
+        'returns boolean',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'api_keys_private.count_failed_comparisons(text,integer,bigint)', array[
         'arguments p_key_prefix text, p_comparisons integer, p_slot bigint',
         'body 80a76f963abd61c9e7749d2695b196ae',
@@ -517,6 +571,15 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'api_keys_private.keep_api_key_logs(interval)', array[
+        'arguments p_period interval',
+        'body a14ca4af2fa55c04a8d4ca203ccbeb5d',
+        'language plpgsql',
+        'returns bigint',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'api_keys_private.lock_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
         'body 7c760e15e5e42b10f10100f480233a5c',
@@ -528,7 +591,7 @@ as $verification$
       ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
-        'body a8b2d36de1a4e344fa903588a4b44767',
+        'body e7c1cdc458baba861a2184c25c7e9501',
         'language sql',
         'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
         'search_path=pg_catalog, pg_temp',
@@ -652,6 +715,15 @@ as $verification$
         'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
+      ('function', 'api_keys_private.require_reader(uuid,uuid)', array[
+        'arguments p_account_id uuid, p_api_key_id uuid',
+        'body 8cb303b24977ae475ba6c7de0c938de0',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'api_keys_private.require_room(uuid)', array[
         'arguments p_account_id uuid',
         'body f4e9d2df235f9a6e540862b6598180c5',
@@ -669,6 +741,15 @@ as $verification$
         'returns void',
         'search_path=pg_catalog, pg_temp',
         'security invoker'
+      ]),
+      ('function', 'api_keys_private.roll_up_usage()', array[
+        'arguments ',
+        'body 1bd692265957d205d6b54af0710967b9',
+        'language plpgsql',
+        'returns bigint',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.scoped_entity_ids(text,text[])', array[
         'arguments p_entity_type text, p_actions text[]',
@@ -859,9 +940,18 @@ as $verification$
         'security invoker',
         'stable'
       ]),
+      ('function', 'audiencelab_private.require_segment_writer(uuid,uuid)', array[
+        'arguments p_account_id uuid, p_segment_id uuid',
+        'body 3357a8ce032d0689b4ac5a1b9c001de3',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
-        'body 77abc061ff99437ac0f4117b58131400',
+        'body 7aa1f1df290961a68c17be6b92bf8423',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -870,7 +960,7 @@ as $verification$
       ]),
       ('function', 'audiencelab_private.set_server_columns()', array[
         'arguments ',
-        'body aa94b8a670100d3f25fd08af22fe4a42',
+        'body 484ca985f88b0768d3a0f29e2e5113ab',
         'language plpgsql',
         'returns trigger',
         'search_path=pg_catalog, pg_temp',
@@ -915,11 +1005,29 @@ as $verification$
       ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body dc222576f460cadf6390dd2e6a702ae5',
+        'body 0d975cb8d1386e5edb14310edd01519e',
         'language sql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
         'security invoker',
+        'stable'
+      ]),
+      ('function', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'arguments p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100, p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid',
+        'body c7a5336de37927aba04969903535c6be',
+        'language plpgsql',
+        'returns TABLE(id uuid, api_key_id uuid, endpoint text, method text, status_code integer, ip_address text, user_agent text, "timestamp" timestamp with time zone)',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'public.api_key_usage(uuid,timestamp with time zone,timestamp with time zone,text,uuid)', array[
+        'arguments p_account_id uuid, p_from timestamp with time zone, p_to timestamp with time zone, p_bucket text DEFAULT ''day''::text, p_api_key_id uuid DEFAULT NULL::uuid',
+        'body 3190a5b2439d5b2a8ac66c75a59f26d5',
+        'language plpgsql',
+        'returns TABLE(api_key_id uuid, bucket timestamp with time zone, requests bigint, errors bigint, last_used_at timestamp with time zone)',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
         'stable'
       ]),
       ('function', 'public.authenticate_api_key(text,inet)', array[
@@ -942,7 +1050,7 @@ as $verification$
       ]),
       ('function', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
         'arguments p_account_id uuid, p_name text, p_source_type text, p_source_id text, p_description text DEFAULT NULL::text, p_filters jsonb DEFAULT ''[]''::jsonb, p_enrichment_fields text[] DEFAULT ''{}''::text[], p_custom_columns jsonb DEFAULT ''[]''::jsonb, p_tags text[] DEFAULT ''{}''::text[]',
-        'body 82ddd69fa0ec752fae8c852bceb6ee2a',
+        'body c3f1bffa61b952b04d9bcf3ef0d2719e',
         'language plpgsql',
         'returns uuid',
         'search_path=pg_catalog, pg_temp',
@@ -951,7 +1059,7 @@ as $verification$
       ]),
       ('function', 'public.delete_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body 3087ca9aadf0b8bc8819bd986d67c95e',
+        'body 15bdcc0d023711adc7c46067dfb49b1a',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',
@@ -1048,6 +1156,15 @@ as $verification$
         'security definer',
         'volatile'
       ]),
+      ('function', 'public.purge_api_key_logs(timestamp with time zone,integer)', array[
+        'arguments p_before timestamp with time zone, p_limit integer DEFAULT 10000',
+        'body 131469c1ab7d4be32f96efd47db6e5c8',
+        'language plpgsql',
+        'returns integer',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
         'body 12f3b78d54cbf1de36073356463a911b',
@@ -1068,7 +1185,7 @@ as $verification$
       ]),
       ('function', 'public.restore_studio_segment(uuid)', array[
         'arguments p_segment_id uuid',
-        'body 72a9782d92f2df54446860c4ba5d54ae',
+        'body 4db364022723419a9b1bfb08a72cf7d8',
         'language plpgsql',
         'returns public.segments',
         'search_path=pg_catalog, pg_temp',
@@ -1135,8 +1252,17 @@ as $verification$
       ('index', 'api_keys_private.api_key_logs_pkey', array[
         'CREATE UNIQUE INDEX api_key_logs_pkey ON api_keys_private.api_key_logs USING btree (id)'
       ]),
+      ('index', 'api_keys_private.api_key_logs_position_idx', array[
+        'CREATE INDEX api_key_logs_position_idx ON api_keys_private.api_key_logs USING btree ("position")'
+      ]),
       ('index', 'api_keys_private.api_key_logs_timestamp_idx', array[
-        'CREATE INDEX api_key_logs_timestamp_idx ON api_keys_private.api_key_logs USING brin ("timestamp")'
+        'CREATE INDEX api_key_logs_timestamp_idx ON api_keys_private.api_key_logs USING btree ("timestamp")'
+      ]),
+      ('index', 'api_keys_private.api_key_usage_hours_pkey', array[
+        'CREATE UNIQUE INDEX api_key_usage_hours_pkey ON api_keys_private.api_key_usage_hours USING btree (api_key_id, hour)'
+      ]),
+      ('index', 'api_keys_private.api_key_usage_progress_pkey', array[
+        'CREATE UNIQUE INDEX api_key_usage_progress_pkey ON api_keys_private.api_key_usage_progress USING btree (id)'
       ]),
       ('index', 'api_keys_private.api_keys_account_id_created_at_id_idx', array[
         'CREATE INDEX api_keys_account_id_created_at_id_idx ON api_keys_private.api_keys USING btree (account_id, created_at DESC, id DESC)'
@@ -1207,6 +1333,12 @@ as $verification$
         'to authenticated',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
+      ('policy', 'enrichment_tracking_insert_api_key on public.enrichment_tracking', array[
+        'for insert',
+        'permissive',
+        'to api_key',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND ( SELECT api_keys_private.has_scope_on_all(''enrichment''::text, ''{write}''::text[]) AS has_scope_on_all))'
+      ]),
       ('policy', 'enrichment_tracking_select on public.enrichment_tracking', array[
         'for select',
         'permissive',
@@ -1245,6 +1377,12 @@ as $verification$
         'to authenticated',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
       ]),
+      ('policy', 'segments_insert_api_key on public.segments', array[
+        'for insert',
+        'permissive',
+        'to api_key',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND ( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all))'
+      ]),
       ('policy', 'segments_select on public.segments', array[
         'for select',
         'permissive',
@@ -1255,7 +1393,7 @@ as $verification$
         'for select',
         'permissive',
         'to api_key',
-        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (NOT deleted) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{read}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{read}''::text[]) AS scoped_entity_ids)))))'
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND ((NOT deleted) OR ((updated_at = now()) AND (pg_current_xact_id_if_assigned() IS NOT NULL))) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{read,write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{read,write}''::text[]) AS scoped_entity_ids)))))'
       ]),
       ('policy', 'segments_update on public.segments', array[
         'for update',
@@ -1263,6 +1401,13 @@ as $verification$
         'to authenticated',
         'using ((account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids))) AND (NOT deleted))',
         'with check (account_id = ANY (ARRAY( SELECT audiencelab_private.member_account_ids() AS member_account_ids)))'
+      ]),
+      ('policy', 'segments_update_api_key on public.segments', array[
+        'for update',
+        'permissive',
+        'to api_key',
+        'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (NOT deleted) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))',
+        'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))'
       ]),
       ('privileges', 'api_keys_private.api_key_events', array[
         'select to service_role'
@@ -1272,6 +1417,12 @@ as $verification$
         'insert to service_role',
         'select to service_role',
         'update to service_role'
+      ]),
+      ('privileges', 'api_keys_private.api_key_usage_hours', array[
+        'select to service_role'
+      ]),
+      ('privileges', 'api_keys_private.api_key_usage_progress', array[
+        'select to service_role'
       ]),
       ('privileges', 'api_keys_private.api_keys', array[
         'delete to service_role',
@@ -1318,6 +1469,14 @@ as $verification$
         'select to service_role',
         'update to service_role'
       ]),
+      ('privileges', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
+      ('privileges', 'public.api_key_usage(uuid,timestamp with time zone,timestamp with time zone,text,uuid)', array[
+        'execute to authenticated',
+        'execute to service_role'
+      ]),
       ('privileges', 'public.authenticate_api_key(text,inet)', array[
         'execute to service_role'
       ]),
@@ -1325,9 +1484,11 @@ as $verification$
         'execute to authenticated'
       ]),
       ('privileges', 'public.create_studio_segment(uuid,text,text,text,text,jsonb,text[],jsonb,text[])', array[
+        'execute to api_key',
         'execute to authenticated'
       ]),
       ('privileges', 'public.delete_studio_segment(uuid)', array[
+        'execute to api_key',
         'execute to authenticated'
       ]),
       ('privileges', 'public.disable_api_key(uuid)', array[
@@ -1340,6 +1501,7 @@ as $verification$
       ]),
       ('privileges', 'public.enrichment_tracking', array[
         'delete to service_role',
+        'insert to api_key',
         'insert to authenticated',
         'insert to service_role',
         'select to api_key',
@@ -1383,6 +1545,9 @@ as $verification$
       ('privileges', 'public.log_api_key_usage_batch(jsonb)', array[
         'execute to service_role'
       ]),
+      ('privileges', 'public.purge_api_key_logs(timestamp with time zone,integer)', array[
+        'execute to service_role'
+      ]),
       ('privileges', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'execute to api_key',
         'execute to authenticated',
@@ -1392,6 +1557,7 @@ as $verification$
         'execute to service_role'
       ]),
       ('privileges', 'public.restore_studio_segment(uuid)', array[
+        'execute to api_key',
         'execute to authenticated'
       ]),
       ('privileges', 'public.revoke_api_key(uuid)', array[
@@ -1409,11 +1575,21 @@ as $verification$
       ('privileges', 'public.segments', array[
         'delete to authenticated',
         'delete to service_role',
+        'insert to api_key',
         'insert to authenticated',
         'insert to service_role',
         'select to api_key',
         'select to authenticated',
         'select to service_role',
+        'update (custom_columns) to api_key',
+        'update (deleted) to api_key',
+        'update (description) to api_key',
+        'update (enrichment_fields) to api_key',
+        'update (filters) to api_key',
+        'update (name) to api_key',
+        'update (source_id) to api_key',
+        'update (source_type) to api_key',
+        'update (tags) to api_key',
         'update to authenticated',
         'update to service_role'
       ]),
@@ -1448,6 +1624,14 @@ as $verification$
         'table'
       ]),
       ('table', 'api_keys_private.api_key_logs', array[
+        'row level security enabled',
+        'table'
+      ]),
+      ('table', 'api_keys_private.api_key_usage_hours', array[
+        'row level security enabled',
+        'table'
+      ]),
+      ('table', 'api_keys_private.api_key_usage_progress', array[
         'row level security enabled',
         'table'
       ]),

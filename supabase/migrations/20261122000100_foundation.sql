@@ -108,6 +108,14 @@ begin
           )
         ),
         (
+          'the privilege to read auth.users',
+          not exists (
+            select from pg_class as class
+            join pg_namespace as namespace on namespace.oid = class.relnamespace
+            where (namespace.nspname, class.relname) = ('auth', 'users') and not has_table_privilege(class.oid, 'select')
+          )
+        ),
+        (
           'the privilege to reference public.accounts, public.roles and auth.users',
           not exists (
             select from pg_class as class
@@ -348,7 +356,9 @@ begin
   if not pg_has_role(c_role, current_user, 'usage') then
     new.created_at := now();
     new.updated_at := now();
-    if c_role <> 'service_role' then
+    if c_role = 'api_key' then
+      new.created_by := api_keys_private.caller_creator_id();
+    elsif c_role <> 'service_role' then
       new.created_by := audiencelab_private.caller_id();
     end if;
   end if;
@@ -356,8 +366,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.set_server_columns() is
-  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller. service_role may'
-  ' choose created_by, and the owner of the table may choose all three.';
+  'Trigger function, before insert: sets created_at and updated_at to now(), and created_by to the caller, or if the caller is'
+  ' an API key, to the user who created it. service_role may choose created_by, and the owner of the table may choose all'
+  ' three.';
 
 create or replace function audiencelab_private.keep_identity()
 returns trigger
@@ -503,7 +514,7 @@ begin
     with privileged (kind, object, owner, acl) as (
       select 'schema', format('%I', nspname), nspowner, nspacl
       from pg_namespace
-      where nspname = p_schema and p_names is null
+      where nspname = p_schema and coalesce(cardinality(p_names), 0) = 0
       union all
       select 'table', class.oid::regclass::text, class.relowner, acl
       from pg_class as class
@@ -538,8 +549,9 @@ begin
 end;
 $$;
 comment on function audiencelab_private.revoke_privileges(text, text[]) is
-  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema and all objects'
-  ' in it. Raises a warning for each role that is not one of Supabase''s.';
+  'Revokes the privileges of all roles but the owner: on the named relations and functions, or on the schema if there are no'
+  ' names, or on the schema and all objects in it if they are null. Raises a warning for each role that is not one of'
+  ' Supabase''s.';
 
 create or replace function audiencelab_private.prepare_functions(variadic p_signatures text[])
 returns void

@@ -1,4 +1,4 @@
--- API keys: digests, scopes, audit trail and usage logs, in a schema that the REST API does not expose.
+-- API keys: digests, scopes and audit trail, in a schema that the REST API does not expose.
 --
 -- One transaction, safe to run again. Requires 20261122000100_foundation.sql.
 
@@ -25,13 +25,14 @@ select audiencelab_private.require_ownership(
 select audiencelab_private.require_ownership(
   'public',
   '{create_api_key,issue_api_key,list_api_keys,revoke_api_key,revoke_api_keys_of,authenticate_api_key,verify_api_key,
-    log_api_key_usage,log_api_key_usage_batch,has_scope,get_api_key_account_id}'
+    has_scope,get_api_key_account_id}'
 );
 
 create schema if not exists api_keys_private;
 comment on schema api_keys_private is 'API keys and their usage logs. Not exposed by the REST API.';
--- An insert into the log locks the log and then, for the foreign key, the keys. Locking in the opposite order could
--- deadlock. If the migration was applied before, it does not alter the tables and needs no lock.
+-- An insert into the log locks the log and then, for the foreign key, the keys. The file for the SQL editor alters both in
+-- one transaction, and locking in the opposite order could deadlock. If the migration was applied before, it does not alter
+-- the tables and needs no lock.
 do $lock$
 begin
   if to_regclass('api_keys_private.api_key_logs') is not null
@@ -42,8 +43,9 @@ begin
 end;
 $lock$;
 
--- Revokes what earlier scripts granted. All required privileges are granted below.
-select audiencelab_private.revoke_privileges('api_keys_private');
+-- Revokes what earlier scripts granted on the schema. The privileges on the objects in it are revoked and granted below and
+-- in the next migration, which need not be run again after this one.
+select audiencelab_private.revoke_privileges('api_keys_private', '{}');
 grant usage on schema api_keys_private to service_role;
 
 -- The tables are created in this schema, then applied to those of the database.
@@ -238,28 +240,6 @@ comment on column api_keys_private.api_keys.successor_id is 'The key that replac
 -- No policies: only service_role has access, and it bypasses row level security.
 grant select, insert, update, delete on api_keys_private.api_keys to service_role;
 
-create table audiencelab_desired.api_key_logs (
-  id uuid not null default gen_random_uuid(),
-  api_key_id uuid,
-  endpoint text not null,
-  method text not null,
-  status_code integer,
-  ip_address text,
-  user_agent text,
-  timestamp timestamptz not null default now(),
-  constraint api_key_logs_pkey primary key (id)
-);
--- A check constraint that is NOT VALID, instead of NOT NULL: older rows without a key are kept, new rows require one.
-alter table audiencelab_desired.api_key_logs
-  add constraint api_key_logs_api_key_id_check check (api_key_id is not null) not valid;
-create index api_key_logs_api_key_id_timestamp_idx on audiencelab_desired.api_key_logs (api_key_id, timestamp desc);
--- Rows are inserted in the order of time, so a BRIN index is enough to find the oldest.
-create index api_key_logs_timestamp_idx on audiencelab_desired.api_key_logs using brin (timestamp);
-
-select audiencelab_private.apply_table('api_keys_private', 'api_key_logs');
-comment on table api_keys_private.api_key_logs is 'One row for each use of an API key.';
-grant select, insert, update, delete on api_keys_private.api_key_logs to service_role;
-
 create table audiencelab_desired.failed_comparisons (
   key_prefix varchar(7) not null,
   period bigint not null,
@@ -353,17 +333,6 @@ create type audiencelab_desired.verify_api_key_response as (
 select audiencelab_private.apply_type('verify_api_key_response');
 comment on type public.verify_api_key_response is
   'The result of verify_api_key: the id and account of a valid API key, or an error.';
-
-create type audiencelab_desired.api_key_usage_log_response as (
-  success boolean,
-  log_id uuid,
-  timestamp timestamptz,
-  error text,
-  error_code text
-);
-select audiencelab_private.apply_type('api_key_usage_log_response');
-comment on type public.api_key_usage_log_response is
-  'The result of log_api_key_usage: the id and time of the log row, or the message and SQLSTATE of the error.';
 
 create or replace function api_keys_private.require_scopes(p_scopes jsonb)
 returns void
@@ -516,12 +485,6 @@ select audiencelab_private.prepare_functions(
   'revoke_api_keys_of(p_user_id uuid, p_account_id uuid DEFAULT NULL::uuid) returns integer',
   'authenticate_api_key(p_api_key text, p_ip inet DEFAULT NULL::inet) returns public.authenticate_api_key_response',
   'verify_api_key(p_api_key text) returns public.verify_api_key_response',
-  'log_api_key_usage(p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text,
-     p_user_agent text)
-   returns public.api_key_usage_log_response',
-  'log_api_key_usage_batch(p_events jsonb)
-   returns TABLE(event_index integer, success boolean, log_id uuid, "timestamp" timestamp with time zone, error text,
-     error_code text)',
   'has_scope(p_entity_type text, p_entity_id text, p_action text) returns boolean',
   'get_api_key_account_id() returns uuid'
 );
@@ -1185,177 +1148,6 @@ many invalid keys with the prefix of a key that is hashed with bcrypt.$$;
 select audiencelab_private.revoke_privileges('public', '{verify_api_key}');
 grant execute on function public.verify_api_key(text) to service_role, api_key;
 
-create or replace function public.log_api_key_usage(
-  p_api_key_id uuid,
-  p_endpoint text,
-  p_method text,
-  p_status_code integer,
-  p_ip_address text,
-  p_user_agent text
-)
-returns public.api_key_usage_log_response
-language plpgsql
-volatile
--- Definer: the caller needs no privileges on the tables. Only service_role may call the function.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_id uuid;
-  v_timestamp timestamptz;
-begin
-  insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
-  values (
-    p_api_key_id,
-    -- Values from clients are truncated, because an error would lose the log row.
-    left(p_endpoint, 2000),
-    left(p_method, 255),
-    p_status_code,
-    left(p_ip_address, 255),
-    left(p_user_agent, 1000)
-  )
-  returning log.id, log.timestamp into v_id, v_timestamp;
-
-  -- At most once a minute, and without waiting for a concurrent update, so that uses of the same key do not queue.
-  update api_keys_private.api_keys as api_key
-  set last_used_at = now()
-  where api_key.id = (
-    select due.id
-    from api_keys_private.api_keys as due
-    where due.id = p_api_key_id
-      and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
-    for no key update skip locked
-  );
-
-  return row(true, v_id, v_timestamp, null::text, null::text)::public.api_key_usage_log_response;
-exception
-  when others then
-    return row(false, null::uuid, null::timestamptz, sqlerrm, sqlstate)::public.api_key_usage_log_response;
-end;
-$$;
-comment on function public.log_api_key_usage(uuid, text, text, integer, text, text) is
-$$Writes one log row for a use of an API key, and updates last_used_at of the key at most once a minute. It does not raise an
-error: success is false, and error and error_code are the message and the SQLSTATE.
-
-Callers: service_role.
-
-- p_endpoint, p_method: required; truncated to 2,000 and 255 characters.
-- p_status_code: the HTTP status, or null.
-- p_ip_address, p_user_agent: null, or truncated to 255 and 1,000 characters.$$;
-select audiencelab_private.revoke_privileges('public', '{log_api_key_usage}');
-grant execute on function public.log_api_key_usage(uuid, text, text, integer, text, text) to service_role;
-
-create or replace function api_keys_private.log_usage_events(p_events jsonb)
-returns table (event_index bigint, log_id uuid, logged_at timestamptz)
-language sql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-  with event as (
-    select
-      element.ordinality - 1 as index,
-      gen_random_uuid() as id,
-      (element.value ->> 'api_key_id')::uuid as api_key_id,
-      left(element.value ->> 'endpoint', 2000) as endpoint,
-      left(element.value ->> 'method', 255) as method,
-      (element.value ->> 'status_code')::integer as status_code,
-      left(element.value ->> 'ip_address', 255) as ip_address,
-      left(element.value ->> 'user_agent', 1000) as user_agent,
-      coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
-    from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
-  ),
-  logged as (
-    insert into api_keys_private.api_key_logs (
-      id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
-    )
-    select
-      event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
-      event.logged_at
-    from event
-  ),
-  used as (
-    update api_keys_private.api_keys as api_key
-    set last_used_at = now()
-    where api_key.id in (
-      select due.id
-      from api_keys_private.api_keys as due
-      where due.id in (select event.api_key_id from event)
-        and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
-      for no key update skip locked
-    )
-  )
-  select event.index, event.id, event.logged_at from event order by event.index;
-$$;
-comment on function api_keys_private.log_usage_events(jsonb) is
-  'Writes one log row for each event, or none if one of them fails. event_index counts from 0.';
-select audiencelab_private.revoke_privileges('api_keys_private', '{log_usage_events}');
-
-create or replace function public.log_api_key_usage_batch(p_events jsonb)
-returns table (
-  event_index integer,
-  success boolean,
-  log_id uuid,
-  "timestamp" timestamptz,
-  error text,
-  error_code text
-)
-language plpgsql
-volatile
--- Definer: callers cannot execute log_usage_events. Only service_role may call this function.
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  c_max_events constant integer := 1000;
-begin
-  if jsonb_typeof(p_events) is distinct from 'array' or jsonb_array_length(p_events) > c_max_events then
-    raise exception using
-      errcode = 'invalid_parameter_value',
-      message = format('events must be an array of at most %s objects', c_max_events);
-  end if;
-
-  -- Usually all events are valid, and one statement inserts them. If it fails, each event is inserted separately.
-  begin
-    return query
-      select logged.event_index::integer, true, logged.log_id, logged.logged_at, null::text, null::text
-      from api_keys_private.log_usage_events(p_events) as logged;
-    return;
-  exception
-    when others then
-      null;
-  end;
-
-  for v_index in 0..jsonb_array_length(p_events) - 1 loop
-    event_index := v_index;
-    begin
-      select true, logged.log_id, logged.logged_at, null::text, null::text
-      into success, log_id, "timestamp", error, error_code
-      from api_keys_private.log_usage_events(jsonb_build_array(p_events -> v_index)) as logged;
-    exception
-      when others then
-        success := false;
-        log_id := null;
-        "timestamp" := null;
-        error := sqlerrm;
-        error_code := sqlstate;
-    end;
-    return next;
-  end loop;
-end;
-$$;
-comment on function public.log_api_key_usage_batch(jsonb) is
-$$Writes a log row for each of up to 1,000 uses of API keys. Returns one row for each event, in their order: the id and time
-of the log row, or the message and the SQLSTATE of the error. A failed event does not affect the others.
-
-Callers: service_role.
-
-- p_events: an array of objects with api_key_id, endpoint and method, and optionally status_code, ip_address, user_agent and
-  timestamp, which defaults to now(). Texts are truncated as by log_api_key_usage.
-
-Errors: 22023 if p_events is not an array or has more than 1,000 elements.$$;
-select audiencelab_private.revoke_privileges('public', '{log_api_key_usage_batch}');
-grant execute on function public.log_api_key_usage_batch(jsonb) to service_role;
-
 create or replace function public.has_scope(p_entity_type text, p_entity_id text, p_action text)
 returns boolean
 language sql
@@ -1452,6 +1244,54 @@ select audiencelab_private.revoke_privileges('api_keys_private', '{has_scope_on_
 -- Only policies can call it, because api_key has no usage of the schema.
 grant execute on function api_keys_private.has_scope_on_all(text, text[]) to api_key;
 
+create or replace function api_keys_private.caller_may_write(p_entity_type text, p_account_id uuid, p_id uuid default null)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    p_account_id = public.get_api_key_account_id()
+      and (
+        api_keys_private.has_scope_on_all(p_entity_type, '{write}')
+        or p_id in (select api_keys_private.scoped_entity_ids(p_entity_type, '{write}'))
+      ),
+    false
+  );
+$$;
+comment on function api_keys_private.caller_may_write(text, uuid, uuid) is
+  'Returns whether the API key that the request runs as belongs to the account and has a scope for writing the entity, or all'
+  ' entities of the type if the id is null. Never returns null.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_may_write}');
+
+create or replace function api_keys_private.caller_creator_id()
+returns uuid
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_creator_id uuid;
+begin
+  select api_key.created_by
+  into v_creator_id
+  from api_keys_private.api_keys as api_key
+  join api_keys_private.live_api_keys as live on live.id = api_key.id
+  where api_key.id = audiencelab_private.caller_id();
+  if found and not exists (select from auth.users as creator where creator.id = v_creator_id) then
+    raise exception using
+      errcode = 'PT409',
+      message = 'the API key cannot create rows, because the user who created the API key no longer exists',
+      hint = 'Create another API key.';
+  end if;
+  return v_creator_id;
+end;
+$$;
+comment on function api_keys_private.caller_creator_id() is
+  'Returns the user who created the API key that the request runs as, or null if the key is not live. Raises PT409 if the user'
+  ' no longer exists.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{caller_creator_id}');
+
 drop schema audiencelab_desired cascade;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
@@ -1462,10 +1302,6 @@ select audiencelab_private.apply_foreign_keys('api_keys_private.settings', '{
 -- NOT VALID, because older databases contain keys of deleted accounts. These rows are kept.
 select audiencelab_private.apply_foreign_keys('api_keys_private.api_keys', '{
   "api_keys_account_id_fkey": "FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE NOT VALID"
-}');
-select audiencelab_private.apply_foreign_keys('api_keys_private.api_key_logs', '{
-  "api_key_logs_api_key_id_fkey":
-    "FOREIGN KEY (api_key_id) REFERENCES api_keys_private.api_keys(id) ON DELETE CASCADE"
 }');
 
 -- Deactivates the keys of deleted accounts. This follows the foreign key, so that no account is deleted in between.

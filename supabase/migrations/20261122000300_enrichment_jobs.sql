@@ -12,7 +12,7 @@ set local client_min_messages = warning;
 
 do $requirements$
 begin
-  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+  if to_regprocedure('api_keys_private.caller_may_write(text, uuid, uuid)') is null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
@@ -153,8 +153,8 @@ create policy enrichment_tracking_update on audiencelab_desired.enrichment_track
   for update to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())))
   with check (account_id = any (array(select audiencelab_private.member_account_ids())));
--- An API key reads the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope. A scope
--- for writing includes reading.
+-- An API key reads and updates the jobs of its account that its scopes cover: all jobs ("*") or those with the id in a scope.
+-- A scope for writing includes reading. Only a scope for writing all jobs covers new ones.
 create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichment_tracking
   for select to api_key
   using (
@@ -163,6 +163,12 @@ create policy enrichment_tracking_select_api_key on audiencelab_desired.enrichme
       (select api_keys_private.has_scope_on_all('enrichment', '{read,write}'))
       or id = any (array(select api_keys_private.scoped_entity_ids('enrichment', '{read,write}')))
     )
+  );
+create policy enrichment_tracking_insert_api_key on audiencelab_desired.enrichment_tracking
+  for insert to api_key
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (select api_keys_private.has_scope_on_all('enrichment', '{write}'))
   );
 create policy enrichment_tracking_update_api_key on audiencelab_desired.enrichment_tracking
   for update to api_key
@@ -186,7 +192,7 @@ comment on table public.enrichment_tracking is 'Enrichment jobs, by account. A j
 comment on column public.enrichment_tracking.enrichment_fields is 'The names of the fields that the job adds.';
 grant select, insert, update on public.enrichment_tracking to authenticated;
 grant select, insert, update, delete on public.enrichment_tracking to service_role;
-grant select on public.enrichment_tracking to api_key;
+grant select, insert on public.enrichment_tracking to api_key;
 -- Not the columns that identify the job, such as account_id and audience_id.
 grant update (
   status, total_records, processed_records, failed_records, enrichment_fields, metadata, started_at, completed_at
@@ -217,12 +223,7 @@ as $$
   select case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
-    when 'api_key' then
-      (p_job).account_id = public.get_api_key_account_id()
-      and (
-        api_keys_private.has_scope_on_all('enrichment', '{write}')
-        or (p_job).id in (select api_keys_private.scoped_entity_ids('enrichment', '{write}'))
-      )
+    when 'api_key' then api_keys_private.caller_may_write('enrichment', (p_job).account_id, (p_job).id)
     else false
   end;
 $$;

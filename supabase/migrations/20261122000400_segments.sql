@@ -12,7 +12,7 @@ set local client_min_messages = warning;
 
 do $requirements$
 begin
-  if to_regprocedure('api_keys_private.scoped_entity_ids(text, text[])') is null then
+  if to_regprocedure('api_keys_private.caller_may_write(text, uuid, uuid)') is null then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: apply 20261122000200_api_keys.sql first';
@@ -129,15 +129,40 @@ create policy segments_update on audiencelab_desired.segments
 create policy segments_delete on audiencelab_desired.segments
   for delete to authenticated
   using (account_id = any (array(select audiencelab_private.member_account_ids())) and not deleted);
--- An API key reads the segments of its account that its scopes cover: all segments ("*") or those with the id in a scope.
+-- An API key reads and updates the segments of its account that its scopes cover: all segments ("*") or those with the id in
+-- a scope. A scope for writing includes reading, because an UPDATE with a WHERE clause reads. Only a scope for writing all
+-- segments covers new ones. Deleted segments as above.
 create policy segments_select_api_key on audiencelab_desired.segments
   for select to api_key
   using (
     account_id = (select public.get_api_key_account_id())
+    and (not deleted or (updated_at = now() and pg_current_xact_id_if_assigned() is not null))
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{read,write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read,write}')))
+    )
+  );
+create policy segments_insert_api_key on audiencelab_desired.segments
+  for insert to api_key
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (select api_keys_private.has_scope_on_all('segment', '{write}'))
+  );
+create policy segments_update_api_key on audiencelab_desired.segments
+  for update to api_key
+  using (
+    account_id = (select public.get_api_key_account_id())
     and not deleted
     and (
-      (select api_keys_private.has_scope_on_all('segment', '{read}'))
-      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{read}')))
+      (select api_keys_private.has_scope_on_all('segment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{write}')))
+    )
+  )
+  with check (
+    account_id = (select public.get_api_key_account_id())
+    and (
+      (select api_keys_private.has_scope_on_all('segment', '{write}'))
+      or id = any (array(select api_keys_private.scoped_entity_ids('segment', '{write}')))
     )
   );
 
@@ -151,7 +176,11 @@ comment on column public.segments.custom_columns is
 comment on column public.segments.deleted is 'Whether the segment is deleted. Members do not see deleted segments.';
 grant select, insert, update, delete on public.segments to authenticated;
 grant select, insert, update, delete on public.segments to service_role;
-grant select on public.segments to api_key;
+grant select, insert on public.segments to api_key;
+-- Not the columns that identify the segment, such as account_id and created_by.
+grant update (
+  name, description, source_type, source_id, filters, enrichment_fields, custom_columns, tags, deleted
+) on public.segments to api_key;
 select audiencelab_private.publish('public.segments');
 
 select audiencelab_private.prepare_functions(
@@ -163,6 +192,31 @@ select audiencelab_private.prepare_functions(
   'delete_studio_segment(p_segment_id uuid) returns void',
   'restore_studio_segment(p_segment_id uuid) returns public.segments'
 );
+
+create or replace function audiencelab_private.require_segment_writer(p_account_id uuid, p_segment_id uuid)
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
+  if current_setting('role') = 'api_key' then
+    if not api_keys_private.caller_may_write('segment', p_account_id, p_segment_id) then
+      raise exception using
+        errcode = 'PT404',
+        message = 'the segment does not exist, or the API key has no scope for writing it';
+    end if;
+  elsif not audiencelab_private.is_member(p_account_id) then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the segment does not exist, or you are not a member of its account';
+  end if;
+end;
+$$;
+comment on function audiencelab_private.require_segment_writer(uuid, uuid) is
+  'Raises PT404 unless the caller may write the segment of the account: as a member, or as an API key with a scope for it.';
+select audiencelab_private.revoke_privileges('audiencelab_private', '{require_segment_writer}');
 
 create or replace function public.create_studio_segment(
   p_account_id uuid,
@@ -178,14 +232,21 @@ create or replace function public.create_studio_segment(
 returns uuid
 language plpgsql
 volatile
--- Definer: callers have no access to schema audiencelab_private. The function checks membership itself.
+-- Definer: callers have no access to schema audiencelab_private. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_id uuid;
 begin
-  perform audiencelab_private.require_member(p_account_id);
+  -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
+  if current_setting('role') <> 'api_key' then
+    perform audiencelab_private.require_member(p_account_id);
+  elsif not api_keys_private.caller_may_write('segment', p_account_id) then
+    raise exception using
+      errcode = 'insufficient_privilege',
+      message = 'the account is not that of the API key, or the API key has no scope for writing all segments';
+  end if;
   if p_name is null or btrim(p_name) = '' then
     raise exception using
       errcode = 'invalid_parameter_value',
@@ -234,9 +295,10 @@ begin
 end;
 $$;
 comment on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[]) is
-$$Creates a segment in an account and returns its id. The caller becomes its created_by.
+$$Creates a segment in an account and returns its id. The caller becomes its created_by, or if the caller is an API key, the
+user who created the key.
 
-Callers: authenticated, as a member of the account.
+Callers: authenticated, as a member of the account; api_key, with a scope for writing all segments.
 
 - p_name: not blank, at most 255 characters.
 - p_source_type: audience, webhook_upload or csv_upload.
@@ -245,17 +307,17 @@ Callers: authenticated, as a member of the account.
 - p_filters, p_custom_columns: arrays of objects, at most 262,144 bytes as text and 100 levels each.
 - p_enrichment_fields, p_tags: at most 1,000 elements of at most 255 characters.
 
-Errors: 42501 if the account does not exist or the caller is not a member of it; 22023 for an invalid argument; 23514 for a
-value that exceeds a limit.$$;
+Errors: 42501 if the account does not exist or the caller may not create segments in it; 22023 for an invalid argument; 23514
+for a value that exceeds a limit; PT409 (HTTP 409) if the user who created the API key no longer exists.$$;
 select audiencelab_private.revoke_privileges('public', '{create_studio_segment}');
 grant execute on function public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])
-  to authenticated;
+  to authenticated, api_key;
 
 create or replace function public.delete_studio_segment(p_segment_id uuid)
 returns void
 language plpgsql
 volatile
--- Definer: row level security hides deleted segments. The function checks membership itself.
+-- Definer: row level security hides deleted segments. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -263,28 +325,24 @@ declare
   v_account_id uuid;
 begin
   select segment.account_id into v_account_id from public.segments as segment where segment.id = p_segment_id;
-  if not audiencelab_private.is_member(v_account_id) then
-    raise exception using
-      errcode = 'PT404',
-      message = 'the segment does not exist, or you are not a member of its account';
-  end if;
+  perform audiencelab_private.require_segment_writer(v_account_id, p_segment_id);
   update public.segments as segment set deleted = true where segment.id = p_segment_id and not segment.deleted;
 end;
 $$;
 comment on function public.delete_studio_segment(uuid) is
 $$Deletes a segment softly: the segment is hidden until it is restored or purged. A repeated call has no effect.
 
-Callers: authenticated, as a member of the account of the segment.
+Callers: authenticated, as a member of the account of the segment; api_key, with a scope for writing it.
 
-Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller may not write it.$$;
 select audiencelab_private.revoke_privileges('public', '{delete_studio_segment}');
-grant execute on function public.delete_studio_segment(uuid) to authenticated;
+grant execute on function public.delete_studio_segment(uuid) to authenticated, api_key;
 
 create or replace function public.restore_studio_segment(p_segment_id uuid)
 returns public.segments
 language plpgsql
 volatile
--- Definer: row level security hides deleted segments. The function checks membership itself.
+-- Definer: row level security hides deleted segments. The function checks membership and scopes itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
@@ -292,11 +350,7 @@ declare
   v_segment public.segments;
 begin
   select * into v_segment from public.segments as segment where segment.id = p_segment_id;
-  if not audiencelab_private.is_member(v_segment.account_id) then
-    raise exception using
-      errcode = 'PT404',
-      message = 'the segment does not exist, or you are not a member of its account';
-  end if;
+  perform audiencelab_private.require_segment_writer(v_segment.account_id, p_segment_id);
   if v_segment.deleted then
     update public.segments as segment set deleted = false where segment.id = p_segment_id
     returning * into v_segment;
@@ -307,11 +361,11 @@ $$;
 comment on function public.restore_studio_segment(uuid) is
 $$Restores a deleted segment and returns it. A segment that is not deleted is returned unchanged.
 
-Callers: authenticated, as a member of the account of the segment.
+Callers: authenticated, as a member of the account of the segment; api_key, with a scope for writing it.
 
-Errors: PT404 (HTTP 404) if the segment does not exist or the caller is not a member of its account.$$;
+Errors: PT404 (HTTP 404) if the segment does not exist or the caller may not write it.$$;
 select audiencelab_private.revoke_privileges('public', '{restore_studio_segment}');
-grant execute on function public.restore_studio_segment(uuid) to authenticated;
+grant execute on function public.restore_studio_segment(uuid) to authenticated, api_key;
 
 drop schema audiencelab_desired cascade;
 

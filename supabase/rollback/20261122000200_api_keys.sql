@@ -34,6 +34,11 @@ begin
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: roll back 20261122000210_api_key_life_cycle.sql first';
   end if;
+  if to_regprocedure('public.log_api_key_usage_batch(jsonb)') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: roll back 20261122000250_api_key_usage.sql first';
+  end if;
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
@@ -45,8 +50,6 @@ $confirmation$;
 
 drop function if exists public.get_api_key_account_id();
 drop function if exists public.has_scope(text, text, text);
-drop function if exists public.log_api_key_usage_batch(jsonb);
-drop function if exists public.log_api_key_usage(uuid, text, text, integer, text, text);
 drop function if exists public.authenticate_api_key(text, inet);
 drop function if exists public.verify_api_key(text);
 drop function if exists public.revoke_api_keys_of(uuid, uuid);
@@ -57,14 +60,14 @@ drop function if exists public.create_api_key(uuid, text, jsonb, timestamptz);
 drop function if exists api_keys_private.add_api_key(uuid, uuid, text, jsonb, timestamptz);
 drop function if exists api_keys_private.store_api_key(uuid, uuid, text, jsonb, timestamptz, jsonb, cidr[]);
 
-drop type if exists public.api_key_usage_log_response;
 drop type if exists public.authenticate_api_key_response;
 drop type if exists public.verify_api_key_response;
 drop type if exists public.create_api_key_response;
 
+drop function if exists api_keys_private.caller_creator_id();
+drop function if exists api_keys_private.caller_may_write(text, uuid, uuid);
 drop function if exists api_keys_private.has_scope_on_all(text, text[]);
 drop function if exists api_keys_private.scoped_entity_ids(text, text[]);
-drop function if exists api_keys_private.log_usage_events(jsonb);
 drop function if exists api_keys_private.count_failed_comparisons(text, integer, bigint);
 drop function if exists api_keys_private.admit_comparison(text, text);
 drop function if exists api_keys_private.require_live_caller();
@@ -84,6 +87,7 @@ drop view if exists api_keys_private.bcrypt_api_keys;
 drop view if exists api_keys_private.live_api_keys;
 drop table if exists api_keys_private.settings;
 drop table if exists api_keys_private.failed_comparisons;
+-- It exists only if an earlier script created it.
 drop table if exists api_keys_private.api_key_logs;
 drop table if exists api_keys_private.api_keys;
 -- After the table, because its triggers call it.

@@ -33,6 +33,7 @@ drop function if exists public.delete_studio_segment(uuid);
 drop function if exists public.create_studio_segment(
   uuid, text, text, text, text, jsonb, text[], jsonb, text[]
 );
+drop function if exists audiencelab_private.require_segment_writer(uuid, uuid);
 -- This also drops its policies, its triggers and its entry in the publication.
 drop table if exists public.segments;
 

@@ -2,7 +2,7 @@
 
 begin;
 
-select plan(36);
+select plan(39);
 
 select has_role('api_key', 'role api_key exists');
 select is_member_of('api_key', 'authenticator', 'authenticator can switch to api_key');
@@ -57,11 +57,11 @@ from (
   values
     ('segments', 'anon', array[]::text[]),
     ('segments', 'authenticated', '{SELECT,INSERT,UPDATE,DELETE}'),
-    ('segments', 'api_key', '{SELECT}'),
+    ('segments', 'api_key', '{SELECT,INSERT}'),
     ('segments', 'service_role', '{SELECT,INSERT,UPDATE,DELETE}'),
     ('enrichment_tracking', 'anon', '{}'),
     ('enrichment_tracking', 'authenticated', '{SELECT,INSERT,UPDATE}'),
-    ('enrichment_tracking', 'api_key', '{SELECT}'),
+    ('enrichment_tracking', 'api_key', '{SELECT,INSERT}'),
     ('enrichment_tracking', 'service_role', '{SELECT,INSERT,UPDATE,DELETE}')
 ) as granted (name, role, privileges);
 select is(
@@ -75,6 +75,17 @@ select is(
     'total_records'
   ],
   'api_key may update the progress of a job, but not the columns that identify it'
+);
+select is(
+  (
+    select array_agg(attname::text order by attname)
+    from pg_attribute
+    where attrelid = 'public.segments'::regclass and has_column_privilege('api_key', attrelid, attnum, 'update')
+  ),
+  array[
+    'custom_columns', 'deleted', 'description', 'enrichment_fields', 'filters', 'name', 'source_id', 'source_type', 'tags'
+  ],
+  'api_key may update the contents of a segment, but not the columns that identify it'
 );
 select is_empty(
   $$
@@ -91,18 +102,23 @@ select is_empty(
 select policies_are(
   'public',
   'segments',
-  array['segments_select', 'segments_insert', 'segments_update', 'segments_delete', 'segments_select_api_key']
+  array[
+    'segments_select', 'segments_insert', 'segments_update', 'segments_delete', 'segments_select_api_key',
+    'segments_insert_api_key', 'segments_update_api_key'
+  ]
 );
 select policies_are(
   'public',
   'enrichment_tracking',
   array[
     'enrichment_tracking_select', 'enrichment_tracking_insert', 'enrichment_tracking_update',
-    'enrichment_tracking_select_api_key', 'enrichment_tracking_update_api_key'
+    'enrichment_tracking_select_api_key', 'enrichment_tracking_insert_api_key', 'enrichment_tracking_update_api_key'
   ]
 );
 select policies_are('api_keys_private', 'api_keys', array[]::text[]);
 select policies_are('api_keys_private', 'api_key_logs', array[]::text[]);
+select policies_are('api_keys_private', 'api_key_usage_hours', array[]::text[]);
+select policies_are('api_keys_private', 'api_key_usage_progress', array[]::text[]);
 select policies_are('api_keys_private', 'failed_comparisons', array[]::text[]);
 select policies_are('api_keys_private', 'settings', array[]::text[]);
 select policies_are('enrichment_private', 'worker_progress', array[]::text[]);
@@ -120,6 +136,9 @@ values
   ('public.authenticate_api_key(text, inet)', '{service_role}'),
   ('public.log_api_key_usage(uuid, text, text, integer, text, text)', '{service_role}'),
   ('public.log_api_key_usage_batch(jsonb)', '{service_role}'),
+  ('public.api_key_log(uuid, uuid, integer, timestamp with time zone, uuid)', '{authenticated,service_role}'),
+  ('public.api_key_usage(uuid, timestamp with time zone, timestamp with time zone, text, uuid)', '{authenticated,service_role}'),
+  ('public.purge_api_key_logs(timestamp with time zone, integer)', '{service_role}'),
   ('public.has_scope(text, text, text)', '{api_key}'),
   ('public.get_api_key_account_id()', '{api_key}'),
   ('public.get_api_key(uuid)', '{authenticated,service_role}'),
@@ -128,9 +147,9 @@ values
   ('public.enable_api_key(uuid)', '{authenticated,service_role}'),
   ('public.rotate_api_key(uuid, interval)', '{authenticated,service_role}'),
   ('public.list_api_key_events(uuid, uuid, integer, timestamp with time zone, uuid)', '{authenticated,service_role}'),
-  ('public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])', '{authenticated}'),
-  ('public.delete_studio_segment(uuid)', '{authenticated}'),
-  ('public.restore_studio_segment(uuid)', '{authenticated}'),
+  ('public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])', '{api_key,authenticated}'),
+  ('public.delete_studio_segment(uuid)', '{api_key,authenticated}'),
+  ('public.restore_studio_segment(uuid)', '{api_key,authenticated}'),
   ('public.report_enrichment_progress(uuid, text, integer, integer)', '{api_key,authenticated,service_role}'),
   ('public.reset_enrichment_progress(uuid, text)', '{service_role}');
 

@@ -2,7 +2,7 @@
 
 begin;
 
-select plan(21);
+select plan(31);
 
 create function pg_temp.id(p_name text)
 returns uuid
@@ -61,6 +61,8 @@ from (
     ('reader', 'segment', '*', 'read'),
     ('reader of one', 'segment', pg_temp.id('one')::text, 'read'),
     ('worker', 'enrichment', '*', 'write'),
+    ('editor', 'segment', '*', 'write'),
+    ('editor of one', 'segment', pg_temp.id('one')::text, 'write'),
     ('auditor', '*', '*', 'read'),
     ('caretaker', '*', pg_temp.id('one')::text, '*'),
     ('root', '*', '*', '*')
@@ -75,7 +77,7 @@ select results_eq(
   'the key reads all segments of its account'
 );
 select is_empty($$ select from public.enrichment_tracking $$, 'the key reads no jobs');
-select throws_ok($$ update public.segments set name = 'x' $$, '42501', null, 'the key cannot update segments');
+select is_empty($$ update public.segments set name = 'x' returning id $$, 'the key cannot update segments');
 select throws_ok($$ select * from public.list_api_keys(pg_temp.id('engines')) $$, '42501', null, 'the key cannot list API keys');
 select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), 'a', 1, 0) $$,
@@ -121,6 +123,62 @@ select throws_ok(
   'PT404',
   null,
   'the key cannot report progress of another account''s job'
+);
+
+select lives_ok(
+  $$
+    insert into public.enrichment_tracking (id, account_id, audience_id, enrichment_type, created_by)
+    values (pg_temp.id('new job'), pg_temp.id('engines'), pg_temp.id('audience'), 'email', pg_temp.id('mallory'))
+  $$,
+  'the key creates a job'
+);
+select is(
+  (select created_by from public.enrichment_tracking where id = pg_temp.id('new job')),
+  pg_temp.id('ada'),
+  'the creator of the key is the creator of the job'
+);
+
+-- A scope for writing all segments.
+select pg_temp.act_as('api_key', pg_temp.id('editor'));
+select lives_ok(
+  $$ select public.create_studio_segment(pg_temp.id('engines'), 'new', 'audience', 'a1') $$,
+  'the key creates a segment'
+);
+select is(
+  (select created_by from public.segments where name = 'new'),
+  pg_temp.id('ada'),
+  'the creator of the key is the creator of the segment'
+);
+select throws_ok(
+  $$ select public.create_studio_segment(pg_temp.id('elsewhere'), 'new', 'audience', 'a1') $$,
+  '42501',
+  null,
+  'the key cannot create a segment in another account'
+);
+select results_eq(
+  $$ update public.segments set name = 'renamed' where name = 'new' returning name $$,
+  $$ values ('renamed') $$,
+  'the key updates a segment'
+);
+select lives_ok($$ select public.delete_studio_segment(pg_temp.id('two')) $$, 'the key deletes a segment');
+select is(
+  (public.restore_studio_segment(pg_temp.id('two'))).deleted,
+  false,
+  'the key restores a segment'
+);
+
+select pg_temp.act_as('api_key', pg_temp.id('editor of one'));
+select throws_ok(
+  $$ select public.create_studio_segment(pg_temp.id('engines'), 'new', 'audience', 'a1') $$,
+  '42501',
+  null,
+  'a scope for one segment does not cover new ones'
+);
+select throws_ok(
+  $$ select public.delete_studio_segment(pg_temp.id('two')) $$,
+  'PT404',
+  null,
+  'a scope for one segment does not cover another'
 );
 
 -- Wildcards.

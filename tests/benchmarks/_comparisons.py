@@ -8,6 +8,7 @@ import subprocess
 import tempfile
 from functools import partial
 from statistics import median
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
@@ -24,6 +25,9 @@ from tests.benchmarks._timing import (
 )
 from tests.benchmarks._world import (
     COUNTED,
+    LATEST_LOG_ROWS,
+    LOG_DAYS,
+    LOG_ROWS,
     MEMBERSHIPS,
     PAGE,
     PAGES,
@@ -223,6 +227,73 @@ def batch_against_single_calls(world: World) -> Comparison:
     )
 
 
+def usage_against_ready_counts(world: World) -> Comparison:
+    account = world.logged.account_id
+    with world.connect(user(world.logged.user_id)) as member, world.connect(SERVICE_ROLE) as reader:
+        keys = world.db.admin(
+            "select array_agg(id) as ids from api_keys_private.api_keys where account_id = %s",
+            account,
+        )[0]["ids"]
+        usage = call(
+            member,
+            "select * from public.api_key_usage(%s, now() - %s * interval '1 day', now())",
+            account,
+            LOG_DAYS,
+        )
+        if sum(row[2] for row in usage()) < LOG_ROWS * world.rows:
+            raise AssertionError("the usage does not count all log rows")
+        medians = alternating_medians(
+            usage,
+            call(
+                reader,
+                "select api_key_id, date_trunc('day', hour, 'UTC'), sum(requests), sum(errors),"
+                " max(last_used_at) from benchmark.usage_hours where api_key_id = any (%s)"
+                " and hour >= now() - %s * interval '1 day' and hour < now()"
+                " group by 1, 2 order by 2, 1",
+                keys,
+                LOG_DAYS,
+            ),
+            rounds=20,
+        )
+    return times_as_long(
+        f"usage by day of {LOG_ROWS * world.rows:,} requests, {LATEST_LOG_ROWS:,} not rolled up",
+        "reading ready hourly counts",
+        medians,
+        at_most=3,
+    )
+
+
+def logging_while_purging(world: World) -> Comparison:
+    """Measure both in turns. The purge runs for as long as one of the measurements."""
+    key_id = world.fresh_key_id()
+    with_purge, without = list[float](), list[float]()
+    for _ in range(3):
+        without.append(_calls_a_second(world, "public.log_api_key_usage", key_id))
+        stopped = Event()
+        purged = list[int]()
+        purge = Thread(target=_purge, args=(world, stopped, purged))
+        purge.start()
+        with_purge.append(_calls_a_second(world, "public.log_api_key_usage", key_id))
+        stopped.set()
+        purge.join()
+        if not purged or not purged[-1]:
+            raise AssertionError(f"the purge ended early: {purged}")
+    return times_as_many(
+        f"{CONNECTIONS} connections logging while rows are purged",
+        "the same without a purge",
+        (median(with_purge), median(without)),
+        at_least=0.7,
+    )
+
+
+def _purge(world: World, stopped: Event, purged: list[int]) -> None:
+    with world.connect(SERVICE_ROLE) as connection:
+        purge = call(connection, "select public.purge_api_key_logs(now())")
+        while not stopped.is_set():
+            ((deleted,),) = purge()
+            purged.append(deleted)
+
+
 COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     verify_against_bcrypt,
     verify_against_look_up,
@@ -235,6 +306,9 @@ COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     batch_against_single_calls,
     many_scopes_against_one,
     busy_member_against_member,
+    usage_against_ready_counts,
+    # Last, because it deletes log rows.
+    logging_while_purging,
 )
 
 

@@ -25,6 +25,12 @@ PAGE = 50
 PAGES = 1_000
 KEYS = 100_000
 MEMBERSHIPS = 500
+# Log rows for each segment: 10,000,000 for 1,000,000.
+LOG_ROWS = 10
+LOG_KEYS = 10
+LOG_DAYS = 90
+# Logged since the last roll-up.
+LATEST_LOG_ROWS = 10_000
 SCOPES = 100
 # One page more than is measured, so that the last measured page is like the others.
 LARGE = PAGES * PAGE + PAGE
@@ -62,6 +68,15 @@ select (%(others)s::uuid[])[1 + number %% %(other_accounts)s], 'Key ' || number,
 from generate_series(1, %(keys)s) as number
 """
 
+_LOGS = """
+insert into api_keys_private.api_key_logs
+  (api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp)
+select (%(keys)s::uuid[])[1 + number %% cardinality(%(keys)s)], '/v1/segments', 'GET',
+       case number %% 50 when 0 then 500 else 200 end, '203.0.113.7', 'benchmark',
+       now() - %(days)s * interval '1 day' * (1 - number::double precision / %(rows)s)
+from generate_series(1, %(rows)s) as number
+"""
+
 
 @dataclass(frozen=True)
 class World:
@@ -73,6 +88,7 @@ class World:
         busy: A member of `counted` and of other accounts, `MEMBERSHIPS` in all.
         key_id: The id of `key`, which has one scope.
         many_scopes_id: The id of a key that has `SCOPES`.
+        logged: An account whose keys have log rows of `LOG_DAYS`, `LOG_ROWS` for each segment.
     """
 
     db: Database
@@ -83,6 +99,7 @@ class World:
     key: str = field(repr=False)
     key_id: UUID
     many_scopes_id: UUID
+    logged: Tenant
 
     @property
     def authenticator_url(self) -> str:
@@ -157,9 +174,10 @@ def fill(server: PostgresServer, rows: int) -> World:
         owner.execute(
             _BCRYPT_KEY, {"id": key["id"], "account_id": counted.account_id, "key": key["key"]}
         )
+    logged = _add_logs(db, LOG_ROWS * rows)
     db.admin("vacuum analyze")
     db.admin("checkpoint")
-    return World(db, rows, counted, large, busy, key["key"], key["id"], many_scopes["id"])
+    return World(db, rows, counted, large, busy, key["key"], key["id"], many_scopes["id"], logged)
 
 
 def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
@@ -171,6 +189,25 @@ def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
         2 * MEMBERSHIPS,
     )
     return [row["id"] for row in rows]
+
+
+def _add_logs(db: Database, rows: int) -> Tenant:
+    """Add an account with this number of log rows, and return it."""
+    tenant = db.add_tenant()
+    keys = [db.create_key(tenant)["id"] for _ in range(LOG_KEYS)]
+    unchecked = "-c session_replication_role=replica"
+    with psycopg.connect(db.admin_url, autocommit=True, options=unchecked) as connection:
+        connection.execute(_LOGS, {"keys": keys, "rows": rows, "days": LOG_DAYS})
+        connection.execute("select api_keys_private.roll_up_usage()")
+        connection.execute(
+            "create table benchmark.usage_hours as"
+            " select * from api_keys_private.api_key_usage_hours"
+        )
+        connection.execute("alter table benchmark.usage_hours add primary key (api_key_id, hour)")
+        connection.execute("grant select on benchmark.usage_hours to service_role")
+        # On one day, so that they are in one bucket of each key.
+        connection.execute(_LOGS, {"keys": keys, "rows": LATEST_LOG_ROWS, "days": 1})
+    return tenant
 
 
 def _add_rows(db: Database, rows: int, counted: Tenant, large: Tenant, others: list[UUID]) -> None:

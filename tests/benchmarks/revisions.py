@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 SEGMENTS = 5_000
+EVENTS = 100
 LIMIT = 1.1
 
 
@@ -43,6 +44,7 @@ class World:
     db: Database
     tenant: Tenant
     key: str
+    key_id: UUID
     job: UUID
 
     def calls(self, actor: Actor, statement: str) -> Callable[..., object]:
@@ -102,10 +104,10 @@ def fill(server: PostgresServer, name: str, files: list[Path]) -> World:
         " from generate_series(1, %s) as number",
         *(tenant.account_id, tenant.user_id, SEGMENTS),
     )
-    key = db.create_key(tenant)["key"]
+    key = db.create_key(tenant)
     job = db.create_job(tenant)
     db.admin("vacuum analyze")
-    return World(db, tenant, key, job)
+    return World(db, tenant, key["key"], key["id"], job)
 
 
 def medians(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[float, float]:
@@ -115,6 +117,21 @@ def medians(ours: Callable[[], object], theirs: Callable[[], object]) -> tuple[f
 def verify(world: World) -> Callable[[], object]:
     call = world.calls(SERVICE_ROLE, "select * from public.verify_api_key(%s)")
     return lambda: call(world.key)
+
+
+def log_a_request(world: World) -> Callable[[], object]:
+    call = world.calls(
+        SERVICE_ROLE,
+        "select * from public.log_api_key_usage(%s, '/v1/segments', 'GET', 200, '::1', 'bench')",
+    )
+    return lambda: call(world.key_id)
+
+
+def log_a_batch(world: World) -> Callable[[], object]:
+    call = world.calls(SERVICE_ROLE, "select * from public.log_api_key_usage_batch(%s)")
+    event = {"api_key_id": str(world.key_id), "endpoint": "/v1/segments", "method": "GET"}
+    events = json.dumps([event] * EVENTS)
+    return lambda: call(events)
 
 
 FILTERS = json.dumps(
@@ -163,6 +180,8 @@ def read_the_first_page(world: World) -> Callable[[], object]:
 
 MEASURED: dict[str, Callable[[World], Callable[[], Any]]] = {
     "verify a key": verify,
+    "log a request": log_a_request,
+    f"log a batch of {EVENTS}": log_a_batch,
     "insert a segment": insert_a_segment,
     "create_studio_segment": create_a_segment,
     "report progress": report_progress,

@@ -47,7 +47,7 @@ class World:
         db.add_member(self._tenant.account_id, former)
         db.admin("delete from public.accounts_memberships where user_id = %s", former)
         scopes = [
-            {"entity_type": "segment", "entity_id": "*", "action": "read"},
+            {"entity_type": "segment", "entity_id": "*", "action": "*"},
             {"entity_type": "enrichment", "entity_id": "*", "action": "write"},
         ]
         others = [{"entity_type": "audience", "entity_id": "*", "action": "*"}]
@@ -94,6 +94,11 @@ class World:
             " (id, account_id, name, key_prefix, key_hash, created_by)"
             " values (%s, %s, 'x', left(%s, 7), encode(sha256(%s::bytea), 'hex'), %s)",
             [key, account_id, text, text, key_creator],
+        )
+        self._admin.execute(
+            "insert into api_keys_private.api_key_logs (api_key_id, endpoint, method)"
+            " values (%s, '/', 'GET')",
+            [key],
         )
         return Target(account_id, owner, segment, job, key, text, key_creator)
 

@@ -140,6 +140,33 @@ PUBLIC_FUNCTIONS = (
         },
     ),
     PublicFunction(
+        "public.api_key_log(uuid, uuid, integer, timestamp with time zone, uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; checks membership, except for service_role",
+        outcomes="x 1 1 x x x x x x 1",
+        arguments=lambda it: {"p_account_id": it.account_id, "p_api_key_id": it.key},
+    ),
+    PublicFunction(
+        "public.api_key_usage(uuid, timestamp with time zone, timestamp with time zone, text,"
+        " uuid)",
+        to("authenticated", "service_role"),
+        definer=f"{_KEYS}; checks membership, except for service_role",
+        outcomes="x 1 1 x x x x x x 1",
+        arguments=lambda it: {
+            "p_account_id": it.account_id,
+            "p_from": "2020-01-01",
+            "p_to": "2100-01-01",
+            "p_api_key_id": it.key,
+        },
+    ),
+    PublicFunction(
+        "public.purge_api_key_logs(timestamp with time zone, integer)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda _: {"p_before": "2020-01-01"},
+    ),
+    PublicFunction(
         "public.has_scope(text, text, text)",
         to("api_key"),
         definer=f"{_KEYS}; reads the caller's own key",
@@ -196,9 +223,9 @@ PUBLIC_FUNCTIONS = (
     ),
     PublicFunction(
         "public.create_studio_segment(uuid, text, text, text, text, jsonb, text[], jsonb, text[])",
-        to("authenticated"),
-        definer="callers cannot execute the shared functions; checks membership",
-        outcomes="x 1 1 x x x x x x x",
+        to("authenticated", "api_key"),
+        definer="callers cannot execute the shared functions; checks membership and scopes",
+        outcomes="x 1 1 x x 1 x x x x",
         arguments=lambda it: {
             "p_account_id": it.account_id,
             "p_name": "n",
@@ -208,16 +235,16 @@ PUBLIC_FUNCTIONS = (
     ),
     PublicFunction(
         "public.delete_studio_segment(uuid)",
-        to("authenticated"),
-        definer="row level security hides deleted segments; checks membership",
-        outcomes="x 1 1 4 4 x x x x x",
+        to("authenticated", "api_key"),
+        definer="row level security hides deleted segments; checks membership and scopes",
+        outcomes="x 1 1 4 4 1 4 4 4 x",
         arguments=lambda it: {"p_segment_id": it.segment},
     ),
     PublicFunction(
         "public.restore_studio_segment(uuid)",
-        to("authenticated"),
-        definer="row level security hides deleted segments; checks membership",
-        outcomes="x 1 1 4 4 x x x x x",
+        to("authenticated", "api_key"),
+        definer="row level security hides deleted segments; checks membership and scopes",
+        outcomes="x 1 1 4 4 1 4 4 4 x",
         arguments=lambda it: {"p_segment_id": it.segment},
     ),
     PublicFunction(
@@ -257,6 +284,7 @@ PRIVATE_FUNCTIONS = (
         "audiencelab_private.is_service()",
         definer="compares the role of the request with the owner of the function; reads no table",
     ),
+    Function("audiencelab_private.require_segment_writer(uuid, uuid)"),
     Function(
         "audiencelab_private.set_server_columns()",
         definer="callers cannot execute caller_id; sets columns of the inserted row only",
@@ -307,6 +335,9 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.count_failed_comparisons(text, integer, bigint)"),
     Function("api_keys_private.require_live_caller()"),
     Function("api_keys_private.log_usage_events(jsonb)"),
+    Function("api_keys_private.require_reader(uuid, uuid)"),
+    Function("api_keys_private.roll_up_usage()"),
+    Function("api_keys_private.keep_api_key_logs(interval)"),
     Function(
         "api_keys_private.scoped_entity_ids(text, text[])",
         to("api_key"),
@@ -321,6 +352,8 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.parse_time(text, text)"),
     Function("api_keys_private.parse_network(text)"),
     Function("api_keys_private.parse_networks(jsonb)"),
+    Function("api_keys_private.caller_may_write(text, uuid, uuid)"),
+    Function("api_keys_private.caller_creator_id()"),
     Function("enrichment_private.keep_counters()"),
     Function("enrichment_private.may_write(enrichment_tracking)"),
     Function("enrichment_private.count_records(uuid)"),
@@ -334,16 +367,18 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
     "public.enrichment_tracking": {
         "authenticated": READ_WRITE - {"DELETE"},
         "service_role": READ_WRITE,
-        "api_key": to("SELECT"),  # and UPDATE of some columns
+        "api_key": to("SELECT", "INSERT"),  # and UPDATE of some columns
     },
     "public.segments": {
         "authenticated": READ_WRITE,
         "service_role": READ_WRITE,
-        "api_key": to("SELECT"),
+        "api_key": to("SELECT", "INSERT"),  # and UPDATE of some columns
     },
     "api_keys_private.api_keys": {"service_role": READ_WRITE},
     "api_keys_private.api_key_events": {"service_role": to("SELECT")},
     "api_keys_private.api_key_logs": {"service_role": READ_WRITE},
+    "api_keys_private.api_key_usage_hours": {"service_role": to("SELECT")},
+    "api_keys_private.api_key_usage_progress": {"service_role": to("SELECT")},
     "api_keys_private.failed_comparisons": {"service_role": to("SELECT", "DELETE")},
     "api_keys_private.settings": {"service_role": to("SELECT", "UPDATE")},
     "api_keys_private.live_api_keys": {"service_role": to("SELECT")},

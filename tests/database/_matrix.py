@@ -17,14 +17,14 @@ ACTORS = (
 #   4  not found (PT404)
 OUTCOMES = {
     "select public.segments": "x 1 1 0 0 1 0 0 0 1",
-    "insert public.segments": "x 1 1 x x x x x x 1",
-    "update public.segments": "x 1 1 0 0 x x x x 1",
-    "soft delete public.segments": "x 1 1 0 0 x x x x 1",
+    "insert public.segments": "x 1 1 x x 1 x x x 1",
+    "update public.segments": "x 1 1 0 0 1 0 0 0 1",
+    "soft delete public.segments": "x 1 1 0 0 1 0 0 0 1",
     "select deleted public.segments": "x 0 0 0 0 0 0 0 0 1",
-    "update deleted public.segments": "x 0 0 0 0 x x x x 1",
+    "update deleted public.segments": "x 0 0 0 0 0 0 0 0 1",
     "delete public.segments": "x 1 1 0 0 x x x x 1",
     "select public.enrichment_tracking": "x 1 1 0 0 1 0 0 0 1",
-    "insert public.enrichment_tracking": "x 1 1 x x x x x x 1",
+    "insert public.enrichment_tracking": "x 1 1 x x 1 x x x 1",
     "update public.enrichment_tracking": "x 1 1 0 0 1 0 0 0 1",
     "delete public.enrichment_tracking": "x x x x x x x x x 1",
     **{f"call {function.rpc}": function.outcomes for function in PUBLIC_FUNCTIONS},
@@ -42,11 +42,16 @@ POLICIES = {
     ("segments", "segments_update"): "update public.segments",
     ("segments", "segments_delete"): "delete public.segments",
     ("segments", "segments_select_api_key"): "select public.segments",
+    ("segments", "segments_insert_api_key"): "insert public.segments",
+    ("segments", "segments_update_api_key"): "update public.segments",
     ("enrichment_tracking", "enrichment_tracking_select"): "select public.enrichment_tracking",
     ("enrichment_tracking", "enrichment_tracking_insert"): "insert public.enrichment_tracking",
     ("enrichment_tracking", "enrichment_tracking_update"): "update public.enrichment_tracking",
     ("enrichment_tracking", "enrichment_tracking_select_api_key"): (
         "select public.enrichment_tracking"
+    ),
+    ("enrichment_tracking", "enrichment_tracking_insert_api_key"): (
+        "insert public.enrichment_tracking"
     ),
     ("enrichment_tracking", "enrichment_tracking_update_api_key"): (
         "update public.enrichment_tracking"

@@ -11,9 +11,10 @@ import pytest
 from audiencelab_sdk.local import _migrate as migrate
 from audiencelab_sdk.local._postgres import PostgresServer
 from tests.database._sql import Database, Tenant
+from tests.database._tools import unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 numbers = count()
 # None is version 17, which the extra `local` installs.
@@ -67,16 +68,30 @@ def fresh(server: PostgresServer) -> Database:
 
 
 @contextmanager
-def start_server(programs: Path | None) -> Iterator[PostgresServer]:
+def start_server(
+    programs: Path | None, settings: Mapping[str, str] | None = None
+) -> Iterator[PostgresServer]:
     with pytest.MonkeyPatch.context() as patch:
         if programs:
             patch.setenv("AUDIENCELAB_POSTGRES_BIN", str(programs))
-        server = PostgresServer(settings={"track_functions": "all"})
+        server = PostgresServer(settings={"track_functions": "all", **(settings or {})})
         server.start()
     try:
         yield server
     finally:
         server.stop()
+
+
+@contextmanager
+def start_server_with(
+    extension: str, package: str, settings: Mapping[str, str] | None = None
+) -> Iterator[PostgresServer]:
+    """A server of Debian's PostgreSQL 15, for which Debian has a package with the extension."""
+    control = Path("/usr/share/postgresql/15/extension") / f"{extension}.control"
+    if not control.is_file():
+        unavailable(f"{extension} is not installed: apt-get install {package}")
+    with start_server(PROGRAMS["PostgreSQL 15"], settings) as server:
+        yield server
 
 
 def make_database(server: PostgresServer, name: str, *, migrated: bool = True) -> Database:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -92,6 +93,57 @@ def test_a_batch_has_at_most_1000_events(db: Database, tenant: Tenant) -> None:
         log(db, [event(key_id)] * 1001)
     assert len(stored(db, key_id)) == 1000
     assert log(db, []) == []
+
+
+def test_a_repeated_batch_is_a_success_and_is_not_written_again(
+    db: Database, tenant: Tenant
+) -> None:
+    key_id = db.create_key(tenant)["id"]
+    then = datetime.now(UTC) - timedelta(days=1)
+    events = [
+        event(key_id, log_id=str(uuid4()), endpoint="/0"),
+        event(key_id, log_id=str(uuid4()), endpoint="/1", timestamp=then.isoformat()),
+    ]
+    first = log(db, events)
+    assert [str(outcome["log_id"]) for outcome in first] == [each["log_id"] for each in events]
+    db.admin("update api_keys_private.api_keys set last_used_at = %s where id = %s", then, key_id)
+    assert log(db, events) == first
+    assert [row["id"] for row in stored(db, key_id)] == [each["log_id"] for each in first]
+    (key,) = db.admin("select last_used_at from api_keys_private.api_keys where id = %s", key_id)
+    assert key["last_used_at"] == then
+
+
+def test_a_batch_whose_events_are_partly_logged_writes_the_others(
+    db: Database, tenant: Tenant
+) -> None:
+    key_id = db.create_key(tenant)["id"]
+    known, new = (event(key_id, log_id=str(uuid4())) for _ in range(2))
+    log(db, [known])
+    outcomes = log(db, [known, new, new, event(uuid4(), log_id=str(uuid4())), event(key_id)])
+    assert [outcome["error_code"] for outcome in outcomes] == [None, None, None, "23503", None]
+    assert len(stored(db, key_id)) == 3
+
+
+def test_a_batch_that_is_repeated_while_it_is_written_is_written_once(
+    db: Database, tenant: Tenant
+) -> None:
+    key_id = db.create_key(tenant)["id"]
+    events = [event(key_id, log_id=str(uuid4())) for _ in range(10)]
+    with ThreadPoolExecutor(1) as pool:
+        with db.acting(SERVICE_ROLE) as connection:
+            connection.execute(LOG, [json.dumps(events)])
+            repeated = pool.submit(log, db, events)
+            with pytest.raises(TimeoutError):
+                repeated.result(timeout=0.5)
+        assert all(outcome["success"] for outcome in repeated.result(timeout=10))
+    assert len(stored(db, key_id)) == 10
+
+
+def test_a_log_id_that_is_no_uuid_fails(db: Database, tenant: Tenant) -> None:
+    key_id = db.create_key(tenant)["id"]
+    (outcome,) = log(db, [event(key_id, log_id="1")])
+    assert (outcome["success"], outcome["error_code"]) == (False, "22P02")
+    assert stored(db, key_id) == []
 
 
 @pytest.mark.parametrize("events", [{}, "x", None, 1])

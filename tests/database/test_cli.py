@@ -217,6 +217,8 @@ def test_the_advisors_report_only_private_tables_without_policies(
         ("rls_enabled_no_policy", "api_keys_private", "api_keys"),
         ("rls_enabled_no_policy", "api_keys_private", "api_key_events"),
         ("rls_enabled_no_policy", "api_keys_private", "api_key_logs"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_usage_hours"),
+        ("rls_enabled_no_policy", "api_keys_private", "api_key_usage_progress"),
         ("rls_enabled_no_policy", "api_keys_private", "failed_comparisons"),
         ("rls_enabled_no_policy", "api_keys_private", "settings"),
         ("rls_enabled_no_policy", "enrichment_private", "worker_progress"),

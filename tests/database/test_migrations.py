@@ -20,12 +20,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-STAND_IN, FOUNDATION, API_KEYS, LIFE_CYCLE, JOBS, SEGMENTS = migrate.migration_files()
-MIGRATIONS = (FOUNDATION, API_KEYS, LIFE_CYCLE, JOBS, SEGMENTS)
+STAND_IN, FOUNDATION, API_KEYS, LIFE_CYCLE, USAGE, JOBS, SEGMENTS = migrate.migration_files()
+MIGRATIONS = (FOUNDATION, API_KEYS, LIFE_CYCLE, USAGE, JOBS, SEGMENTS)
 CONFIRMATIONS = {
     FOUNDATION: "",
     API_KEYS: "set audiencelab.confirm_rollback = 'delete all API keys';",
     LIFE_CYCLE: "",
+    USAGE: "set audiencelab.confirm_rollback = 'delete the usage of all API keys';",
     JOBS: "set audiencelab.confirm_rollback = 'delete all enrichment jobs';",
     SEGMENTS: "set audiencelab.confirm_rollback = 'delete all segments';",
 }
@@ -119,7 +120,7 @@ def test_a_second_run_takes_no_lock_that_blocks_reads_or_the_base_schema(db: Dat
 
 
 def test_each_file_requires_only_those_that_it_depends_on(fresh: Database, db: Database) -> None:
-    of_api_keys = [LIFE_CYCLE, JOBS, SEGMENTS]
+    of_api_keys = [LIFE_CYCLE, USAGE, JOBS, SEGMENTS]
     for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, of_api_keys)):
         for file in dependents:
             with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=missing.name):
@@ -127,7 +128,7 @@ def test_each_file_requires_only_those_that_it_depends_on(fresh: Database, db: D
         apply_all(fresh, [missing])
     apply_all(fresh, [SEGMENTS])
     assert fresh.admin("select to_regnamespace('enrichment_private') as made") == [{"made": None}]
-    apply_all(fresh, [JOBS, LIFE_CYCLE])
+    apply_all(fresh, [JOBS, USAGE, LIFE_CYCLE])
     assert catalog(fresh) == catalog(db)
 
 
@@ -187,6 +188,7 @@ def test_without_the_privileges_all_missing_privileges_are_reported(
             "- the privilege to add tables to publication supabase_realtime,"
             " the privilege to create objects in schema public and to grant its usage,"
             " the privilege to create role api_key, the privilege to create schemas,"
+            " the privilege to read auth.users,"
             " the privilege to reference public.accounts, public.roles and auth.users,"
             " the privilege to use the schemas auth and extensions:"
             " run the migration as a role that has it, such as postgres; the current role is"
@@ -212,7 +214,7 @@ def test_a_failed_migration_changes_nothing(fresh: Database) -> None:
     assert dump(fresh) == before
 
 
-@pytest.mark.parametrize("migration", [API_KEYS, JOBS, SEGMENTS], ids=lambda file: file.stem)
+@pytest.mark.parametrize("migration", [API_KEYS, USAGE, JOBS, SEGMENTS], ids=lambda file: file.stem)
 def test_a_rollback_raises_an_error_unless_confirmed(fresh: Database, migration: Path) -> None:
     apply_all(fresh, dict.fromkeys([FOUNDATION, API_KEYS, migration]))
     before = catalog(fresh)
@@ -230,7 +232,7 @@ def test_a_rollback_reports_the_migration_that_depends_on_it(fresh: Database) ->
     apply_all(fresh, [FOUNDATION, API_KEYS])
     with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=API_KEYS.name):
         fresh.apply(confirmed_rollback_of(FOUNDATION))
-    for dependent in (LIFE_CYCLE, JOBS, SEGMENTS):
+    for dependent in (LIFE_CYCLE, USAGE, JOBS, SEGMENTS):
         apply_all(fresh, [dependent])
         with pytest.raises(psycopg.errors.ObjectNotInPrerequisiteState, match=dependent.name):
             fresh.apply(confirmed_rollback_of(API_KEYS))
@@ -251,7 +253,7 @@ def test_each_rollback_restores_the_schema_before_its_migration(
         for _ in range(2):
             db.apply(confirmed_rollback_of(migration))
             assert dump(db) == before[migration], migration.name
-        if migration is JOBS:
+        if migration is USAGE:
             assert db.verify(db.create_key(db.add_tenant())["key"])["valid"] is True
     apply_all(db)
 

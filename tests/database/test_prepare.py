@@ -89,10 +89,15 @@ def test_it_builds_and_lists_what_is_missing(live: Database, db: Database) -> No
         if (part[0], part[1], part[3]) not in {(found[0], found[1], found[3]) for found in before}
     }
     assert sorted(steps) == sorted(
-        f"add {kind} {name} to {relation}"
-        if kind == "foreign key"
-        else f"build {kind} {name} on {relation}"
-        for relation, kind, name, _ in built
+        [
+            "add column position to api_keys_private.api_key_logs",
+            *(
+                f"add {kind} {name} to {relation}"
+                if kind == "foreign key"
+                else f"build {kind} {name} on {relation}"
+                for relation, kind, name, _ in built
+            ),
+        ]
     )
 
 

@@ -96,6 +96,18 @@ def test_a_key_cannot_update_the_columns_that_identify_a_job(db: Database) -> No
     }
 
 
+def test_a_key_updates_a_segment_but_not_whose_it_is(db: Database) -> None:
+    rows = db.admin(
+        "select attname from pg_attribute cross join lateral aclexplode(attacl)"
+        " where attrelid = 'public.segments'::regclass"
+        " and grantee = 'api_key'::regrole and privilege_type = 'UPDATE'"
+    )
+    assert {row["attname"] for row in rows} == {
+        *("name", "description", "source_type", "source_id", "filters", "custom_columns"),
+        *("enrichment_fields", "tags", "deleted"),
+    }
+
+
 def test_role_api_key_has_no_attributes_and_has_usage_of_schema_public(db: Database) -> None:
     (role,) = db.admin("select * from pg_roles where rolname = 'api_key'")
     for attribute in ("rolcanlogin", "rolbypassrls", "rolsuper", "rolcreaterole", "rolcreatedb"):

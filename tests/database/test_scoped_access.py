@@ -1,4 +1,4 @@
-"""The rows that an API key reads and changes, depending on its scopes."""
+"""The rows that an API key reads, creates and changes, depending on its scopes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def rows(db: Database, tenant: Tenant) -> Rows:
         ([], 0, 0),
         ([EVERYTHING], 2, 2),
         ([scope("segment", "read")], 2, 0),
-        ([scope("segment", "write")], 0, 0),
+        ([scope("segment", "write")], 2, 0),
         ([scope("*", "read")], 2, 2),
         ([scope("segment", "*")], 2, 0),
         ([scope("enrichment", "read")], 0, 2),
@@ -124,23 +124,132 @@ def test_a_key_updates_the_jobs_that_its_scopes_cover(rows: Rows, db: Database) 
         assert db.affected(key, update, second) == may_second
 
 
-def test_a_key_cannot_create_delete_or_move_rows(rows: Rows, db: Database) -> None:
+def test_a_key_cannot_purge_or_move_rows(rows: Rows, db: Database) -> None:
     key = rows.key(EVERYTHING)
     for statement in (
         "delete from public.segments",
         "delete from public.enrichment_tracking",
-        "update public.segments set name = 'x'",
+        "update public.segments set id = gen_random_uuid()",
+        "update public.segments set account_id = gen_random_uuid()",
+        "update public.segments set created_by = gen_random_uuid()",
+        "update public.segments set created_at = now()",
         "update public.enrichment_tracking set account_id = gen_random_uuid()",
         "update public.enrichment_tracking set created_by = gen_random_uuid()",
-        "insert into public.enrichment_tracking (status) values ('pending')",
-        "insert into public.segments (name) values ('x')",
-        "select public.delete_studio_segment(gen_random_uuid())",
-        "select public.restore_studio_segment(gen_random_uuid())",
         "select * from api_keys_private.api_keys",
         "select * from enrichment_private.worker_progress",
     ):
         with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
             db.rows(key, statement)
+
+
+CREATE = "select public.create_studio_segment(%s, 'new', 'audience', '1')"
+INSERTS = {
+    "segment": (
+        "insert into public.segments (account_id, name, source_type, source_id, created_by)"
+        " values (%s, 'new', 'audience', '1', %s) returning created_by"
+    ),
+    "enrichment": (
+        "insert into public.enrichment_tracking"
+        " (account_id, audience_id, enrichment_type, created_by)"
+        " values (%s, gen_random_uuid(), 'email', %s) returning created_by"
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", INSERTS)
+def test_a_key_creates_rows_in_the_name_of_its_creator(rows: Rows, kind: str) -> None:
+    for key in (rows.key(EVERYTHING), rows.key(scope(kind, "write"))):
+        assert isinstance(key.subject, UUID)
+        for claimed in (key.subject, uuid4()):
+            created_by = rows.db.value(key, INSERTS[kind], rows.tenant.account_id, claimed)
+            assert created_by == rows.tenant.user_id
+
+
+@pytest.mark.parametrize("kind", INSERTS)
+def test_without_a_scope_for_all_of_them_a_key_creates_none(rows: Rows, kind: str) -> None:
+    other = next(name for name in INSERTS if name != kind)
+    for key in (
+        rows.key(scope(kind, "read")),
+        rows.key(scope(kind, "create")),
+        rows.key(scope(kind, "write", rows.ids[kind][0])),
+        rows.key(scope(other, "write")),
+        rows.key(EVERYTHING, is_active=False),
+        rows.key(EVERYTHING, expires_at=LONG_AGO),
+    ):
+        with pytest.raises(errors.InsufficientPrivilege, match="row-level security policy"):
+            rows.db.rows(key, INSERTS[kind], rows.tenant.account_id, rows.tenant.user_id)
+        with pytest.raises(errors.InsufficientPrivilege, match="no scope for writing all segments"):
+            rows.db.rows(key if kind == "segment" else rows.key(), CREATE, rows.tenant.account_id)
+
+
+def test_create_studio_segment_sets_the_creator_of_the_key(rows: Rows, db: Database) -> None:
+    key = rows.key(scope("segment", "write"))
+    segment = db.value(key, CREATE, rows.tenant.account_id)
+    (row,) = db.admin("select account_id, created_by from public.segments where id = %s", segment)
+    assert row == {"account_id": rows.tenant.account_id, "created_by": rows.tenant.user_id}
+    with pytest.raises(
+        errors.InsufficientPrivilege, match="the account is not that of the API key"
+    ):
+        db.rows(key, CREATE, db.add_tenant().account_id)
+
+
+@pytest.mark.parametrize("statement", [CREATE, *INSERTS.values()])
+def test_a_key_whose_creator_is_gone_creates_nothing(
+    db: Database, tenant: Tenant, statement: str
+) -> None:
+    maker = db.add_user(uuid4())
+    db.add_member(tenant.account_id, maker)
+    key = api_key(db.create_key(tenant, [EVERYTHING], created_by=maker)["id"])
+    segment = db.create_segment(tenant)
+    db.admin("delete from auth.users where id = %s", maker)
+    with pytest.raises(Error) as refusal:
+        db.rows(key, statement, tenant.account_id, *([maker] if "%s)" in statement else []))
+    assert refusal.value.sqlstate == "PT409"
+    message = refusal.value.diag.message_primary or ""
+    assert "the user who created the API key no longer exists" in message
+    # It still changes what exists.
+    assert db.affected(key, "update public.segments set name = 'x' where id = %s", segment) == 1
+
+
+def test_a_key_updates_segments_that_it_may_write(rows: Rows, db: Database) -> None:
+    first, second = rows.ids["segment"]
+    update = "update public.segments set name = 'by key', tags = '{key}' where id = %s"
+    for key, may_first, may_second in (
+        (rows.key(EVERYTHING), 1, 1),
+        (rows.key(scope("segment", "write")), 1, 1),
+        (rows.key(scope("segment", "write", first)), 1, 0),
+        (rows.key(scope("segment", "write", first), scope("segment", "read")), 1, 0),
+        (rows.key(scope("segment", "read")), 0, 0),
+        (rows.key(scope("enrichment", "write")), 0, 0),
+        (rows.key(EVERYTHING, is_active=False), 0, 0),
+    ):
+        assert db.affected(key, update, first) == may_first
+        assert db.affected(key, update, second) == may_second
+
+
+def test_a_key_deletes_and_restores_segments_that_it_may_write(rows: Rows, db: Database) -> None:
+    first, second = rows.ids["segment"]
+    softly = "update public.segments set deleted = true where id = %s"
+    for key, may_first, may_second in (
+        (rows.key(scope("segment", "write")), True, True),
+        (rows.key(scope("segment", "write", first)), True, False),
+        (rows.key(scope("segment", "read")), False, False),
+        (rows.key(EVERYTHING, expires_at=LONG_AGO), False, False),
+    ):
+        for segment, may in ((first, may_first), (second, may_second)):
+            if not may:
+                for statement in (DELETE, RESTORE):
+                    with pytest.raises(Error, match="no scope for writing it") as refusal:
+                        db.rows(key, statement, segment)
+                    assert refusal.value.sqlstate == "PT404"
+                continue
+            db.rows(key, DELETE, segment)
+            assert rows.seen(key, "segment") == may_first + may_second - 1
+            (restored,) = db.rows(key, RESTORE, segment)
+            assert (restored["id"], restored["deleted"]) == (segment, False)
+            assert db.affected(key, softly, segment) == 1
+            assert db.affected(key, softly, segment) == 0
+            db.rows(key, RESTORE, segment)
 
 
 def test_the_scopes_of_a_key_are_evaluated_once_per_statement(rows: Rows, db: Database) -> None:
@@ -156,8 +265,8 @@ def test_the_scopes_of_a_key_are_evaluated_once_per_statement(rows: Rows, db: Da
     assert counts == {
         "get_api_key_account_id": 1,
         "has_scope_on_all": 1,
-        "has_scope": 1,
-        "caller_id": 2,  # by each function that reads the keys
+        "has_scope": 2,  # for reading and writing
+        "caller_id": 3,  # by each of those that read the keys
     }
 
 

@@ -283,8 +283,10 @@ def test_migrating_any_state_results_in_the_same_schema(
     target.apply(VERIFY.read_text())
     after = content.rows()
     for table, rows in kept.items():
-        added = NEW_COLUMNS.get(table, {})
-        assert after[table] == {row_id: added | row for row_id, row in rows.items()}, table
+        assert after[table].keys() == rows.keys(), table
+        for row_id, row in rows.items():
+            # The migrations add columns.
+            assert after[table][row_id].items() >= row.items(), table
     check_the_keys(target, content)
     check_that_everything_works(target, content.tenant)
 
