@@ -17,7 +17,7 @@ from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
 from audiencelab_sdk._secrets import header_secret, hidden, hidden_values
 from audiencelab_sdk._supabase import supabase_settings
-from audiencelab_sdk._tokens import api_key_token, user_of
+from audiencelab_sdk._tokens import api_key_token, creator_of
 
 # httpx, postgrest-py and ssl take longer to import than the SDK itself, so the first client imports
 # them.
@@ -244,14 +244,14 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         """Use `pool`, or a new one if it is None, with these settings."""
 
     def _use(self, driver: D, settings: Settings) -> None:
-        def user_id() -> UUID | None:
+        def creator_id() -> UUID | None:
             current_token = settings.current_token
-            return user_of(current_token() if current_token else settings.token)
+            return creator_of(current_token() if current_token else settings.token)
 
         self._settings = settings
-        self.api_keys = ApiKeys(driver, user_id)
-        self.segments = Segments(driver, user_id)
-        self.enrichment = Enrichment(driver, user_id)
+        self.api_keys = ApiKeys(driver, creator_id)
+        self.segments = Segments(driver, creator_id)
+        self.enrichment = Enrichment(driver, creator_id)
 
     @classmethod
     def _from_settings(cls, settings: Settings, pool: Any = None) -> Self:

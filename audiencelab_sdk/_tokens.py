@@ -13,6 +13,7 @@ from audiencelab_sdk._secrets import checked_secret
 from audiencelab_sdk.errors import InvalidArgumentError
 
 _SHORTEST_SECRET = 32
+_CREATORS = {"authenticated", "api_key"}
 _LONGEST_LIFETIME = timedelta(days=3650)
 
 
@@ -40,15 +41,17 @@ def api_key_token(
     return SecretStr(token)
 
 
-def user_of(token: SecretStr) -> UUID | None:
-    """Return the user of an access token, or None for a key and for tokens of other roles.
+def creator_of(token: SecretStr) -> UUID | None:
+    """Return in whose name a token creates rows: its user or API key. None for other tokens.
+
+    For an API key, the database stores the user who created it.
 
     The signature is not verified here: the server rejects forged tokens.
     """
     try:
         payload = token.get_secret_value().split(".")[1]
         claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return UUID(str(claims["sub"])) if claims["role"] == "authenticated" else None
+        return UUID(str(claims["sub"])) if claims["role"] in _CREATORS else None
     except (LookupError, TypeError, ValueError):
         return None
 

@@ -16,18 +16,29 @@ _NOT_AS_API_KEY = (
     "with client.as_user(...)."
 )
 _CALLERS = {
+    "api_key_log": _NOT_AS_API_KEY,
+    "api_key_usage": _NOT_AS_API_KEY,
+    "authenticate_api_key": _AS_SERVICE_ROLE,
     "create_api_key": _AS_USER,
     "create_studio_segment": _AS_USER,
     "delete_studio_segment": _AS_USER,
+    "disable_api_key": _NOT_AS_API_KEY,
+    "enable_api_key": _NOT_AS_API_KEY,
+    "get_api_key": _NOT_AS_API_KEY,
     "get_api_key_account_id": _AS_API_KEY,
     "has_scope": _AS_API_KEY,
-    "list_api_keys": _AS_USER,
+    "issue_api_key": _AS_SERVICE_ROLE,
+    "list_api_key_events": _NOT_AS_API_KEY,
+    "list_api_keys": _NOT_AS_API_KEY,
     "log_api_key_usage": _AS_SERVICE_ROLE,
     "log_api_key_usage_batch": _AS_SERVICE_ROLE,
+    "purge_api_key_logs": _AS_SERVICE_ROLE,
     "reset_enrichment_progress": _AS_SERVICE_ROLE,
     "restore_studio_segment": _AS_USER,
-    "revoke_api_key": _AS_USER,
+    "revoke_api_key": _NOT_AS_API_KEY,
     "revoke_api_keys_of": _NOT_AS_API_KEY,
+    "rotate_api_key": _NOT_AS_API_KEY,
+    "update_api_key": _NOT_AS_API_KEY,
     "verify_api_key": (
         "Use the project's secret (service_role) key, or call it on client.as_api_key(...)."
     ),
@@ -48,7 +59,10 @@ _GATEWAY = (
     "The gateway does not accept the project's key: is it a key of this project, and does no "
     "proxy on the way remove the header apikey?"
 )
-_NO_MEMBER = "The account does not exist, or the caller is not a member of it."
+_NO_MEMBER = (
+    "The account does not exist, the caller is not a member of it, or the API key has no scope for "
+    "it."
+)
 _REFERENCED = {"account_id": "account", "created_by": "user"}
 _KNOWN = {
     "enrichment_type": EnrichmentType,

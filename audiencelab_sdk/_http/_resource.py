@@ -28,8 +28,8 @@ T = TypeVar("T")
 S = TypeVar("S")
 A = TypeVar("A")
 
-UserId = Callable[[], UUID | None]
-"""Returns the user that a client currently acts as; None when it acts as none."""
+CreatorId = Callable[[], UUID | None]
+"""Returns the user or API key that a client currently acts as; None if it acts as none."""
 
 
 class Resource(Generic[D]):
@@ -41,9 +41,9 @@ class Resource(Generic[D]):
 
     _subject: ClassVar[str]
 
-    def __init__(self, driver: D, user_id: UserId) -> None:
+    def __init__(self, driver: D, creator_id: CreatorId) -> None:
         self._driver: D = driver
-        self._user_id = user_id
+        self._creator_id = creator_id
 
 
 class Method(Generic[P, S, A]):

@@ -171,13 +171,13 @@ def created(after: datetime | None, before: datetime | None) -> list[Condition]:
     return conditions
 
 
-def creator(created_by: UUID | str | None, user_id: UUID | None) -> UUID:
+def creator(created_by: UUID | str | None, creator_id: UUID | None) -> UUID:
     """Who makes a row: the one who was passed, else the user that the client acts as."""
     if created_by is not None:
         return checked_uuid("created_by", created_by)
-    if user_id is None:
+    if creator_id is None:
         raise InvalidArgumentError(
             "created_by is missing, and this client acts as no user: pass a user's id, "
             "or call it on client.as_user(...)"
         )
-    return user_id
+    return creator_id

@@ -306,7 +306,6 @@ class ApiKeys(KeyUsage[D]):
             PermissionDeniedError: The caller lacks the account role that manages API keys, or the
                 client acts as an API key.
             ConflictError: The key is revoked, disabled, expired or already rotated.
-            InvalidRequestError: A value of the key exceeds a limit that is newer than the key.
         """
         arguments = _key(api_key_id) | {"p_overlap": _checked_overlap(overlap)}
         response = yield rpc("rotate_api_key", arguments, repeatable=False)
@@ -318,7 +317,8 @@ class ApiKeys(KeyUsage[D]):
     ) -> Listing[ApiKey]:
         """List the account's keys, newest first, including revoked and expired ones.
 
-        Calls the database function ``list_api_keys``, as a user who is a member of the account::
+        Calls the database function ``list_api_keys``, as the service role or as a user who is a
+        member of the account::
 
             for key in client.api_keys.list(account_id):
                 print(key.name, key.key_prefix)
@@ -335,8 +335,8 @@ class ApiKeys(KeyUsage[D]):
             The first page. Iterating over it fetches the following pages as needed.
 
         Raises:
-            PermissionDeniedError: The caller is not a member of the account, the account does not
-                exist, or the client does not act as a user.
+            PermissionDeniedError: The caller is a user who is not a member of the account, the
+                account does not exist, or the client acts as an API key.
         """
         arguments = {"p_account_id": str(checked_uuid("account_id", account_id))}
         listing = Listing(
@@ -351,15 +351,16 @@ class ApiKeys(KeyUsage[D]):
     def revoke(self, api_key_id: UUID | str) -> Operation[None]:
         """Revoke a key permanently. Revoking it again changes nothing.
 
-        Calls the database function ``revoke_api_key``, as a user who is a member of the account.
+        Calls the database function ``revoke_api_key``, as the service role or as a user who is a
+        member of the account.
 
         Args:
             api_key_id: The key's id, not its text.
 
         Raises:
-            PermissionDeniedError: The caller is not a member of the key's account or lacks the
-                account role that manages API keys, the key does not exist, or the client does not
-                act as a user.
+            PermissionDeniedError: The caller is a user who is not a member of the key's account or
+                lacks the account role that manages API keys, the key does not exist, or the client
+                acts as an API key.
         """
         response = yield rpc("revoke_api_key", _key(api_key_id), repeatable=True)
         read("revoke_api_key", _TRUE, response)

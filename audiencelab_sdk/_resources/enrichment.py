@@ -63,7 +63,7 @@ class Enrichment(Resource[D]):
         metadata: Mapping[str, Any] | None = None,
         created_by: UUID | str | None = None,
     ) -> Operation[EnrichmentJob]:
-        """Create a pending job, as a member of the account or as the service role.
+        """Create a pending job, as a member, as the service role or as an API key with a scope.
 
         Inserts into the table ``enrichment_tracking``.
 
@@ -82,7 +82,7 @@ class Enrichment(Resource[D]):
 
         Raises:
             PermissionDeniedError: The caller is a user who is not a member of the account, the
-                account does not exist, or the client acts as an API key.
+                account does not exist, or the API key has no scope for all jobs.
             ConflictError: The client acts as the service role, and the account or the user
                 `created_by` does not exist.
             InvalidArgumentError: The client does not act as a user, and `created_by` is missing.
@@ -95,7 +95,7 @@ class Enrichment(Resource[D]):
             "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
             "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
             "metadata": checked_object("metadata", {} if metadata is None else metadata),
-            "created_by": str(creator(created_by, self._user_id())),
+            "created_by": str(creator(created_by, self._creator_id())),
         }
         (job,) = yield from jobs.TABLE.insert([row])
         return job

@@ -82,7 +82,7 @@ class Segments(Resource[D]):
         custom_columns: Sequence[CustomColumn | Json] = (),
         tags: Sequence[str] = (),
     ) -> Operation[Segment]:
-        """Create a segment, as a user who is a member of the account.
+        """Create a segment, as a member of the account or as an API key with a scope for it.
 
         Calls the database function ``create_studio_segment``, then reads the segment from the table
         ``segments``. A transient error is retried only if the server did not carry out the request,
@@ -116,7 +116,8 @@ class Segments(Resource[D]):
 
         Raises:
             PermissionDeniedError: The caller is not a member of the account, the account does not
-                exist, or the client does not act as a user.
+                exist, the API key has no scope for all segments, or the client acts as the service
+                role.
             InvalidRequestError: A filter or a custom column is not a JSON object.
         """
         arguments = columns(
@@ -174,7 +175,7 @@ class Segments(Resource[D]):
         """
         common = {
             "account_id": str(checked_uuid("account_id", account_id)),
-            "created_by": str(creator(created_by, self._user_id())),
+            "created_by": str(creator(created_by, self._creator_id())),
         }
         rows = [
             {"id": str(uuid4()), **common, **columns(dict(segment), f"segments[{index}].")}
@@ -267,7 +268,8 @@ class Segments(Resource[D]):
     ) -> Operation[Segment]:
         """Update a segment. Omitted arguments are left unchanged.
 
-        Updates the table ``segments``, as a member of the account or as the service role::
+        Updates the table ``segments``, as a member of the account, as the service role or as an API
+        key with a scope for it::
 
             client.segments.update(segment_id, name="EU engineers", description=None)
 
@@ -287,8 +289,7 @@ class Segments(Resource[D]):
             The updated segment.
 
         Raises:
-            NotFoundError: The segment does not exist, is deleted, or is not visible to the caller.
-            PermissionDeniedError: The client acts as an API key.
+            NotFoundError: The segment does not exist, is deleted, or the caller may not change it.
             InvalidArgumentError: No argument but `segment_id` was passed, or one is invalid.
         """
         given = {
@@ -310,15 +311,15 @@ class Segments(Resource[D]):
     def delete(self, segment_id: UUID | str) -> Operation[None]:
         """Delete a segment. `restore` can bring it back. Deleting it again changes nothing.
 
-        Calls the database function ``delete_studio_segment``, as a user who is a member of the
-        account.
+        Calls the database function ``delete_studio_segment``, as a member of the account or as an
+        API key with a scope for it.
 
         Args:
             segment_id: The segment's id.
 
         Raises:
-            NotFoundError: The segment does not exist, or the caller is not a member of its account.
-            PermissionDeniedError: The client does not act as a user.
+            NotFoundError: The segment does not exist, or the caller may not change it.
+            PermissionDeniedError: The client acts as the service role.
         """
         arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
         response = yield rpc("delete_studio_segment", arguments, repeatable=True)
@@ -328,8 +329,8 @@ class Segments(Resource[D]):
     def restore(self, segment_id: UUID | str) -> Operation[Segment]:
         """Restore a deleted segment. A segment that is not deleted is left unchanged.
 
-        Calls the database function ``restore_studio_segment``, as a user who is a member of the
-        account.
+        Calls the database function ``restore_studio_segment``, as a member of the account or as an
+        API key with a scope for it.
 
         Args:
             segment_id: The segment's id.
@@ -338,8 +339,8 @@ class Segments(Resource[D]):
             The restored segment.
 
         Raises:
-            NotFoundError: The segment does not exist, or the caller is not a member of its account.
-            PermissionDeniedError: The client does not act as a user.
+            NotFoundError: The segment does not exist, or the caller may not change it.
+            PermissionDeniedError: The client acts as the service role.
         """
         arguments = {"p_segment_id": str(checked_uuid("segment_id", segment_id))}
         response = yield rpc("restore_studio_segment", arguments, repeatable=True)

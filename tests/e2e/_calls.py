@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -14,6 +15,10 @@ from tests.e2e._scenarios import NEW_SEGMENT, ODD_SCOPE, Thing
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Client
+
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+END = datetime(2025, 2, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,25 @@ ARGUMENTS: Mapping[str, Callable[[Thing], Arguments]] = {
     "api_keys.create": lambda account: given(account.id, "n"),
     "api_keys.create(odd scope)": lambda account: given(account.id, "n", scopes=[ODD_SCOPE]),
     "api_keys.list": lambda account: given(account.id),
+    "api_keys.issue": lambda account: given(account.id, "n", created_by=account.user_id),
+    "api_keys.get": lambda key: given(key.id),
+    "api_keys.update": lambda key: given(key.id, name="new"),
+    "api_keys.update(nothing)": lambda key: given(key.id),
+    "api_keys.update(odd scope)": lambda key: given(key.id, scopes=[ODD_SCOPE]),
+    "api_keys.disable": lambda key: given(key.id),
+    "api_keys.enable": lambda key: given(key.id),
+    "api_keys.rotate": lambda key: given(key.id),
+    "api_keys.events": lambda account: given(account.id),
+    "api_keys.events(no key)": lambda account: given(account.id, api_key_id=uuid4()),
+    "api_keys.log": lambda account: given(account.id),
+    "api_keys.log(no key)": lambda account: given(account.id, api_key_id=uuid4()),
+    "api_keys.usage": lambda account: given(account.id, start=START, end=END),
+    "api_keys.usage(no key)": lambda account: given(
+        account.id, start=START, end=END, api_key_id=uuid4()
+    ),
+    "api_keys.usage(backwards)": lambda account: given(account.id, start=END, end=START),
+    "api_keys.authenticate": lambda key: given(key.text),
+    "api_keys.authenticate(bytes)": lambda key: given(key.text.encode()),
     "api_keys.revoke": lambda key: given(key.id),
     "api_keys.revoke_all_of": lambda account: given(account.user_id, account.id),
     "api_keys.revoke_all_of(user)": lambda account: given(account.user_id),

@@ -50,12 +50,20 @@ NO_MANAGER = denied("only members with the account role owner may manage the API
 NO_ACCOUNT_NAMED = denied("only service_role may revoke API keys in all accounts")
 NO_KEY = denied("the API key does not exist, or you are not a member of its account")
 DEAD_KEY = denied("the API key that the request runs as is revoked, disabled or expired")
+NO_ISSUER = refused("the account does not exist, or the creator of the API key is not a member")
+UNSEEN_KEY = Refusal(NotFoundError, 404, "PT404", "the API key does not exist, or you are not")
+FOREIGN_KEY = Refusal(NotFoundError, 404, "PT404", "the API key ")
+REVOKED = conflict("PT409", "the API key is revoked")
 NO_LOGGED_KEY = not_logged("the API key does not exist")
 FOREIGN_ROW = denied("new row violates row-level security policy")
 NO_CREATOR = invalid("created_by is missing, and this client acts as no user")
 NO_PARENT = conflict("23503", "insert or update on table ")
 UNSEEN_SEGMENT = Refusal(
     NotFoundError, 404, "PGRST116", "the segment does not exist, is deleted, or"
+)
+NO_SCOPE = denied("the account is not that of the API key, or the API key has no scope for")
+UNWRITABLE_SEGMENT = Refusal(
+    NotFoundError, 404, "PT404", "the segment does not exist, or the API key has no scope for"
 )
 NO_SEGMENT = Refusal(NotFoundError, 404, "PT404", "the segment does not exist, or you are not")
 UNSEEN_JOB = Refusal(
@@ -146,27 +154,82 @@ API_KEYS: Table = [
     ("api_keys.account_id", "nothing", "anon", ANONYMOUS),
     ("Page.next", "left account", "member", NO_MEMBER),
 ]
+LIFE_CYCLE: Table = [
+    ("api_keys.issue", "account", "service", RETURNS),
+    ("api_keys.issue", "account", f"member {OUTSIDERS} {KEYS}", NOT_ITS_ROLE),
+    ("api_keys.issue", "account", "anon", ANONYMOUS),
+    ("api_keys.issue", "account, no user", "service", NO_ISSUER),
+    ("api_keys.issue", "no account", "service", NO_ISSUER),
+    ("api_keys.issue", "full account", "service", FULL),
+    *(
+        row
+        for method in ("get", "update", "disable", "enable", "rotate")
+        for row in (
+            (f"api_keys.{method}", "key", "member service", RETURNS),
+            (f"api_keys.{method}", "key", OUTSIDERS, UNSEEN_KEY),
+            (f"api_keys.{method}", "key", KEYS, NOT_ITS_ROLE),
+            (f"api_keys.{method}", "key", "anon", ANONYMOUS),
+            (f"api_keys.{method}", "no key", "member service", UNSEEN_KEY),
+            (f"api_keys.{method}", "deleted key", "member service", UNSEEN_KEY),
+        )
+    ),
+    ("api_keys.get", "revoked key", "member", RETURNS),
+    ("api_keys.get", "managed key", "junior", RETURNS),
+    ("api_keys.get", "no UUID", "member", invalid("api_key_id must be a UUID")),
+    *(
+        row
+        for method in ("update", "disable", "enable", "rotate")
+        for row in (
+            (f"api_keys.{method}", "managed key", "member", RETURNS),
+            (f"api_keys.{method}", "managed key", "junior", NO_MANAGER),
+            (f"api_keys.{method}", "revoked key", "member", REVOKED),
+        )
+    ),
+    ("api_keys.update(nothing)", "key", "member", invalid("there is nothing to update")),
+    ("api_keys.update(odd scope)", "key", "member", refused("scopes[0] has an unknown field")),
+    *(
+        row
+        for method in ("events", "log", "usage")
+        for row in (
+            (f"api_keys.{method}", "account", "member junior service", RETURNS),
+            (f"api_keys.{method}", "account", OUTSIDERS, NO_MEMBER),
+            (f"api_keys.{method}", "account", KEYS, NOT_ITS_ROLE),
+            (f"api_keys.{method}", "account", "anon", ANONYMOUS),
+            (f"api_keys.{method}", "no account", "member", NO_MEMBER),
+            (f"api_keys.{method}(no key)", "account", "member", FOREIGN_KEY),
+        )
+    ),
+    ("api_keys.usage(backwards)", "account", "member", refused("the ")),
+    ("api_keys.authenticate", "key", "service", RETURNS),
+    ("api_keys.authenticate", "key", f"member {OUTSIDERS} {KEYS}", NOT_ITS_ROLE),
+    ("api_keys.authenticate", "key", "anon", ANONYMOUS),
+    ("api_keys.authenticate", "no key", "service member anon", RETURNS),
+    ("api_keys.authenticate", "revoked key", "service", RETURNS),
+    ("api_keys.authenticate", "throttled key", "service", THROTTLED),
+    ("api_keys.authenticate(bytes)", "key", "service", invalid("api_key must be a str or")),
+]
 SEGMENTS: Table = [
-    ("segments.create", "account", "member", RETURNS),
+    ("segments.create", "account", "member wrong_key", RETURNS),
     ("segments.create", "account", OUTSIDERS, NO_MEMBER),
-    ("segments.create", "account", f"service {KEYS}", NOT_ITS_ROLE),
+    ("segments.create", "account", "service", NOT_ITS_ROLE),
+    ("segments.create", "account", "key revoked_key", NO_SCOPE),
     ("segments.create", "account", "anon", ANONYMOUS),
     ("segments.create", "no account", "member", NO_MEMBER),
     ("segments.create", "deleted account", "member", NO_MEMBER),
     ("segments.create(odd filter)", "account", "member", refused("filters must be an array of")),
-    ("segments.create_many", "account", f"member {OUTSIDERS}", RETURNS),
-    ("segments.create_many", "account", f"service {KEYS} anon", NO_CREATOR),
+    ("segments.create_many", "account", f"member {OUTSIDERS} {KEYS}", RETURNS),
+    ("segments.create_many", "account", "service anon", NO_CREATOR),
     ("segments.create_many(created_by)", "account", f"service {KEYS} anon", RETURNS),
     ("Outcome.unwrap(create_many)", "account", "member", RETURNS),
     ("Outcome.unwrap(create_many)", "account", OUTSIDERS, FOREIGN_ROW),
     ("Outcome.unwrap(create_many)", "no account", "member", FOREIGN_ROW),
-    ("Outcome.unwrap(created_by)", "account", "member service", RETURNS),
-    ("Outcome.unwrap(created_by)", "account", KEYS, NOT_ITS_ROLE),
+    ("Outcome.unwrap(created_by)", "account", "member service wrong_key", RETURNS),
+    ("Outcome.unwrap(created_by)", "account", "key revoked_key", FOREIGN_ROW),
     ("Outcome.unwrap(created_by)", "account", "anon", ANONYMOUS),
     ("Outcome.unwrap(created_by)", "no account", "service", NO_PARENT),
     ("Outcome.unwrap(created_by)", "account, no user", "service", NO_PARENT),
-    ("segments.get", "segment", "member service key", RETURNS),
-    ("segments.get", "segment", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_SEGMENT),
+    ("segments.get", "segment", "member service key wrong_key", RETURNS),
+    ("segments.get", "segment", f"{OUTSIDERS} revoked_key", UNSEEN_SEGMENT),
     ("segments.get", "segment", "anon", ANONYMOUS),
     ("segments.get", "segment", "expired", EXPIRED),
     ("segments.get", "segment", "forged", FORGED),
@@ -176,34 +239,35 @@ SEGMENTS: Table = [
     ("segments.list", "account", f"member {OUTSIDERS} service {KEYS}", RETURNS),
     ("segments.list", "account", "anon", ANONYMOUS),
     ("segments.list", "no account", "member service", RETURNS),
-    ("segments.update", "segment", "member service", RETURNS),
-    ("segments.update", "segment", OUTSIDERS, UNSEEN_SEGMENT),
-    ("segments.update", "segment", KEYS, NOT_ITS_ROLE),
+    ("segments.update", "segment", "member service wrong_key", RETURNS),
+    ("segments.update", "segment", f"{OUTSIDERS} key revoked_key", UNSEEN_SEGMENT),
     ("segments.update", "segment", "anon", ANONYMOUS),
     ("segments.update", "no segment", "member service", UNSEEN_SEGMENT),
     ("segments.update", "deleted segment", "member service", UNSEEN_SEGMENT),
     ("segments.update(nothing)", "segment", "member", invalid("there is nothing to update")),
-    ("segments.delete", "segment", "member", RETURNS),
+    ("segments.delete", "segment", "member wrong_key", RETURNS),
     ("segments.delete", "segment", OUTSIDERS, NO_SEGMENT),
-    ("segments.delete", "segment", f"service {KEYS}", NOT_ITS_ROLE),
+    ("segments.delete", "segment", "service", NOT_ITS_ROLE),
+    ("segments.delete", "segment", "key revoked_key", UNWRITABLE_SEGMENT),
     ("segments.delete", "segment", "anon", ANONYMOUS),
     ("segments.delete", "no segment", "member", NO_SEGMENT),
     ("segments.delete", "deleted segment", "member", RETURNS),
-    ("segments.restore", "deleted segment", "member", RETURNS),
+    ("segments.restore", "deleted segment", "member wrong_key", RETURNS),
     ("segments.restore", "deleted segment", OUTSIDERS, NO_SEGMENT),
-    ("segments.restore", "deleted segment", f"service {KEYS}", NOT_ITS_ROLE),
+    ("segments.restore", "deleted segment", "service", NOT_ITS_ROLE),
+    ("segments.restore", "deleted segment", "key revoked_key", UNWRITABLE_SEGMENT),
     ("segments.restore", "deleted segment", "anon", ANONYMOUS),
     ("segments.restore", "no segment", "member", NO_SEGMENT),
     ("segments.restore", "segment", "member", RETURNS),
 ]
 ENRICHMENT: Table = [
-    ("enrichment.create", "account", "member", RETURNS),
-    ("enrichment.create", "account", OUTSIDERS, FOREIGN_ROW),
-    ("enrichment.create", "account", f"service {KEYS} anon", NO_CREATOR),
+    ("enrichment.create", "account", "member key", RETURNS),
+    ("enrichment.create", "account", f"{OUTSIDERS} wrong_key revoked_key", FOREIGN_ROW),
+    ("enrichment.create", "account", "service anon", NO_CREATOR),
     ("enrichment.create", "no account", "member", FOREIGN_ROW),
     ("enrichment.create", "deleted account", "member", FOREIGN_ROW),
-    ("enrichment.create(created_by)", "account", "member service", RETURNS),
-    ("enrichment.create(created_by)", "account", KEYS, NOT_ITS_ROLE),
+    ("enrichment.create(created_by)", "account", "member service key", RETURNS),
+    ("enrichment.create(created_by)", "account", "wrong_key revoked_key", FOREIGN_ROW),
     ("enrichment.create(created_by)", "account", "anon", ANONYMOUS),
     ("enrichment.create(created_by)", "no account", "service", NO_PARENT),
     ("enrichment.create(created_by)", "account, no user", "service", NO_PARENT),
@@ -316,6 +380,6 @@ class Row:
 
 ROWS = [
     Row(name, thing, caller, expected)
-    for name, thing, callers, expected in (*API_KEYS, *SEGMENTS, *ENRICHMENT, *CLIENT)
+    for name, thing, callers, expected in (*API_KEYS, *LIFE_CYCLE, *SEGMENTS, *ENRICHMENT, *CLIENT)
     for caller in callers.split()
 ]

@@ -120,7 +120,10 @@ NOT_AS_API_KEY = (
     "An API key may not do this: use the project's secret (service_role) key, or act as a user "
     "with client.as_user(...)."
 )
-NO_MEMBER = "The account does not exist, or the caller is not a member of it."
+NO_MEMBER = (
+    "The account does not exist, the caller is not a member of it, or the API key has no scope for "
+    "it."
+)
 NO_API = "There is no Supabase API here: does the URL lead to the project's API?"
 
 MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], object]]] = {
@@ -247,9 +250,12 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
         "this client may read the enrichment job, but not change it (HTTP 403)",
         lambda clients: clients.key.enrichment.start(clients.job.id),
     ),
-    "creating a job as an API key": (
+    "creating a job as an API key without a scope for it": (
         PermissionDeniedError,
-        f"permission denied for table enrichment_tracking (HTTP 403, code 42501). {NOT_AS_API_KEY}",
+        (
+            'new row violates row-level security policy for table "enrichment_tracking" '
+            f"(HTTP 403, code 42501). {NO_MEMBER}"
+        ),
         lambda clients: clients.key.enrichment.create(
             clients.account, NOBODY, "email", created_by=clients.tenant.user_id
         ),
