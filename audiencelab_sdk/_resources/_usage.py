@@ -1,11 +1,11 @@
 """The use of API keys: the part of `client.api_keys` that logs and counts requests."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 from uuid import UUID
 
-from pydantic import TypeAdapter
+from pydantic import StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_int,
@@ -36,6 +36,7 @@ _LOGGED = Rows(
     TypeAdapter(LoggedRequest),
     TypeAdapter(list[LoggedRequest], config=Model.model_config),
 )
+_COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
 _COUNTS = TypeAdapter(list[UsageCount], config=Model.model_config)
 # The database function accepts no more, and PostgREST returns no more rows.
 _EVENTS_PER_REQUEST = 1000
@@ -173,6 +174,37 @@ class KeyUsage(Resource[D]):
             time="timestamp",
         )
         return listing.starting_at(cursor)
+
+    @operation
+    def purge_logs(
+        self, before: datetime, *, on_progress: Callable[[int], object] | None = None
+    ) -> Operation[int]:
+        """Delete the log of requests from before a time. `usage` still counts them.
+
+        Calls the database function ``purge_api_key_logs``, as the service role, repeatedly, with at
+        most 10,000 entries per request.
+
+        Args:
+            before: An aware datetime.
+            on_progress: A plain function, called after each request with the number of entries
+                deleted so far. An exception that it raises ends the purge.
+
+        Returns:
+            The number of entries deleted.
+
+        Raises:
+            PermissionDeniedError: The client does not act as the service role.
+        """
+        arguments = {"p_before": checked_moment("before", before).isoformat()}
+        total = 0
+        while True:
+            response = yield rpc("purge_api_key_logs", arguments, repeatable=True)
+            deleted = read("purge_api_key_logs", _COUNT, response)
+            if not deleted:
+                return total
+            total += deleted
+            if on_progress:
+                on_progress(total)
 
     @operation
     def usage(

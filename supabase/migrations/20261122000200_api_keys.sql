@@ -1034,6 +1034,34 @@ comment on function api_keys_private.rehash_api_key(text, text) is
   ' which is p_hash, and returns its id. Returns null if none matches.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{rehash_api_key}');
 
+create or replace function api_keys_private.effective_scopes(p_scopes jsonb)
+returns jsonb
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(
+    jsonb_agg(
+      jsonb_build_object(
+        'entity_type', scope.value ->> 'entity_type',
+        'entity_id', scope.value ->> 'entity_id',
+        'action', scope.value ->> 'action'
+      )
+      order by scope.ordinality
+    ),
+    '[]'
+  )
+  from jsonb_array_elements(case jsonb_typeof(p_scopes) when 'array' then p_scopes else '[]' end)
+    with ordinality as scope (value, ordinality)
+  where scope.value ->> 'entity_type' is not null
+    and scope.value ->> 'entity_id' is not null
+    and scope.value ->> 'action' is not null;
+$$;
+comment on function api_keys_private.effective_scopes(jsonb) is
+  'Returns the scopes as has_scope reads them: the values are strings, and malformed scopes, which older keys may have, are'
+  ' omitted.';
+select audiencelab_private.revoke_privileges('api_keys_private', '{effective_scopes}');
+
 create or replace function public.authenticate_api_key(p_api_key text, p_ip inet default null)
 returns public.authenticate_api_key_response
 language plpgsql
@@ -1072,7 +1100,7 @@ begin
     v_key.id,
     v_key.account_id,
     v_key.name,
-    case when v_valid then v_key.scopes end,
+    case when v_valid then api_keys_private.effective_scopes(v_key.scopes) end,
     v_key.expires_at,
     v_key.created_by,
     case when v_valid then v_key.metadata end,
@@ -1094,7 +1122,7 @@ The code in the result is the first of these that applies:
   disabled or expired are not found either.
 - revoked, disabled, expired: the key cannot be used.
 - ip_not_allowed: the key has allowed_ips, and the address is in none of them. An IPv4-mapped IPv6 address counts as IPv4.
-- valid: the key can be used. Only then are scopes and metadata not null.
+- valid: the key can be used. Only then are scopes and metadata not null. Scopes that has_scope ignores are omitted.
 
 Errors: PGRST (HTTP 429 with Retry-After in seconds) after too many invalid keys with the prefix of a key that is hashed with
 bcrypt.$$;

@@ -52,6 +52,7 @@ ARGUMENTS: Mapping[str, Callable[[Thing], Arguments]] = {
     "api_keys.events(no key)": lambda account: given(account.id, api_key_id=uuid4()),
     "api_keys.log": lambda account: given(account.id),
     "api_keys.log(no key)": lambda account: given(account.id, api_key_id=uuid4()),
+    "api_keys.purge_logs": lambda _: given(START),
     "api_keys.usage": lambda account: given(account.id, start=START, end=END),
     "api_keys.usage(no key)": lambda account: given(
         account.id, start=START, end=END, api_key_id=uuid4()

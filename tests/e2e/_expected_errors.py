@@ -199,6 +199,9 @@ LIFE_CYCLE: Table = [
             (f"api_keys.{method}(no key)", "account", "member", FOREIGN_KEY),
         )
     ),
+    ("api_keys.purge_logs", "nothing", "service", RETURNS),
+    ("api_keys.purge_logs", "nothing", f"member {OUTSIDERS} {KEYS}", NOT_ITS_ROLE),
+    ("api_keys.purge_logs", "nothing", "anon", ANONYMOUS),
     ("api_keys.usage(backwards)", "account", "member", refused("the ")),
     ("api_keys.authenticate", "key", "service", RETURNS),
     ("api_keys.authenticate", "key", f"member {OUTSIDERS} {KEYS}", NOT_ITS_ROLE),

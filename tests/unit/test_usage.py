@@ -110,6 +110,18 @@ def test_usage_fetches_all_counts() -> None:
     }
 
 
+def test_purging_continues_until_nothing_is_left() -> None:
+    progress: list[int] = []
+    operation = api_keys.purge_logs(START, on_progress=progress.append)
+    requests, total = drive(operation, 10_000, 7, 0)
+    assert total == 10_007
+    assert progress == [10_000, 10_007]
+    assert (
+        requests == [("/rest/v1/rpc/purge_api_key_logs", {}, {"p_before": START.isoformat()})] * 3
+    )
+    assert drive(api_keys.purge_logs(START), 3, 0)[1] == 3
+
+
 REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
     (lambda: api_keys.usage("a", start=START, end=END), "account_id must be a UUID"),
     (lambda: api_keys.usage(ACCOUNT, start="2025", end=END), "start must be a datetime"),
@@ -118,6 +130,7 @@ REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
         "end has no time zone",
     ),
     (lambda: api_keys.usage(ACCOUNT, start=START, end=END, bucket=""), "bucket is empty"),
+    (lambda: api_keys.purge_logs(7), "before must be a datetime"),
 ]
 
 
