@@ -2512,6 +2512,9 @@ declare
   c_chunk constant integer := 10000;
   v_rolled_up_to bigint;
   v_began_at timestamptz;
+  v_ids uuid[];
+  v_first timestamptz;
+  v_last timestamptz := timestamptz '-infinity';
   v_chunk integer;
   v_deleted integer := 0;
 begin
@@ -2527,17 +2530,22 @@ begin
   v_rolled_up_to := api_keys_private.roll_up_usage();
   loop
     v_began_at := clock_timestamp();
-    -- Concurrent calls delete different rows. The time is compared as well, because only both are unique in a partitioned log.
-    delete from api_keys_private.api_key_logs as log
-    using (
-      select oldest.id, oldest.timestamp
-      from api_keys_private.api_key_logs as oldest
-      where oldest.timestamp < p_before and oldest.position <= v_rolled_up_to
-      order by oldest.timestamp
+    -- Concurrent calls delete different rows.
+    select array_agg(oldest.id), min(oldest.timestamp), max(oldest.timestamp)
+    into v_ids, v_first, v_last
+    from (
+      select log.id, log.timestamp
+      from api_keys_private.api_key_logs as log
+      -- The index still contains the rows that were deleted before v_last.
+      where log.timestamp < p_before and log.timestamp >= v_last and log.position <= v_rolled_up_to
+      order by log.timestamp
       limit least(c_chunk, p_limit - v_deleted)
       for update skip locked
-    ) as purged
-    where log.id = purged.id and log.timestamp = purged.timestamp;
+    ) as oldest;
+    exit when v_ids is null;
+    -- The times exclude other partitions, if the log is partitioned.
+    delete from api_keys_private.api_key_logs as log
+    where log.id = any (v_ids) and log.timestamp between v_first and v_last;
     get diagnostics v_chunk = row_count;
     v_deleted := v_deleted + v_chunk;
     exit when v_chunk < c_chunk;

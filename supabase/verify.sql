@@ -918,7 +918,7 @@ END',
       ]),
       ('function', 'public.purge_api_key_logs(timestamp with time zone,integer)', array[
         'arguments p_before timestamp with time zone, p_limit integer DEFAULT 10000',
-        'body df56a7224ff9c61b09557d7d169a6ab3',
+        'body 43c849082673ab7881b434cc028c0c19',
         'language plpgsql',
         'plan_cache_mode=force_custom_plan',
         'returns integer',
