@@ -541,6 +541,8 @@ stable
 -- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
+-- The best plan depends on how many rows are not rolled up.
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_from timestamptz;
@@ -562,8 +564,8 @@ begin
 
   v_from := date_trunc('hour', p_from, 'UTC');
   v_to := date_trunc('hour', p_to + interval '1 hour' - interval '1 microsecond', 'UTC');
-  -- Values in variables, and not joins, so that the planner knows how few rows are not rolled up. All statements of a stable
-  -- function read one snapshot, so that each row is counted once, even if it is rolled up meanwhile.
+  -- In variables, and not joined, so that the planner knows the values. All statements of a stable function read one snapshot,
+  -- so that each row is counted once, even if it is rolled up meanwhile.
   select array_agg(api_key.id)
   into v_api_key_ids
   from api_keys_private.api_keys as api_key
@@ -617,11 +619,19 @@ volatile
 -- Definer: the owner may execute roll_up_usage. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
+-- The best plan depends on the limit.
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   c_max_limit constant integer := 1000000;
+  c_chunk constant integer := 10000;
   v_rolled_up_to bigint;
-  v_deleted integer;
+  v_began_at timestamptz;
+  v_ids uuid[];
+  v_first timestamptz;
+  v_last timestamptz := timestamptz '-infinity';
+  v_chunk integer;
+  v_deleted integer := 0;
 begin
   if p_before is null then
     raise exception using errcode = 'invalid_parameter_value', message = 'the time must not be null';
@@ -633,18 +643,31 @@ begin
   end if;
 
   v_rolled_up_to := api_keys_private.roll_up_usage();
-  -- Concurrent calls delete different rows. The time is compared as well, because only both are unique in a partitioned log.
-  delete from api_keys_private.api_key_logs as log
-  using (
-    select oldest.id, oldest.timestamp
-    from api_keys_private.api_key_logs as oldest
-    where oldest.timestamp < p_before and oldest.position <= v_rolled_up_to
-    order by oldest.timestamp
-    limit p_limit
-    for update skip locked
-  ) as purged
-  where log.id = purged.id and log.timestamp = purged.timestamp;
-  get diagnostics v_deleted = row_count;
+  loop
+    v_began_at := clock_timestamp();
+    -- Concurrent calls delete different rows.
+    select array_agg(oldest.id), min(oldest.timestamp), max(oldest.timestamp)
+    into v_ids, v_first, v_last
+    from (
+      select log.id, log.timestamp
+      from api_keys_private.api_key_logs as log
+      -- The index still contains the rows that were deleted before v_last.
+      where log.timestamp < p_before and log.timestamp >= v_last and log.position <= v_rolled_up_to
+      order by log.timestamp
+      limit least(c_chunk, p_limit - v_deleted)
+      for update skip locked
+    ) as oldest;
+    exit when v_ids is null;
+    -- The times exclude other partitions, if the log is partitioned.
+    delete from api_keys_private.api_key_logs as log
+    where log.id = any (v_ids) and log.timestamp between v_first and v_last;
+    get diagnostics v_chunk = row_count;
+    v_deleted := v_deleted + v_chunk;
+    exit when v_chunk < c_chunk;
+    -- Pauses for as long as the deletion took, as VACUUM does, so that requests that are logged meanwhile are not much slower.
+    perform pg_sleep_for(clock_timestamp() - v_began_at);
+    exit when v_deleted = p_limit;
+  end loop;
   return v_deleted;
 end;
 $$;

@@ -37,7 +37,7 @@ def test_the_policies_triggers_and_indexes_of_other_scripts_are_replaced(
         " for each row execute function public.trigger_set_timestamps();"
         "create index ix_segments_account_id on public.segments (account_id);"
         "grant all on public.segments to anon;"
-        "grant update (name) on public.segments to api_key;"
+        "grant update (account_id) on public.segments to api_key;"
         "grant execute on function public.verify_api_key(text) to anon, public;"
         "grant usage on schema api_keys_private to authenticated;"
         "create function public.revoke_api_key(text) returns text language sql return 'x';"

@@ -489,6 +489,23 @@ def test_a_purge_deletes_the_oldest_and_keeps_the_counts(
     assert usage(db, tenant, "hour", between=(LONG_AGO, END)) == before
 
 
+def test_a_large_purge_works_in_parts(db: Database, tenant: Tenant, key_id: UUID) -> None:
+    db.admin(
+        "insert into api_keys_private.api_key_logs (api_key_id, endpoint, method, timestamp)"
+        # Many have the same time, also at the boundaries of the parts.
+        " select %s, '/', 'GET', %s + (n / 7000) * interval '1 second'"
+        " from generate_series(1, 25000) as n",
+        key_id,
+        LONG_AGO,
+    )
+    roll_up(db)
+    assert purge(db, LONG_AGO + HOUR, 20_000) == 20_000
+    assert len(logged(db, key_id)) == 5_000
+    assert purge(db, LONG_AGO + HOUR, 20_000) == 5_000
+    rows = usage(db, tenant, between=(LONG_AGO, END))
+    assert [row["requests"] for row in rows] == [25_000]
+
+
 def test_a_purge_counts_what_it_deletes(db: Database, tenant: Tenant, key_id: UUID) -> None:
     log(db, event(key_id, LONG_AGO), event(key_id, LONG_AGO))
     deadline = time.monotonic() + 10
