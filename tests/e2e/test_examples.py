@@ -28,6 +28,19 @@ STORIES = {
         "is completed: 400 records are processed",
         "8 of them failed",
     ],
+    "rotation.py": [
+        "the old key is valid",
+        "the new key is valid",
+        "switched off, the new key is disabled",
+        "switched on, it may read segment 42 again",
+    ],
+    "admin.py": [
+        "Back office: sk_",
+        "3 requests, 1 errors",
+        "rotate by service",
+        "update by service",
+        "create by service",
+    ],
     "async_backend.py": ["90 of 100 requests had a valid key", "90 were logged at once"],
 }
 

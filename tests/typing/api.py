@@ -12,6 +12,8 @@ from pydantic import JsonValue, SecretStr
 from audiencelab_sdk import (
     UNSET,
     ApiKey,
+    ApiKeyDetails,
+    ApiKeyEvent,
     ApiKeyVerification,
     APIStatusError,
     APITimeoutError,
@@ -21,6 +23,7 @@ from audiencelab_sdk import (
     AsyncProgress,
     AudienceLab,
     AudienceLabError,
+    AuthenticatedApiKey,
     CreatedApiKey,
     CustomColumn,
     EnrichmentFailedError,
@@ -28,11 +31,14 @@ from audiencelab_sdk import (
     EnrichmentStatus,
     EnrichmentType,
     InvalidApiKey,
+    LoggedRequest,
     NewSegment,
     Outcome,
     Page,
     Progress,
     RateLimitError,
+    RejectedApiKey,
+    RejectionCode,
     RequestAttempt,
     Scope,
     Segment,
@@ -40,6 +46,7 @@ from audiencelab_sdk import (
     SourceType,
     UnknownFilter,
     UnreadableRow,
+    UsageCount,
     UsageEvent,
     UsageLog,
     UsageLogError,
@@ -196,6 +203,25 @@ def options() -> None:
     context = ssl.create_default_context()
     AudienceLab("https://a.supabase.co", "key", on_response=observed, verify=context)
     AsyncAudienceLab.from_env(on_response=observe, proxy="http://a:1", headers={"X-A": "b"})
+
+
+def life_cycle(client: AudienceLab, account: UUID) -> None:
+    caller = client.api_keys.authenticate("sk_", "192.0.2.1")
+    assert_type(caller, AuthenticatedApiKey | RejectedApiKey)
+    if caller:
+        assert_type(caller.account_id, UUID)
+        assert_type(caller.allows("segment", "*", "read"), bool)
+    else:
+        assert_type(caller.code, RejectionCode | str)
+    assert_type(client.api_keys.get(account), ApiKeyDetails)
+    assert_type(client.api_keys.update(account, expires_at=None), ApiKeyDetails)
+    assert_type(client.api_keys.rotate(account, overlap=timedelta(hours=1)), CreatedApiKey)
+    assert_type(client.api_keys.issue(account, "n", created_by=account), CreatedApiKey)
+    assert_type(client.api_keys.log(account), Page[LoggedRequest])
+    assert_type(client.api_keys.events(account), Page[ApiKeyEvent])
+    now = datetime.now(UTC)
+    assert_type(client.api_keys.usage(account, start=now, end=now), list[UsageCount])
+    assert_type(client.api_keys.purge_logs(now, on_progress=print), int)
 
 
 def errors(error: APIStatusError, limit: RateLimitError, late: APITimeoutError) -> None:
