@@ -10,6 +10,7 @@ from uuid import UUID
 import pytest
 
 from audiencelab_sdk import (
+    UNSET,
     AuthenticatedApiKey,
     InvalidArgumentError,
     RejectedApiKey,
@@ -167,6 +168,11 @@ def test_update_sends_only_what_is_passed() -> None:
     }
 
 
+def test_update_returns_the_key() -> None:
+    key = result_of(api_keys.update(KEY_ID, name="crm"), DETAILS)
+    assert key.metadata == {"team": "crm"}
+
+
 def test_rotate_is_not_repeated() -> None:
     request = next(api_keys.rotate(KEY_ID, overlap=timedelta(hours=2)))
     assert not request.repeatable
@@ -201,6 +207,7 @@ REFUSED: list[tuple[Callable[[], Operation[Any]], str]] = [
     (lambda: api_keys.authenticate(API_KEY, 7.5), "ip must be an IP address, such as"),
     (lambda: api_keys.get("sk_a"), "api_key_id must be a UUID"),
     (lambda: api_keys.update(KEY_ID), "there is nothing to update"),
+    (lambda: api_keys.update(KEY_ID, name=UNSET), "there is nothing to update"),
     (lambda: api_keys.update(KEY_ID, name=" "), "name is empty or blank"),
     (lambda: api_keys.update(KEY_ID, metadata=[1]), "metadata must be a mapping"),
     (lambda: api_keys.update(KEY_ID, metadata={"a": "x" * 5000}), "at most 4,096 are allowed"),
