@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from pydantic import StrictInt, TypeAdapter
 
@@ -115,9 +115,9 @@ class KeyUsage(Resource[D]):
                 if not outcome:
                     logger.error("not logged: %s: %s", events[outcome.index], outcome.error)
 
-        An event with a UsageLogError was not written. After any other error, such as a timeout, it
-        may have been written. Pass the same event again: because of its `log_id` it is written only
-        once.
+        A retry after a lost response writes no event twice. An event with a UsageLogError was not
+        written. After any other error, such as a timeout, it may have been written. Events with a
+        `log_id` may be passed again: they are written only once.
 
         Args:
             events: The requests, any number.
@@ -129,7 +129,12 @@ class KeyUsage(Resource[D]):
         outcomes: list[Outcome[UsageLog]] = []
         for first in range(0, len(batch), _EVENTS_PER_REQUEST):
             chunk = batch[first : first + _EVENTS_PER_REQUEST]
-            rows = [event.model_dump(mode="json", exclude_none=True) for event in chunk]
+            # With ids, the driver may retry after a lost response.
+            rows = [
+                event.model_dump(mode="json", exclude_none=True)
+                | {"log_id": str(event.log_id or uuid4())}
+                for event in chunk
+            ]
             try:
                 response = yield rpc("log_api_key_usage_batch", {"p_events": rows}, repeatable=True)
                 outcomes += read_batch(response, first, len(chunk))

@@ -3,7 +3,7 @@
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Any, Literal, TypeAlias, cast
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import (
     AfterValidator,
@@ -286,8 +286,8 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
 
     Attributes:
         api_key_id: The id that `verify` returned.
-        log_id: The id of the entry, a random one unless it is passed. An event whose id is logged
-            already is not written again.
+        log_id: The id of the entry. An event whose id is logged already is not written again, so
+            with an id a call may be repeated. None means a new id in each call.
         endpoint: The requested path, such as ``/v1/segments``, truncated to 2,000 characters.
         method: The HTTP method, truncated to 255 characters.
         status_code: The HTTP status of the response, 100 to 999.
@@ -304,7 +304,7 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
     ip_address: Annotated[str | None, _storable(LONGEST_LOG_TEXT), _EMPTY_AS_NONE] = None
     user_agent: Annotated[str | None, _storable(LONGEST_USER_AGENT), _EMPTY_AS_NONE] = None
     timestamp: AwareDatetime | None = None
-    log_id: UUID = Field(default_factory=uuid4)
+    log_id: UUID | None = None
 
 
 class LoggedRequest(Model, frozen=True):

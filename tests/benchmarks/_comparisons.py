@@ -25,6 +25,8 @@ from tests.benchmarks._timing import (
 )
 from tests.benchmarks._world import (
     COUNTED,
+    FEW_KEYS,
+    KEYS,
     LATEST_LOG_ROWS,
     LOG_DAYS,
     LOG_ROWS,
@@ -81,6 +83,23 @@ def verify_against_look_up(world: World) -> Comparison:
         )
     return times_as_long(
         "verify_api_key", "a function with one primary key look-up", medians, at_most=1.5
+    )
+
+
+def verify_among_many_keys(world: World) -> Comparison:
+    statement = "select * from public.verify_api_key(%s)"
+    with world.connect(SERVICE_ROLE) as many, world.connect(SERVICE_ROLE, world.few) as few:
+        medians = alternating_medians(
+            call(many, statement, world.key),
+            call(few, statement, world.few_key),
+            rounds=100,
+            calls=(20, 20),
+        )
+    return times_as_long(
+        f"verify_api_key among {KEYS * world.rows:,} keys",
+        f"among {FEW_KEYS:,}",
+        medians,
+        at_most=1.3,
     )
 
 
@@ -297,6 +316,7 @@ def _purge(world: World, stopped: Event, purged: list[int]) -> None:
 COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     verify_against_bcrypt,
     verify_against_look_up,
+    verify_among_many_keys,
     authenticate_against_verify,
     count_against_slow_policy,
     first_page_against_owner,

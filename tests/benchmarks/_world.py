@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 COUNTED = 5_000
 PAGE = 50
 PAGES = 1_000
-KEYS = 100_000
+# API keys for each segment: 2,000,000 for 1,000,000. Another database has few.
+KEYS = 2
+FEW_KEYS = 1_000
 MEMBERSHIPS = 500
 # Log rows for each segment: 10,000,000 for 1,000,000.
 LOG_ROWS = 10
@@ -88,6 +90,8 @@ class World:
         busy: A member of `counted` and of other accounts, `MEMBERSHIPS` in all.
         key_id: The id of `key`, which has one scope.
         many_scopes_id: The id of a key that has `SCOPES`.
+        few: Another database, with `FEW_KEYS` keys.
+        few_key: A key of it, with the same scope.
         logged: An account whose keys have log rows of `LOG_DAYS`, `LOG_ROWS` for each segment.
     """
 
@@ -99,6 +103,8 @@ class World:
     key: str = field(repr=False)
     key_id: UUID
     many_scopes_id: UUID
+    few: Database
+    few_key: str = field(repr=False)
     logged: Tenant
 
     @property
@@ -117,11 +123,14 @@ class World:
         assert isinstance(key_id, UUID)
         return key_id
 
-    def connect(self, actor: Actor | None = None) -> psycopg.Connection[Any]:
+    def connect(
+        self, actor: Actor | None = None, db: Database | None = None
+    ) -> psycopg.Connection[Any]:
         """Connect as the actor, by default as the owner of the tables."""
+        url = (db or self.db).admin_url
         if actor is None:
-            return psycopg.connect(migrate.as_role(self.db.admin_url, "postgres"), autocommit=True)
-        connection = psycopg.connect(self.authenticator_url, autocommit=True)
+            return psycopg.connect(migrate.as_role(url, "postgres"), autocommit=True)
+        connection = psycopg.connect(migrate.as_role(url, "authenticator"), autocommit=True)
         connection.execute("select set_config('role', %s, false)", [actor.role])
         connection.execute("select set_config('request.jwt.claims', %s, false)", [claims(actor)])
         return connection
@@ -164,6 +173,11 @@ def fill(server: PostgresServer, rows: int) -> World:
 
     scope = {"entity_type": "segment", "entity_id": "*", "action": "read"}
     key = db.create_key(counted, [scope])
+    few = make_database(server, "few")
+    few_tenant = few.add_tenant()
+    _add_keys(few, FEW_KEYS, few_tenant.user_id, [few_tenant.account_id])
+    few_key = few.create_key(few_tenant, [scope])
+    few.admin("vacuum analyze")
     # Only the last scope matches, so that all of them are examined.
     other_scopes = [
         {**scope, "entity_id": str(uuid4()), "action": "write"} for _ in range(SCOPES - 1)
@@ -177,7 +191,19 @@ def fill(server: PostgresServer, rows: int) -> World:
     logged = _add_logs(db, LOG_ROWS * rows)
     db.admin("vacuum analyze")
     db.admin("checkpoint")
-    return World(db, rows, counted, large, busy, key["key"], key["id"], many_scopes["id"], logged)
+    return World(
+        db=db,
+        rows=rows,
+        counted=counted,
+        large=large,
+        busy=busy,
+        key=key["key"],
+        key_id=key["id"],
+        many_scopes_id=many_scopes["id"],
+        few=few,
+        few_key=few_key["key"],
+        logged=logged,
+    )
 
 
 def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
@@ -227,12 +253,18 @@ def _add_rows(db: Database, rows: int, counted: Tenant, large: Tenant, others: l
                 "other_rows": rows - COUNTED - LARGE,
             },
         )
+    _add_keys(db, KEYS * rows, counted.user_id, others)
+
+
+def _add_keys(db: Database, keys: int, user_id: UUID, accounts: list[UUID]) -> None:
+    unchecked = "-c session_replication_role=replica"
+    with psycopg.connect(db.admin_url, autocommit=True, options=unchecked) as connection:
         connection.execute(
             _KEYS,
             {
-                "others": others,
-                "other_accounts": len(others),
-                "user_id": counted.user_id,
-                "keys": KEYS,
+                "others": accounts,
+                "other_accounts": len(accounts),
+                "user_id": user_id,
+                "keys": keys,
             },
         )

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import httpx
 import pytest
 
 from audiencelab_sdk import (
+    AudienceLab,
     CreatedApiKey,
     PermissionDeniedError,
     UsageEvent,
@@ -17,6 +21,8 @@ from audiencelab_sdk import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.e2e._project import Project, Tenant
     from tests.e2e.conftest import Client
 
@@ -47,6 +53,7 @@ def test_log_usage_inserts_a_row(
         "ip_address": "203.0.113.7",
         "user_agent": "curl/8 🔑",
         "timestamp": log.timestamp,
+        "position": row["position"],
     }
     (after,) = member.walk(tenant.account_id)
     assert after.last_used_at == log.timestamp
@@ -93,3 +100,70 @@ def test_log_usage_batch_reports_each_event(
     assert {(row["endpoint"], row["user_agent"]) for row in rows} == {("/\ufffd\ufffd", None)}
     (refused,) = member.call("log_usage_batch", [event])
     assert isinstance(refused.error, PermissionDeniedError)
+
+
+class LossyProxy(ThreadingHTTPServer):
+    """Forwards requests to an API, and loses every other response."""
+
+    daemon_threads = True
+
+    def __init__(self, api: str) -> None:
+        super().__init__(("127.0.0.1", 0), LossyHandler)
+        self.api = api
+        self.requests = 0
+        self.lock = threading.Lock()
+
+
+class LossyHandler(BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        proxy = self.server
+        assert isinstance(proxy, LossyProxy)
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        names = ("apikey", "Authorization", "Content-Type", "Accept")
+        headers = {name: self.headers[name] for name in names}
+        response = httpx.post(proxy.api + self.path, content=body, headers=headers)
+        with proxy.lock:
+            proxy.requests += 1
+            is_lost = proxy.requests % 2 == 1
+        self.close_connection = True
+        if is_lost:
+            return
+        self.send_response(response.status_code)
+        self.send_header("Content-Type", response.headers["Content-Type"])
+        self.send_header("Content-Length", str(len(response.content)))
+        self.end_headers()
+        self.wfile.write(response.content)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - named so in the base
+        """Log nothing."""
+
+
+@pytest.fixture
+def lossy_proxy(project: Project) -> Iterator[LossyProxy]:
+    proxy = LossyProxy(project.url)
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield proxy
+    proxy.shutdown()
+    thread.join()
+    proxy.server_close()
+
+
+def test_lost_responses_lose_and_repeat_no_event(
+    project: Project, created: CreatedApiKey, lossy_proxy: LossyProxy
+) -> None:
+    events = [
+        UsageEvent(api_key_id=created.id, endpoint=f"/{number}", method="GET")
+        for number in range(2_500)
+    ]
+    url = f"http://127.0.0.1:{lossy_proxy.server_address[1]}"
+    with AudienceLab(url, project.service_role_key) as client:
+        outcomes = client.api_keys.log_usage_batch(events)
+    assert all(outcomes)
+    assert lossy_proxy.requests == 6
+    rows = project.sql(
+        "select id, endpoint from api_keys_private.api_key_logs where api_key_id = %s", created.id
+    )
+    assert len(rows) == len(events)
+    assert {row["endpoint"] for row in rows} == {event.endpoint for event in events}
+    assert {row["id"] for row in rows} == {outcome.unwrap().log_id for outcome in outcomes}

@@ -78,6 +78,16 @@ def test_log_usage_batch_sends_the_events() -> None:
     )
 
 
+def test_an_event_without_an_id_gets_a_new_one_in_each_call() -> None:
+    event = EVENT.model_copy(update={"log_id": None})
+    ids = [
+        UUID(row["log_id"])
+        for _ in range(2)
+        for row in sent(run([event] * 3, [line(0), line(1), line(2)])[0][0])[2]["p_events"]
+    ]
+    assert len(set(ids)) == 6
+
+
 def test_log_usage_batch_sends_no_request_for_no_events() -> None:
     with pytest.raises(StopIteration) as stop:
         next(api_keys.log_usage_batch([]))
