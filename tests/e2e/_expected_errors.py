@@ -51,6 +51,7 @@ NO_ACCOUNT_NAMED = denied("only service_role may revoke API keys in all accounts
 NO_KEY = denied("the API key does not exist, or you are not a member of its account")
 DEAD_KEY = denied("the API key that the request runs as is revoked or expired")
 NO_LOGGED_KEY = not_logged('insert or update on table "api_key_logs" violates foreign key')
+NO_SCOPE = denied("the account is not that of the API key, or the API key has no scope")
 FOREIGN_ROW = denied("new row violates row-level security policy")
 NO_CREATOR = invalid("created_by is missing, and this client acts as no user")
 NO_PARENT = conflict("23503", "insert or update on table ")
@@ -58,6 +59,9 @@ UNSEEN_SEGMENT = Refusal(
     NotFoundError, 406, "PGRST116", "the segment does not exist, is deleted, or"
 )
 NO_SEGMENT = Refusal(NotFoundError, 404, "PT404", "the segment does not exist, or you are not")
+UNWRITABLE_SEGMENT = Refusal(
+    NotFoundError, 404, "PT404", "the segment does not exist, or the API key has no scope"
+)
 UNSEEN_JOB = Refusal(
     NotFoundError, 406, "PGRST116", "the enrichment job does not exist, or is not visible"
 )
@@ -147,9 +151,10 @@ API_KEYS: Table = [
     ("Page.next", "left account", "member", NO_MEMBER),
 ]
 SEGMENTS: Table = [
-    ("segments.create", "account", "member", RETURNS),
+    ("segments.create", "account", "member write_key", RETURNS),
     ("segments.create", "account", OUTSIDERS, NO_MEMBER),
-    ("segments.create", "account", f"service {KEYS}", NOT_ITS_ROLE),
+    ("segments.create", "account", KEYS, NO_SCOPE),
+    ("segments.create", "account", "service", NOT_ITS_ROLE),
     ("segments.create", "account", "anon", ANONYMOUS),
     ("segments.create", "no account", "member", NO_MEMBER),
     ("segments.create", "deleted account", "member", NO_MEMBER),
@@ -160,12 +165,12 @@ SEGMENTS: Table = [
     ("Outcome.unwrap(create_many)", "account", "member", RETURNS),
     ("Outcome.unwrap(create_many)", "account", OUTSIDERS, FOREIGN_ROW),
     ("Outcome.unwrap(create_many)", "no account", "member", FOREIGN_ROW),
-    ("Outcome.unwrap(created_by)", "account", "member service", RETURNS),
-    ("Outcome.unwrap(created_by)", "account", KEYS, NOT_ITS_ROLE),
+    ("Outcome.unwrap(created_by)", "account", "member service write_key", RETURNS),
+    ("Outcome.unwrap(created_by)", "account", KEYS, FOREIGN_ROW),
     ("Outcome.unwrap(created_by)", "account", "anon", ANONYMOUS),
     ("Outcome.unwrap(created_by)", "no account", "service", NO_PARENT),
     ("Outcome.unwrap(created_by)", "account, no user", "service", NO_PARENT),
-    ("segments.get", "segment", "member service key", RETURNS),
+    ("segments.get", "segment", "member service key write_key", RETURNS),
     ("segments.get", "segment", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_SEGMENT),
     ("segments.get", "segment", "anon", ANONYMOUS),
     ("segments.get", "segment", "expired", EXPIRED),
@@ -176,22 +181,23 @@ SEGMENTS: Table = [
     ("segments.list", "account", f"member {OUTSIDERS} service {KEYS}", RETURNS),
     ("segments.list", "account", "anon", ANONYMOUS),
     ("segments.list", "no account", "member service", RETURNS),
-    ("segments.update", "segment", "member service", RETURNS),
-    ("segments.update", "segment", OUTSIDERS, UNSEEN_SEGMENT),
-    ("segments.update", "segment", KEYS, NOT_ITS_ROLE),
+    ("segments.update", "segment", "member service write_key", RETURNS),
+    ("segments.update", "segment", f"{OUTSIDERS} {KEYS}", UNSEEN_SEGMENT),
     ("segments.update", "segment", "anon", ANONYMOUS),
     ("segments.update", "no segment", "member service", UNSEEN_SEGMENT),
     ("segments.update", "deleted segment", "member service", UNSEEN_SEGMENT),
     ("segments.update(nothing)", "segment", "member", invalid("there is nothing to update")),
-    ("segments.delete", "segment", "member", RETURNS),
+    ("segments.delete", "segment", "member write_key", RETURNS),
     ("segments.delete", "segment", OUTSIDERS, NO_SEGMENT),
-    ("segments.delete", "segment", f"service {KEYS}", NOT_ITS_ROLE),
+    ("segments.delete", "segment", KEYS, UNWRITABLE_SEGMENT),
+    ("segments.delete", "segment", "service", NOT_ITS_ROLE),
     ("segments.delete", "segment", "anon", ANONYMOUS),
     ("segments.delete", "no segment", "member", NO_SEGMENT),
     ("segments.delete", "deleted segment", "member", RETURNS),
-    ("segments.restore", "deleted segment", "member", RETURNS),
+    ("segments.restore", "deleted segment", "member write_key", RETURNS),
     ("segments.restore", "deleted segment", OUTSIDERS, NO_SEGMENT),
-    ("segments.restore", "deleted segment", f"service {KEYS}", NOT_ITS_ROLE),
+    ("segments.restore", "deleted segment", KEYS, UNWRITABLE_SEGMENT),
+    ("segments.restore", "deleted segment", "service", NOT_ITS_ROLE),
     ("segments.restore", "deleted segment", "anon", ANONYMOUS),
     ("segments.restore", "no segment", "member", NO_SEGMENT),
     ("segments.restore", "segment", "member", RETURNS),
@@ -202,8 +208,8 @@ ENRICHMENT: Table = [
     ("enrichment.create", "account", f"service {KEYS} anon", NO_CREATOR),
     ("enrichment.create", "no account", "member", FOREIGN_ROW),
     ("enrichment.create", "deleted account", "member", FOREIGN_ROW),
-    ("enrichment.create(created_by)", "account", "member service", RETURNS),
-    ("enrichment.create(created_by)", "account", KEYS, NOT_ITS_ROLE),
+    ("enrichment.create(created_by)", "account", "member service key", RETURNS),
+    ("enrichment.create(created_by)", "account", "wrong_key revoked_key read_key", FOREIGN_ROW),
     ("enrichment.create(created_by)", "account", "anon", ANONYMOUS),
     ("enrichment.create(created_by)", "no account", "service", NO_PARENT),
     ("enrichment.create(created_by)", "account, no user", "service", NO_PARENT),

@@ -26,6 +26,7 @@ READ_SEGMENTS = Scope(entity_type="segment", entity_id="*", action="read")
 WRITE_SEGMENTS = Scope(entity_type="segment", entity_id="*", action="write")
 READ_JOBS = Scope(entity_type="enrichment", entity_id="*", action="read")
 WRITE_JOBS = Scope(entity_type="enrichment", entity_id="*", action="write")
+AUDIENCES = Scope(entity_type="audience", entity_id="*", action="*")
 ODD_SCOPE = Scope.model_validate({**EVERYTHING.model_dump(), "note": "x"})
 NEW_SEGMENT = NewSegment(name="n", source_type=SourceType.AUDIENCE, source_id="a")
 
@@ -212,7 +213,8 @@ CALLERS: Mapping[str, Callable[[World], Client]] = {
     "service": lambda world: world.backend,
     "key": lambda world: world.as_key(world.key(READ_SEGMENTS, WRITE_JOBS)),
     "read_key": lambda world: world.as_key(world.key(READ_SEGMENTS, READ_JOBS)),
-    "wrong_key": lambda world: world.as_key(world.key(WRITE_SEGMENTS)),
+    "write_key": lambda world: world.as_key(world.key(WRITE_SEGMENTS)),
+    "wrong_key": lambda world: world.as_key(world.key(AUDIENCES)),
     "revoked_key": lambda world: world.as_key(world.revoked_key()),
     "expired": lambda world: world.as_user(world.tenant.user_id, expires_in=-600),
     "forged": lambda world: world.backend.as_user("not.a.token"),

@@ -36,7 +36,9 @@ def test_log_usage_inserts_a_row(
         user_agent="curl/8 🔑",
     )
     (row,) = project.sql(
-        "select * from api_keys_private.api_key_logs where api_key_id = %s", created.id
+        "select id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp"
+        " from api_keys_private.api_key_logs where api_key_id = %s",
+        created.id,
     )
     assert row == {
         "id": log.log_id,
