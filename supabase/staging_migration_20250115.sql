@@ -2426,8 +2426,6 @@ stable
 -- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
--- The best plan depends on how many rows are not rolled up.
-set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_from timestamptz;
@@ -2449,36 +2447,35 @@ begin
 
   v_from := date_trunc('hour', p_from, 'UTC');
   v_to := date_trunc('hour', p_to + interval '1 hour' - interval '1 microsecond', 'UTC');
-  -- In variables, and not joined, so that the planner knows the values. All statements of a stable function read one snapshot,
-  -- so that each row is counted once, even if it is rolled up meanwhile.
+  -- All statements of a stable function read one snapshot, so that each row is counted once, even if it is rolled up meanwhile.
   select array_agg(api_key.id)
   into v_api_key_ids
   from api_keys_private.api_keys as api_key
   where api_key.account_id = p_account_id and (p_api_key_id is null or api_key.id = p_api_key_id);
   select progress.rolled_up_to into v_rolled_up_to from api_keys_private.api_key_usage_progress as progress;
 
-  return query
+  -- Dynamic, so that it is planned for these values: a cached plan does not know how few rows are not rolled up.
+  return query execute $query$
     with counted as (
       select usage.api_key_id, usage.hour as time, usage.requests, usage.errors, usage.last_used_at
       from api_keys_private.api_key_usage_hours as usage
-      where usage.api_key_id = any (v_api_key_ids) and usage.hour >= v_from and usage.hour < v_to
+      where usage.api_key_id = any ($1) and usage.hour >= $2 and usage.hour < $3
       union all
       select log.api_key_id, log.timestamp, 1, coalesce(log.status_code >= 400, false)::integer, log.timestamp
       from api_keys_private.api_key_logs as log
-      where log.position > v_rolled_up_to
-        and log.api_key_id = any (v_api_key_ids)
-        and log.timestamp >= v_from
-        and log.timestamp < v_to
+      where log.position > $4 and log.api_key_id = any ($1) and log.timestamp >= $2 and log.timestamp < $3
     )
     select
       counted.api_key_id,
-      date_trunc(p_bucket, counted.time, 'UTC'),
+      date_trunc($5, counted.time, 'UTC'),
       sum(counted.requests)::bigint,
       sum(counted.errors)::bigint,
       max(counted.last_used_at)
     from counted
     group by 1, 2
-    order by 2, 1;
+    order by 2, 1
+  $query$
+  using v_api_key_ids, v_from, v_to, v_rolled_up_to, p_bucket;
 end;
 $$;
 comment on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) is
@@ -2504,8 +2501,6 @@ volatile
 -- Definer: the owner may execute roll_up_usage. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
--- The best plan depends on the limit.
-set plan_cache_mode = force_custom_plan
 as $$
 declare
   c_max_limit constant integer := 1000000;

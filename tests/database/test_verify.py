@@ -46,8 +46,8 @@ DAMAGE = {
     "grant select on public.segments to anon": (
         "privileges public.segments: found <select to anon>"
     ),
-    "grant update (name) on public.segments to api_key": (
-        "privileges public.segments: found <update (name) to api_key>"
+    "grant update (id) on public.segments to api_key": (
+        "privileges public.segments: found <update (id) to api_key>"
     ),
     "revoke insert on public.enrichment_tracking from authenticated": (
         "privileges public.enrichment_tracking: expected <insert to authenticated>"
