@@ -2109,57 +2109,61 @@ grant execute on function public.log_api_key_usage(uuid, text, text, integer, te
 
 create or replace function api_keys_private.log_usage_events(p_events jsonb)
 returns table (event_index bigint, log_id uuid, logged_at timestamptz)
-language sql
+-- Not language sql, whose statements PostgreSQL plans in each call.
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  with event as (
-    select
-      element.ordinality - 1 as index,
-      (element.value ->> 'log_id')::uuid as given_id,
-      coalesce((element.value ->> 'log_id')::uuid, gen_random_uuid()) as id,
-      (element.value ->> 'api_key_id')::uuid as api_key_id,
-      left(element.value ->> 'endpoint', 2000) as endpoint,
-      left(element.value ->> 'method', 255) as method,
-      (element.value ->> 'status_code')::integer as status_code,
-      left(element.value ->> 'ip_address', 255) as ip_address,
-      left(element.value ->> 'user_agent', 1000) as user_agent,
-      coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
-    from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
-  ),
-  logged as (
-    insert into api_keys_private.api_key_logs (
-      id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
+begin
+  return query
+    with event as (
+      select
+        element.ordinality - 1 as index,
+        (element.value ->> 'log_id')::uuid as given_id,
+        coalesce((element.value ->> 'log_id')::uuid, gen_random_uuid()) as id,
+        (element.value ->> 'api_key_id')::uuid as api_key_id,
+        left(element.value ->> 'endpoint', 2000) as endpoint,
+        left(element.value ->> 'method', 255) as method,
+        (element.value ->> 'status_code')::integer as status_code,
+        left(element.value ->> 'ip_address', 255) as ip_address,
+        left(element.value ->> 'user_agent', 1000) as user_agent,
+        coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
+      from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
+    ),
+    logged as (
+      insert into api_keys_private.api_key_logs (
+        id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
+      )
+      select
+        event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
+        event.logged_at
+      from event
+      -- Without a target, so that it also holds for the primary key of a partitioned log.
+      on conflict do nothing
+      returning id, api_key_id
+    ),
+    used as (
+      update api_keys_private.api_keys as api_key
+      set last_used_at = now()
+      where api_key.id in (
+        select due.id
+        from api_keys_private.api_keys as due
+        where due.id in (select logged.api_key_id from logged)
+          and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
+        for no key update skip locked
+      )
     )
     select
-      event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
-      event.logged_at
+      event.index,
+      event.id,
+      -- Not a join, which could read the whole log.
+      coalesce(
+        (select repeated.timestamp from api_keys_private.api_key_logs as repeated where repeated.id = event.given_id),
+        event.logged_at
+      )
     from event
-    -- Without a target, so that it also holds for the primary key of a partitioned log.
-    on conflict do nothing
-    returning id, api_key_id
-  ),
-  used as (
-    update api_keys_private.api_keys as api_key
-    set last_used_at = now()
-    where api_key.id in (
-      select due.id
-      from api_keys_private.api_keys as due
-      where due.id in (select logged.api_key_id from logged)
-        and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
-      for no key update skip locked
-    )
-  )
-  select
-    event.index,
-    event.id,
-    -- Not a join, which could read the whole log.
-    coalesce(
-      (select repeated.timestamp from api_keys_private.api_key_logs as repeated where repeated.id = event.given_id),
-      event.logged_at
-    )
-  from event
-  order by event.index;
+    order by event.index;
+end;
 $$;
 comment on function api_keys_private.log_usage_events(jsonb) is
   'Writes one log row for each event, except for events whose log_id is already logged, or none if one of them fails.'
