@@ -224,57 +224,61 @@ grant execute on function public.log_api_key_usage(uuid, text, text, integer, te
 
 create or replace function api_keys_private.log_usage_events(p_events jsonb)
 returns table (event_index bigint, log_id uuid, logged_at timestamptz)
-language sql
+-- Not language sql, whose statements PostgreSQL plans in each call.
+language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  with event as (
-    select
-      element.ordinality - 1 as index,
-      (element.value ->> 'log_id')::uuid as given_id,
-      coalesce((element.value ->> 'log_id')::uuid, gen_random_uuid()) as id,
-      (element.value ->> 'api_key_id')::uuid as api_key_id,
-      left(element.value ->> 'endpoint', 2000) as endpoint,
-      left(element.value ->> 'method', 255) as method,
-      (element.value ->> 'status_code')::integer as status_code,
-      left(element.value ->> 'ip_address', 255) as ip_address,
-      left(element.value ->> 'user_agent', 1000) as user_agent,
-      coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
-    from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
-  ),
-  logged as (
-    insert into api_keys_private.api_key_logs (
-      id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
+begin
+  return query
+    with event as (
+      select
+        element.ordinality - 1 as index,
+        (element.value ->> 'log_id')::uuid as given_id,
+        coalesce((element.value ->> 'log_id')::uuid, gen_random_uuid()) as id,
+        (element.value ->> 'api_key_id')::uuid as api_key_id,
+        left(element.value ->> 'endpoint', 2000) as endpoint,
+        left(element.value ->> 'method', 255) as method,
+        (element.value ->> 'status_code')::integer as status_code,
+        left(element.value ->> 'ip_address', 255) as ip_address,
+        left(element.value ->> 'user_agent', 1000) as user_agent,
+        coalesce((element.value ->> 'timestamp')::timestamptz, now()) as logged_at
+      from jsonb_array_elements(p_events) with ordinality as element (value, ordinality)
+    ),
+    logged as (
+      insert into api_keys_private.api_key_logs (
+        id, api_key_id, endpoint, method, status_code, ip_address, user_agent, timestamp
+      )
+      select
+        event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
+        event.logged_at
+      from event
+      -- Without a target, so that it also holds for the primary key of a partitioned log.
+      on conflict do nothing
+      returning id, api_key_id
+    ),
+    used as (
+      update api_keys_private.api_keys as api_key
+      set last_used_at = now()
+      where api_key.id in (
+        select due.id
+        from api_keys_private.api_keys as due
+        where due.id in (select logged.api_key_id from logged)
+          and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
+        for no key update skip locked
+      )
     )
     select
-      event.id, event.api_key_id, event.endpoint, event.method, event.status_code, event.ip_address, event.user_agent,
-      event.logged_at
+      event.index,
+      event.id,
+      -- Not a join, which could read the whole log.
+      coalesce(
+        (select repeated.timestamp from api_keys_private.api_key_logs as repeated where repeated.id = event.given_id),
+        event.logged_at
+      )
     from event
-    -- Without a target, so that it also holds for the primary key of a partitioned log.
-    on conflict do nothing
-    returning id, api_key_id
-  ),
-  used as (
-    update api_keys_private.api_keys as api_key
-    set last_used_at = now()
-    where api_key.id in (
-      select due.id
-      from api_keys_private.api_keys as due
-      where due.id in (select logged.api_key_id from logged)
-        and (due.last_used_at is null or due.last_used_at < now() - interval '1 minute')
-      for no key update skip locked
-    )
-  )
-  select
-    event.index,
-    event.id,
-    -- Not a join, which could read the whole log.
-    coalesce(
-      (select repeated.timestamp from api_keys_private.api_key_logs as repeated where repeated.id = event.given_id),
-      event.logged_at
-    )
-  from event
-  order by event.index;
+    order by event.index;
+end;
 $$;
 comment on function api_keys_private.log_usage_events(jsonb) is
   'Writes one log row for each event, except for events whose log_id is already logged, or none if one of them fails.'
@@ -541,8 +545,6 @@ stable
 -- Definer: callers have no access to the tables. The function checks membership itself, except for service_role.
 security definer
 set search_path = pg_catalog, pg_temp
--- The best plan depends on how many rows are not rolled up.
-set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_from timestamptz;
@@ -564,36 +566,35 @@ begin
 
   v_from := date_trunc('hour', p_from, 'UTC');
   v_to := date_trunc('hour', p_to + interval '1 hour' - interval '1 microsecond', 'UTC');
-  -- In variables, and not joined, so that the planner knows the values. All statements of a stable function read one snapshot,
-  -- so that each row is counted once, even if it is rolled up meanwhile.
+  -- All statements of a stable function read one snapshot, so that each row is counted once, even if it is rolled up meanwhile.
   select array_agg(api_key.id)
   into v_api_key_ids
   from api_keys_private.api_keys as api_key
   where api_key.account_id = p_account_id and (p_api_key_id is null or api_key.id = p_api_key_id);
   select progress.rolled_up_to into v_rolled_up_to from api_keys_private.api_key_usage_progress as progress;
 
-  return query
+  -- Dynamic, so that it is planned for these values: a cached plan does not know how few rows are not rolled up.
+  return query execute $query$
     with counted as (
       select usage.api_key_id, usage.hour as time, usage.requests, usage.errors, usage.last_used_at
       from api_keys_private.api_key_usage_hours as usage
-      where usage.api_key_id = any (v_api_key_ids) and usage.hour >= v_from and usage.hour < v_to
+      where usage.api_key_id = any ($1) and usage.hour >= $2 and usage.hour < $3
       union all
       select log.api_key_id, log.timestamp, 1, coalesce(log.status_code >= 400, false)::integer, log.timestamp
       from api_keys_private.api_key_logs as log
-      where log.position > v_rolled_up_to
-        and log.api_key_id = any (v_api_key_ids)
-        and log.timestamp >= v_from
-        and log.timestamp < v_to
+      where log.position > $4 and log.api_key_id = any ($1) and log.timestamp >= $2 and log.timestamp < $3
     )
     select
       counted.api_key_id,
-      date_trunc(p_bucket, counted.time, 'UTC'),
+      date_trunc($5, counted.time, 'UTC'),
       sum(counted.requests)::bigint,
       sum(counted.errors)::bigint,
       max(counted.last_used_at)
     from counted
     group by 1, 2
-    order by 2, 1;
+    order by 2, 1
+  $query$
+  using v_api_key_ids, v_from, v_to, v_rolled_up_to, p_bucket;
 end;
 $$;
 comment on function public.api_key_usage(uuid, timestamptz, timestamptz, text, uuid) is
@@ -619,8 +620,6 @@ volatile
 -- Definer: the owner may execute roll_up_usage. Only service_role may call it.
 security definer
 set search_path = pg_catalog, pg_temp
--- The best plan depends on the limit.
-set plan_cache_mode = force_custom_plan
 as $$
 declare
   c_max_limit constant integer := 1000000;

@@ -570,6 +570,30 @@ def test_an_invalid_purge_is_rejected(
         purge(db, before, limit)
 
 
+def test_rows_that_are_rolled_up_are_not_read(db: Database, tenant: Tenant, key_id: UUID) -> None:
+    db.admin(
+        "insert into api_keys_private.api_key_logs (api_key_id, endpoint, method, timestamp)"
+        " select %s, '/', 'GET', %s from generate_series(1, 20000)",
+        key_id,
+        NOON,
+    )
+    roll_up(db)
+    db.admin("analyze api_keys_private.api_key_logs")
+    log(db, event(key_id, NOON))
+    with db.acting(tenant.member) as connection:
+        for _ in range(10):
+            rows = connection.execute(READ, [tenant.account_id, START, END, "day", None]).fetchall()
+            assert [row[2] for row in rows] == [20_001]
+        connection.execute("reset role")
+        read = connection.execute(
+            "select idx_tup_fetch + seq_tup_read from pg_stat_xact_all_tables"
+            " where relname = 'api_key_logs'"
+        ).fetchone()
+    # The planner reads a few rows, too.
+    assert read is not None
+    assert read[0] <= 100
+
+
 @pytest.mark.parametrize("at", ["infinity", "-infinity", "10000-01-01", "0001-12-31 BC"])
 def test_a_time_that_cannot_be_read_is_not_logged(
     db: Database, tenant: Tenant, key_id: UUID, at: str

@@ -151,11 +151,13 @@ def test_the_requests_of_a_busy_key_are_read_from_the_index(db: Database, tenant
     )
     db.admin("analyze api_keys_private.api_key_logs")
     with db.acting(tenant.member) as connection:
-        connection.execute(READ.encode(), [tenant.account_id, None, 10, None, None])
+        # The plan of the function's query is cached after a few calls.
+        for _ in range(10):
+            connection.execute(READ.encode(), [tenant.account_id, None, 10, None, None])
         connection.execute("reset role")
         read_rows = connection.execute(
             "select idx_tup_fetch + seq_tup_read from pg_stat_xact_all_tables"
             " where relname = 'api_key_logs'"
         ).fetchone()
     assert read_rows is not None
-    assert read_rows[0] <= 50
+    assert read_rows[0] <= 10 * 50
