@@ -544,15 +544,6 @@ END',
         'search_path=pg_catalog, pg_temp',
         'security invoker'
       ]),
-      ('function', 'api_keys_private.effective_scopes(jsonb)', array[
-        'arguments p_scopes jsonb',
-        'body a92fece4e2b19acb10014a6298ec96ae',
-        'immutable',
-        'language sql',
-        'returns jsonb',
-        'search_path=pg_catalog, pg_temp',
-        'security invoker'
-      ]),
       ('function', 'api_keys_private.find_api_key(uuid)', array[
         'arguments p_api_key_id uuid',
         'body bc9b5b6422a4aa130e0a4653e5ab0cf8',
@@ -1041,7 +1032,7 @@ END',
       ]),
       ('function', 'public.authenticate_api_key(text,inet)', array[
         'arguments p_api_key text, p_ip inet DEFAULT NULL::inet',
-        'body 0d9a353fd70b4ea9584c0cb1a829464e',
+        'body c4d74fb076b28d2241c3189bf889498d',
         'language plpgsql',
         'returns public.authenticate_api_key_response',
         'search_path=pg_catalog, pg_temp',

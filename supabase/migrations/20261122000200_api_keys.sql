@@ -1034,34 +1034,6 @@ comment on function api_keys_private.rehash_api_key(text, text) is
   ' which is p_hash, and returns its id. Returns null if none matches.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{rehash_api_key}');
 
-create or replace function api_keys_private.effective_scopes(p_scopes jsonb)
-returns jsonb
-language sql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-  select coalesce(
-    jsonb_agg(
-      jsonb_build_object(
-        'entity_type', scope.value ->> 'entity_type',
-        'entity_id', scope.value ->> 'entity_id',
-        'action', scope.value ->> 'action'
-      )
-      order by scope.ordinality
-    ),
-    '[]'
-  )
-  from jsonb_array_elements(case jsonb_typeof(p_scopes) when 'array' then p_scopes else '[]' end)
-    with ordinality as scope (value, ordinality)
-  where scope.value ->> 'entity_type' is not null
-    and scope.value ->> 'entity_id' is not null
-    and scope.value ->> 'action' is not null;
-$$;
-comment on function api_keys_private.effective_scopes(jsonb) is
-  'Returns the scopes as has_scope reads them: the values are strings, and malformed scopes, which older keys may have, are'
-  ' omitted.';
-select audiencelab_private.revoke_privileges('api_keys_private', '{effective_scopes}');
-
 create or replace function public.authenticate_api_key(p_api_key text, p_ip inet default null)
 returns public.authenticate_api_key_response
 language plpgsql
@@ -1076,6 +1048,7 @@ declare
   v_key api_keys_private.api_keys;
   v_code text;
   v_valid boolean;
+  v_scopes jsonb;
 begin
   select * into v_key from api_keys_private.api_keys as api_key where api_key.key_hash = c_hash;
   if not found then
@@ -1094,13 +1067,35 @@ begin
     else 'ip_not_allowed'
   end;
   v_valid := v_code = 'valid';
+  if v_valid then
+    -- As has_scope reads them: as strings, and without the malformed scopes that older keys may have.
+    v_scopes := (
+      select
+        coalesce(
+          jsonb_agg(
+            jsonb_build_object(
+              'entity_type', scope.value ->> 'entity_type',
+              'entity_id', scope.value ->> 'entity_id',
+              'action', scope.value ->> 'action'
+            )
+            order by scope.ordinality
+          ),
+          '[]'
+        )
+      from jsonb_array_elements(case jsonb_typeof(v_key.scopes) when 'array' then v_key.scopes else '[]' end)
+        with ordinality as scope (value, ordinality)
+      where scope.value ->> 'entity_type' is not null
+        and scope.value ->> 'entity_id' is not null
+        and scope.value ->> 'action' is not null
+    );
+  end if;
   return row(
     v_valid,
     v_code,
     v_key.id,
     v_key.account_id,
     v_key.name,
-    case when v_valid then api_keys_private.effective_scopes(v_key.scopes) end,
+    v_scopes,
     v_key.expires_at,
     v_key.created_by,
     case when v_valid then v_key.metadata end,

@@ -51,7 +51,6 @@ $confirmation$;
 drop function if exists public.get_api_key_account_id();
 drop function if exists public.has_scope(text, text, text);
 drop function if exists public.authenticate_api_key(text, inet);
-drop function if exists api_keys_private.effective_scopes(jsonb);
 drop function if exists public.verify_api_key(text);
 drop function if exists public.revoke_api_keys_of(uuid, uuid);
 drop function if exists public.revoke_api_key(uuid);

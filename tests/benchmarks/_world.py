@@ -31,8 +31,8 @@ MEMBERSHIPS = 500
 LOG_ROWS = 10
 LOG_KEYS = 10
 LOG_DAYS = 90
-# Logged since the last roll-up.
-LATEST_LOG_ROWS = 10_000
+# One log row for so many segments is not rolled up yet: 10,000 for 1,000,000.
+SEGMENTS_PER_LATEST_LOG_ROW = 100
 SCOPES = 100
 # One page more than is measured, so that the last measured page is like the others.
 LARGE = PAGES * PAGE + PAGE
@@ -175,8 +175,8 @@ def fill(server: PostgresServer, rows: int) -> World:
     key = db.create_key(counted, [scope])
     few = make_database(server, "few")
     few_tenant = few.add_tenant()
-    _add_keys(few, FEW_KEYS, few_tenant.user_id, [few_tenant.account_id])
     few_key = few.create_key(few_tenant, [scope])
+    _add_keys(few, FEW_KEYS - 1, few_tenant.user_id, [few_tenant.account_id])
     few.admin("vacuum analyze")
     # Only the last scope matches, so that all of them are examined.
     other_scopes = [
@@ -188,7 +188,7 @@ def fill(server: PostgresServer, rows: int) -> World:
         owner.execute(
             _BCRYPT_KEY, {"id": key["id"], "account_id": counted.account_id, "key": key["key"]}
         )
-    logged = _add_logs(db, LOG_ROWS * rows)
+    logged = _add_logs(db, LOG_ROWS * rows, rows // SEGMENTS_PER_LATEST_LOG_ROW)
     db.admin("vacuum analyze")
     db.admin("checkpoint")
     return World(
@@ -217,7 +217,7 @@ def _add_accounts(db: Database, owner: UUID) -> list[UUID]:
     return [row["id"] for row in rows]
 
 
-def _add_logs(db: Database, rows: int) -> Tenant:
+def _add_logs(db: Database, rows: int, latest: int) -> Tenant:
     """Add an account with this number of log rows, and return it."""
     tenant = db.add_tenant()
     keys = [db.create_key(tenant)["id"] for _ in range(LOG_KEYS)]
@@ -232,7 +232,7 @@ def _add_logs(db: Database, rows: int) -> Tenant:
         connection.execute("alter table benchmark.usage_hours add primary key (api_key_id, hour)")
         connection.execute("grant select on benchmark.usage_hours to service_role")
         # On one day, so that they are in one bucket of each key.
-        connection.execute(_LOGS, {"keys": keys, "rows": LATEST_LOG_ROWS, "days": 1})
+        connection.execute(_LOGS, {"keys": keys, "rows": latest, "days": 1})
     return tenant
 
 

@@ -344,7 +344,6 @@ PRIVATE_FUNCTIONS = (
         definer=f"{_KEYS}; reads the caller's own key",
     ),
     Function("api_keys_private.has_scope_on_all(text, text[])", to("api_key")),
-    Function("api_keys_private.effective_scopes(jsonb)"),
     Function("api_keys_private.to_response(api_keys_private.api_keys)"),
     Function("api_keys_private.find_api_key(uuid)"),
     Function("api_keys_private.lock_api_key(uuid)"),
