@@ -324,11 +324,12 @@ COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     first_page_against_owner,
     first_page_planned_anew,
     last_page_against_first,
+    # Before those that log rows, which are not rolled up.
+    usage_against_ready_counts,
     logging_against_updating,
     batch_against_single_calls,
     many_scopes_against_one,
     busy_member_against_member,
-    usage_against_ready_counts,
     # Last, because it deletes log rows.
     logging_while_purging,
 )
