@@ -10,7 +10,7 @@ from uuid import UUID
 from pydantic import SecretStr
 
 from audiencelab_sdk._http._drivers import AsyncDriver, Driver, NotCopied
-from audiencelab_sdk._http._resource import D
+from audiencelab_sdk._http._resource import D, mark_coroutine_functions
 from audiencelab_sdk._http._settings import OnResponse, Settings, environment
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
@@ -373,4 +373,5 @@ class AsyncAudienceLab(_Client[AsyncDriver, "supabase.AsyncClient"]):
 
         self._owns_pool = pool is None
         self._pool = AsyncPool(settings) if pool is None else pool
+        mark_coroutine_functions()
         self._use(async_driver(settings, self._pool), settings)

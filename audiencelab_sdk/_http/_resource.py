@@ -158,9 +158,20 @@ def _mark_as_coroutine_function(method: Any) -> None:
     if sys.version_info >= (3, 12):
         inspect.markcoroutinefunction(method)
     else:
-        from asyncio import coroutines  # noqa: PLC0415 - only this version needs it
+        _unmarked.append(method)
 
-        # asyncio and mock look at this mark. Python 3.11 has none for `inspect`.
+
+_unmarked: list[Any] = []
+
+
+def mark_coroutine_functions() -> None:
+    """Mark those that are not marked, when the first asynchronous client imports asyncio.
+
+    asyncio and `unittest.mock` look at this mark. Python 3.11 has none for `inspect`.
+    """
+    from asyncio import coroutines  # noqa: PLC0415 - see _client
+
+    for method in _unmarked:
         method._is_coroutine = coroutines._is_coroutine  # type: ignore[attr-defined] # pyright: ignore[reportAttributeAccessIssue]
 
 
