@@ -165,7 +165,7 @@ class ApiKeys(KeyUsage[D]):
 
     @operation
     def get(self, api_key_id: UUID | str) -> Operation[ApiKeyDetails]:
-        """Return an API key, also if it is revoked or expired.
+        """Return an API key, also if it is revoked, disabled or expired.
 
         Calls the database function ``get_api_key``, as the service role or as a user who is a
         member of the account.
@@ -408,11 +408,12 @@ class ApiKeys(KeyUsage[D]):
 
         Returns:
             A ValidApiKey, which is truthy and has the key's id and account, or an InvalidApiKey,
-            which is falsy and has the same error message for unknown, revoked and expired keys.
+            which is falsy and has the same error message for unknown, revoked, disabled and expired
+            keys, and for keys that may be used from certain networks only: see `authenticate`.
 
         Raises:
-            PermissionDeniedError: The client acts as a user, or as an API key that is revoked or
-                expired.
+            PermissionDeniedError: The client acts as a user, or as an API key that is revoked,
+                disabled or expired.
             RateLimitError: Within 30 seconds, too many invalid keys had the prefix of a key that is
                 still hashed with bcrypt. `retry_after` is the number of seconds to wait.
         """
@@ -512,7 +513,8 @@ class ApiKeys(KeyUsage[D]):
             action: The action, such as ``read``.
 
         Returns:
-            True if one of the key's scopes covers the action. False for a revoked or expired key.
+            True if one of the key's scopes covers the action. False for a key that is revoked,
+            disabled or expired.
 
         Raises:
             PermissionDeniedError: The client does not act as an API key.
@@ -533,7 +535,8 @@ class ApiKeys(KeyUsage[D]):
         ``get_api_key_account_id``.
 
         Returns:
-            The account's id. None for a revoked, expired or unknown key.
+            The account's id. None for a key that is unknown, revoked, disabled or
+            expired.
 
         Raises:
             PermissionDeniedError: The client does not act as an API key.

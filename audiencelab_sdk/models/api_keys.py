@@ -132,7 +132,7 @@ class CreatedApiKey(Model, frozen=True):
 
 
 class ValidApiKey(Model, frozen=True):
-    """A key that exists, is active and has not expired. It is truthy.
+    """A key that exists, is neither revoked nor disabled and has not expired. It is truthy.
 
     Attributes:
         valid: True.
@@ -157,7 +157,8 @@ class InvalidApiKey(Model, frozen=True):
         valid: False.
         api_key_id: None.
         account_id: None.
-        error: The error message, the same for unknown, revoked and expired keys.
+        error: The error message, the same for unknown, revoked, disabled and expired
+            keys.
     """
 
     valid: Literal[False] = False
