@@ -26,6 +26,11 @@ _MOST_AT_ONCE = 20
 _LIMITS = httpx.Limits(
     max_connections=_MOST_AT_ONCE, max_keepalive_connections=_MOST_AT_ONCE, keepalive_expiry=4.0
 )
+_USUAL_CONTENT_TYPES = {
+    "application/json",
+    "application/json; charset=utf-8",
+    "application/vnd.pgrst.object+json; charset=utf-8",
+}
 # Where Supabase, or a proxy, says under which id it has logged the request.
 _REQUEST_IDS = ("sb-request-id", "x-request-id", "cf-ray")
 
@@ -143,12 +148,15 @@ def _result(request: httpx.Request, response: httpx.Response) -> Response:
     request_id = next((shown(redacted(request, value)) for value in ids), None)
     if not response.is_success:
         raise status_error(response, request_id)
+    content_type = headers.get("Content-Type", "")
+    if content_type not in _USUAL_CONTENT_TYPES:  # looking for secrets takes long
+        content_type = redacted(request, content_type)
     return Response(
         request.method,
         request.url.path,
         response.status_code,
         response.content,
-        redacted(request, headers.get("Content-Type", "")),
+        content_type,
         request_id,
     )
 
