@@ -172,12 +172,12 @@ def created(after: datetime | None, before: datetime | None) -> list[Condition]:
 
 
 def creator(created_by: UUID | str | None, creator_id: UUID | None) -> UUID:
-    """Who makes a row: the one who was passed, else the user that the client acts as."""
+    """Who makes a row: the user passed, else the user or API key that the client acts as."""
     if created_by is not None:
         return checked_uuid("created_by", created_by)
     if creator_id is None:
         raise InvalidArgumentError(
-            "created_by is missing, and this client acts as no user: pass a user's id, "
+            "created_by is missing, and this client acts as no user or API key: pass a user's id, "
             "or call it on client.as_user(...)"
         )
     return creator_id

@@ -192,7 +192,7 @@ class KeyUsage(Resource[D]):
         Args:
             before: An aware datetime.
             on_progress: A plain function, called after each request with the number of entries
-                deleted so far. An exception that it raises ends the purge.
+                deleted so far. If it raises an exception, the purge stops.
 
         Returns:
             The number of entries deleted.

@@ -74,8 +74,8 @@ class Enrichment(Resource[D]):
             total_records: The number of records. 0 means unknown.
             enrichment_fields: The fields to fill.
             metadata: Further data about the job, as a JSON object.
-            created_by: The user who creates it. None means the user that the client acts as. Only
-                the service role may name another user.
+            created_by: The user who creates it. None means the user that the client acts as, or the
+                user who created its API key. Only the service role may name another user.
 
         Returns:
             The new job.
@@ -85,7 +85,8 @@ class Enrichment(Resource[D]):
                 account does not exist, or the API key has no scope for all jobs.
             ConflictError: The client acts as the service role, and the account or the user
                 `created_by` does not exist.
-            InvalidArgumentError: The client does not act as a user, and `created_by` is missing.
+            InvalidArgumentError: `created_by` is missing, and the client acts as no user or API
+                key.
         """
         row = {
             "id": str(uuid4()),

@@ -164,14 +164,15 @@ class Segments(Resource[D]):
         Args:
             account_id: The account that owns the segments.
             segments: The segments, any number.
-            created_by: The user who creates them. None means the user that the client acts as. Only
-                the service role may name another user.
+            created_by: The user who creates them. None means the user that the client acts as, or
+                the user who created its API key. Only the service role may name another user.
 
         Returns:
             An outcome for each segment, in the order of the segments.
 
         Raises:
-            InvalidArgumentError: The client does not act as a user, and `created_by` is missing.
+            InvalidArgumentError: `created_by` is missing, and the client acts as no user or API
+                key.
         """
         common = {
             "account_id": str(checked_uuid("account_id", account_id)),

@@ -234,8 +234,7 @@ class AuthenticatedApiKey(Model, frozen=True):
 class RejectedApiKey(Model, frozen=True):
     """A text that is not a key, or a key that may not be used. It is falsy.
 
-    Only `error` is meant for whoever sent the text. The other attributes, for your own logs, tell
-    which key it is.
+    Return only `error` to the caller. The other attributes identify the key, for your own logs.
 
     Attributes:
         valid: False.

@@ -56,7 +56,7 @@ FOREIGN_KEY = Refusal(NotFoundError, 404, "PT404", "the API key ")
 REVOKED = conflict("PT409", "the API key is revoked")
 NO_LOGGED_KEY = not_logged("the API key does not exist")
 FOREIGN_ROW = denied("new row violates row-level security policy")
-NO_CREATOR = invalid("created_by is missing, and this client acts as no user")
+NO_CREATOR = invalid("created_by is missing, and this client acts as no user or API key")
 NO_PARENT = conflict("23503", "insert or update on table ")
 UNSEEN_SEGMENT = Refusal(
     NotFoundError, 404, "PGRST116", "the segment does not exist, is deleted, or"

@@ -224,8 +224,8 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
     "a job without its creator": (
         InvalidArgumentError,
         (
-            "created_by is missing, and this client acts as no user: pass a user's id, or call it "
-            "on client.as_user(...)"
+            "created_by is missing, and this client acts as no user or API key: pass a user's id, "
+            "or call it on client.as_user(...)"
         ),
         lambda clients: clients.service.enrichment.create(clients.account, NOBODY, "email"),
     ),
