@@ -49,7 +49,7 @@ as $verification$
   our_schemas as (
     select oid, nspname, nspowner, nspacl
     from pg_namespace
-    where nspname in ('audiencelab_private', 'api_keys_private', 'enrichment_private')
+    where nspname in ('audiencelab_private', 'api_keys_private', 'api_keys_direct', 'enrichment_private')
   ),
   our_relations as (
     select class.oid, class.oid::regclass::text as name, class.relkind, class.relrowsecurity, class.relforcerowsecurity,
@@ -480,6 +480,51 @@ END',
       ]),
       ('constraint', 'worker_progress_pkey on enrichment_private.worker_progress', array[
         'PRIMARY KEY (job_id, worker)'
+      ]),
+      ('function', 'api_keys_direct.configured_function()', array[
+        'arguments ',
+        'body 6a86c8e6eb4a7332b20a9e6672716909',
+        'language sql',
+        'returns text',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'stable'
+      ]),
+      ('function', 'api_keys_direct.disable()', array[
+        'arguments ',
+        'body a023ae05c28904ebdad1141c2442b348',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_direct.enable()', array[
+        'arguments ',
+        'body 8429a4f711860997c87d9752a1c7b076',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_direct.find_api_key(text)', array[
+        'arguments p_api_key text',
+        'body edbe32db2c2ca0a3bf7b6a3f55a53d45',
+        'language plpgsql',
+        'returns uuid',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'stable'
+      ]),
+      ('function', 'api_keys_direct.pre_request()', array[
+        'arguments ',
+        'body e1e7bf70a03de7fb5cfc7340c4efd879',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'api_keys_private.add_api_key(uuid,uuid,text,jsonb,timestamp with time zone)', array[
         'arguments p_account_id uuid, p_created_by uuid, p_name text, p_scopes jsonb, p_expires_at timestamp with time zone',
@@ -1409,6 +1454,12 @@ END',
         'using ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (NOT deleted) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))',
         'with check ((account_id = ( SELECT public.get_api_key_account_id() AS get_api_key_account_id)) AND (( SELECT api_keys_private.has_scope_on_all(''segment''::text, ''{write}''::text[]) AS has_scope_on_all) OR (id = ANY (ARRAY( SELECT api_keys_private.scoped_entity_ids(''segment''::text, ''{write}''::text[]) AS scoped_entity_ids)))))'
       ]),
+      ('privileges', 'api_keys_direct.find_api_key(text)', array[
+        'execute to anon'
+      ]),
+      ('privileges', 'api_keys_direct.pre_request()', array[
+        'execute to public'
+      ]),
       ('privileges', 'api_keys_private.api_key_events', array[
         'select to service_role'
       ]),
@@ -1600,6 +1651,9 @@ END',
       ('privileges', 'public.verify_api_key(text)', array[
         'execute to api_key',
         'execute to service_role'
+      ]),
+      ('privileges', 'schema api_keys_direct', array[
+        'usage to public'
       ]),
       ('privileges', 'schema api_keys_private', array[
         'usage to service_role'

@@ -89,7 +89,8 @@ def apply_migrations(db_url: str, files: Iterable[Path] | None = None) -> list[s
             rejected a statement. The message includes file, line and PostgreSQL's message.
     """
     applied: list[str] = []
-    with psycopg.connect(db_url, autocommit=True) as connection:
+    # No prepared statements, because `discard all` drops them.
+    with psycopg.connect(db_url, autocommit=True, prepare_threshold=None) as connection:
         known = {
             version
             for (version,) in connection.execute(
@@ -150,6 +151,16 @@ def apply_seed_once(db_url: str) -> None:
                 "insert into supabase_migrations.seed_files (path, hash) values (%s, %s)",
                 (_SEED, sha256(file.read_bytes()).hexdigest()),
             )
+
+
+def enable_direct_access(db_url: str) -> None:
+    """Let requests with the header `x-api-key` run as that API key.
+
+    Args:
+        db_url: The database, as role `postgres`.
+    """
+    with psycopg.connect(db_url, autocommit=True) as connection:
+        connection.execute("select api_keys_direct.enable()")
 
 
 def _supabase_folder() -> Path:

@@ -29,6 +29,8 @@ $roles$;
 grant anon, authenticated, service_role to authenticator;
 grant anon, authenticated, service_role, authenticator to postgres with admin option;
 grant pg_monitor, pg_signal_backend to postgres;
+-- On hosted Supabase, postgres may set PostgREST's parameters.
+grant set on parameter pgrst.db_pre_request to postgres;
 alter role authenticator set statement_timeout = '8s';
 alter role postgres set search_path = "$user", public, extensions;
 

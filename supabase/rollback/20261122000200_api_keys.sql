@@ -39,6 +39,11 @@ begin
       errcode = 'object_not_in_prerequisite_state',
       message = 'nothing was changed: roll back 20261122000250_api_key_usage.sql first';
   end if;
+  if to_regnamespace('api_keys_direct') is not null then
+    raise exception using
+      errcode = 'object_not_in_prerequisite_state',
+      message = 'nothing was changed: roll back 20261122000500_direct_access.sql first';
+  end if;
   if current_setting('audiencelab.confirm_rollback', true) is distinct from 'delete all API keys' then
     raise exception using
       errcode = 'object_not_in_prerequisite_state',

@@ -2,7 +2,7 @@
 
 begin;
 
-select plan(39);
+select plan(43);
 
 select has_role('api_key', 'role api_key exists');
 select is_member_of('api_key', 'authenticator', 'authenticator can switch to api_key');
@@ -23,6 +23,9 @@ from (
     ('api_key', '{}'),
     ('service_role', '{USAGE}')
 ) as role (name, privileges);
+-- Every role needs the schema of the pre-request function.
+select schema_privs_are('api_keys_direct', role.name, '{USAGE}', role.name || ' on api_keys_direct')
+from (values ('anon'), ('authenticated'), ('api_key'), ('service_role')) as role (name);
 select schema_privs_are('enrichment_private', role.name, role.privileges, role.name || ' on enrichment_private')
 from (
   values
@@ -173,7 +176,8 @@ create temporary view our_functions as
 select oid::regprocedure as function, proowner, proacl, proconfig
 from pg_proc
 where pronamespace in (
-    'audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'enrichment_private'::regnamespace
+    'audiencelab_private'::regnamespace, 'api_keys_private'::regnamespace, 'api_keys_direct'::regnamespace,
+    'enrichment_private'::regnamespace
   )
   or (pronamespace, proname) in (
     select pg_proc.pronamespace, pg_proc.proname from api join pg_proc on pg_proc.oid = api.function
@@ -183,9 +187,9 @@ select is_empty(
     select function
     from our_functions
     cross join lateral aclexplode(coalesce(proacl, acldefault('f', proowner)))
-    where grantee = 0
+    where grantee = 0 and function <> 'api_keys_direct.pre_request()'::regprocedure
   $$,
-  'PUBLIC may execute none of the functions'
+  'PUBLIC may execute none of the functions but the pre-request function'
 );
 select is_empty(
   $$

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tests.database._attempts import Target
 
 ROLES = ("anon", "authenticated", "service_role", "api_key")
-PRIVATE_SCHEMAS = ("audiencelab_private", "api_keys_private", "enrichment_private")
+PRIVATE_SCHEMAS = (
+    *("audiencelab_private", "api_keys_private", "api_keys_direct", "enrichment_private"),
+)
 SCHEMAS = ("public", *PRIVATE_SCHEMAS)
 # Part of V3's base schema, or of its stand-in.
 BASE_SCHEMA = {
@@ -354,12 +356,28 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.parse_networks(jsonb)"),
     Function("api_keys_private.caller_may_write(text, uuid, uuid)"),
     Function("api_keys_private.caller_creator_id()"),
+    Function("api_keys_direct.configured_function()"),
+    Function("api_keys_direct.enable()"),
+    Function("api_keys_direct.disable()"),
     Function("enrichment_private.keep_counters()"),
     Function("enrichment_private.may_write(enrichment_tracking)"),
     Function("enrichment_private.count_records(uuid)"),
 )
 
-FUNCTIONS: tuple[Function, ...] = (*PUBLIC_FUNCTIONS, *PRIVATE_FUNCTIONS)
+# PostgREST calls the first in the transaction of each request, which calls the second.
+PRE_REQUEST_FUNCTIONS = (
+    # Every role, because a role without the privilege cannot make any request.
+    Function("api_keys_direct.pre_request()", to("public", *ROLES)),
+    Function(
+        "api_keys_direct.find_api_key(text)",
+        to("anon"),
+        definer=f"{_KEYS}; reveals nothing about a key that the caller does not present",
+    ),
+)
+
+FUNCTIONS: tuple[Function, ...] = (
+    *(*PUBLIC_FUNCTIONS, *PRIVATE_FUNCTIONS, *PRE_REQUEST_FUNCTIONS),
+)
 
 READ_WRITE = to("SELECT", "INSERT", "UPDATE", "DELETE")
 # The privileges of each role on each table and view.

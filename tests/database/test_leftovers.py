@@ -17,7 +17,7 @@ from tests.database._states import apply_state
 from tests.database.conftest import make_database
 
 _, *MIGRATIONS = migrate.migration_files()
-FOUNDATION, API_KEYS, LIFE_CYCLE, USAGE, JOBS, SEGMENTS = MIGRATIONS
+FOUNDATION, API_KEYS, LIFE_CYCLE, USAGE, JOBS, SEGMENTS, _ = MIGRATIONS
 
 
 def apply_all(db: Database) -> None:
