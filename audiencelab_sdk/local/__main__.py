@@ -63,6 +63,8 @@ def _values(stack: LocalStack) -> dict[str, str]:
         "API_URL": stack.url,
         "DB_URL": stack.db_url,
         "JWT_SECRET": stack.jwt_secret,
+        "PUBLISHABLE_KEY": stack.publishable_key,
+        "SECRET_KEY": stack.secret_key,
         "SERVICE_ROLE_KEY": stack.service_role_key,
     }
 

@@ -101,12 +101,13 @@ class PostgrestServer:
 def _environment(settings: Settings) -> dict[str, str]:
     # The caller's own PostgREST settings must not change this server.
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PGRST_")}
+    limit = {} if settings.max_rows is None else {"PGRST_DB_MAX_ROWS": str(settings.max_rows)}
     return inherited | {
+        **limit,
         "PGRST_DB_URI": settings.db_url,
         "PGRST_DB_SCHEMAS": ",".join(settings.schemas),
         "PGRST_DB_ANON_ROLE": settings.anonymous_role,
         "PGRST_DB_EXTRA_SEARCH_PATH": ",".join(settings.extra_search_path),
-        "PGRST_DB_MAX_ROWS": str(settings.max_rows),
         "PGRST_DB_POOL": str(settings.pool_size),
         "PGRST_JWT_SECRET": settings.jwt_secret,
         "PGRST_LOG_LEVEL": "crit",

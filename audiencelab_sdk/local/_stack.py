@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import time
 from dataclasses import dataclass, field
@@ -12,15 +13,16 @@ from typing import Any, Self
 from uuid import UUID
 
 import anyio.to_thread
-import jwt
 import psycopg
 
+from audiencelab_sdk.local import _keys
 from audiencelab_sdk.local._errors import LocalStackError
 from audiencelab_sdk.local._migrate import (
     apply_migrations,
     apply_platform,
     apply_seed_once,
     as_role,
+    enable_direct_access,
 )
 from audiencelab_sdk.local._postgres import PostgresServer
 from audiencelab_sdk.local._postgrest import PostgrestServer, RestChoice, find_postgrest
@@ -29,10 +31,6 @@ from audiencelab_sdk.local.rest.database import Settings
 from audiencelab_sdk.local.rest.gateway import Gateway
 from audiencelab_sdk.local.rest.proxy import create_proxy
 from audiencelab_sdk.local.rest.server import BackgroundServer
-
-# The development values of `supabase start`, so that one .env works with both.
-_JWT_SECRET = "super-secret-jwt-token-with-at-least-32-characters-long"  # noqa: S105 - public
-_KEY_EXPIRY = 1983812996
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class LocalStack:
     ::
 
         with LocalStack() as stack:
-            client = AudienceLab(stack.url, stack.service_role_key)
+            client = AudienceLab(stack.url, stack.secret_key)
 
     Args:
         port: The port of the REST API. By default, any free one.
@@ -105,17 +103,43 @@ class LocalStack:
     @property
     def jwt_secret(self) -> str:
         """The secret that signs this stack's access tokens (HS256)."""
-        return _JWT_SECRET
+        return _keys.JWT_SECRET
+
+    @property
+    def signing_key(self) -> str:
+        """A private key whose tokens this stack accepts (ES256), as the JSON text of a JWK."""
+        return json.dumps(_keys.SIGNING_KEY)
+
+    @property
+    def rsa_signing_key(self) -> str:
+        """A private key like `signing_key`, but RSA (RS256). Each process has another one."""
+        return json.dumps(_keys.rsa_signing_key())
+
+    @property
+    def publishable_key(self) -> str:
+        """The project's public key (`sb_publishable_…`). Requests run as role `anon`."""
+        return _keys.PUBLISHABLE_KEY
+
+    @property
+    def secret_key(self) -> str:
+        """The project's secret key (`sb_secret_…`).
+
+        Requests run as `service_role`, without row level security. From a browser it is rejected.
+        """
+        return _keys.SECRET_KEY
 
     @property
     def anon_key(self) -> str:
-        """The project's public key. Requests run as role `anon`."""
-        return _project_key("anon")
+        """The older form of the public key, a JWT. Requests run as role `anon`."""
+        return _keys.project_key("anon")
 
     @property
     def service_role_key(self) -> str:
-        """The project's secret key. Requests run as `service_role`, without row level security."""
-        return _project_key("service_role")
+        """The older form of the secret key, a JWT.
+
+        Requests run as `service_role`, without row level security.
+        """
+        return _keys.project_key("service_role")
 
     def start(self) -> None:
         """Start PostgreSQL, apply the migrations and the seed, and serve the REST API."""
@@ -128,17 +152,17 @@ class LocalStack:
             apply_platform(postgres.admin_url)
             apply_migrations(db_url)
             apply_seed_once(db_url)
+            enable_direct_access(db_url)
             settings = Settings(
-                db_url=as_role(postgres.admin_url, "authenticator"), jwt_secret=_JWT_SECRET
+                db_url=as_role(postgres.admin_url, "authenticator"),
+                jwt_secret=_keys.verifying_keys(),
             )
             if postgrest is None:
                 api = create_app(settings)
             else:
                 program = resources.enter_context(PostgrestServer(postgrest, settings))
                 api = create_proxy(program.url)
-            server = BackgroundServer(
-                Gateway(api, (self.anon_key, self.service_role_key)), self._port
-            )
+            server = BackgroundServer(Gateway(api, _keys.tokens_of_keys()), self._port)
             resources.callback(server.stop)
             port = self._serve(server)
             self._running = _Running(f"http://127.0.0.1:{port}", db_url, resources.pop_all())
@@ -215,7 +239,7 @@ class LocalStack:
             "iat": now,
             "exp": now + int(expires_in.total_seconds()),
         }
-        return _sign(claims)
+        return _keys.sign(claims)
 
     def __enter__(self) -> Self:
         self.start()
@@ -266,13 +290,3 @@ class LocalStack:
         assert row is not None  # noqa: S101 - `returning` returns a row
         inserted: UUID = row[0]
         return inserted
-
-
-def _project_key(role: str) -> str:
-    return _sign({"iss": "supabase-demo", "role": role, "exp": _KEY_EXPIRY})
-
-
-def _sign(claims: dict[str, Any]) -> str:
-    return jwt.encode(  # pyright: ignore[reportUnknownMemberType] - PyJWT's types need cryptography
-        claims, _JWT_SECRET, algorithm="HS256"
-    )

@@ -30,11 +30,13 @@ def world(db: Database) -> Iterator[World]:
 
 @pytest.fixture(scope="module")
 def api(db: Database) -> Iterator[httpx.Client]:
+    db.apply("select api_keys_direct.enable()")
     settings = Settings(db_url=migrate.as_role(db.admin_url, "authenticator"), jwt_secret=SECRET)
     server = BackgroundServer(create_app(settings))
     with httpx.Client(base_url=f"http://127.0.0.1:{server.start()}") as client:
         yield client
     server.stop()
+    db.apply("select api_keys_direct.disable()")
 
 
 @pytest.mark.parametrize("transport", ["sql", "rest"])
@@ -52,6 +54,25 @@ def test_each_actor_gets_the_outcome_of_the_matrix(
         else:
             outcomes[name] = through_rest(api, actor, operation, target)
     assert outcomes == outcomes_of(operation)
+
+
+@pytest.mark.parametrize("operation", OUTCOMES)
+def test_a_key_in_the_header_gets_what_its_token_gets_unless_it_is_not_live(
+    api: httpx.Client, world: World, operation: str
+) -> None:
+    outcomes = {}
+    for name, actor in world.actors.items():
+        if actor.subject and actor.subject in world.key_texts:
+            target = world.target()
+            if " deleted " in operation or "restore" in operation:
+                world.delete_softly(target)
+            key_text = world.key_texts[actor.subject]
+            outcomes[name] = through_rest(api, actor, operation, target, key_text)
+    expected = outcomes_of(operation)
+    assert outcomes == {
+        **{name: expected[name] for name in ("key with the scope", "key with another scope")},
+        **dict.fromkeys(("revoked key", "expired key"), "invalid key"),
+    }
 
 
 @pytest.mark.parametrize("table", PRIVATE_OUTCOMES)

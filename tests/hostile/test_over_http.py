@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hmac
+import json
 import time
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,10 @@ from uuid import UUID, uuid4
 
 import jwt
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from jwt.algorithms import ECAlgorithm
+from jwt.utils import base64url_encode
 
 from audiencelab_sdk import (
     AudienceLab,
@@ -193,6 +199,35 @@ def test_to_use_a_token_for_ever(project: Project, rest: httpx.Client, tenant: T
     claims = {"role": "authenticated", "sub": str(tenant.user_id), "exp": int(time.time()) - 60}
     token = jwt.encode(claims, project.jwt_secret, algorithm="HS256")
     assert rest.get("/segments", headers=bearer(token)).status_code == 401
+
+
+def test_to_sign_with_what_everybody_may_read_of_a_signing_key(
+    project: Project, rest: httpx.Client
+) -> None:
+    """A public key as the secret of HS256, a key within the token, and no signature."""
+    if not project.signing_keys:
+        pytest.skip("the project's signing keys are not in the environment")
+    claims = {"role": "service_role"}
+
+    def status(token: str) -> int:
+        return rest.get("/segments?limit=1", headers=bearer(token)).status_code
+
+    for key in map(jwt.PyJWK.from_json, project.signing_keys):
+        own = ec.generate_private_key(ec.SECP256R1())
+        header = {"kid": key.key_id, "jwk": ECAlgorithm.to_jwk(own.public_key(), as_dict=True)}
+        public = key.key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        assert status(jwt.encode(claims, own, algorithm="ES256", headers=header)) == 401
+        for ids in ({}, {"kid": key.key_id}):
+            signed = f"{encoded({'alg': 'HS256', **ids})}.{encoded(claims)}"
+            mac = base64url_encode(hmac.digest(public, signed.encode(), "sha256")).decode()
+            assert status(f"{signed}.{mac}") == 401
+            assert status(f"{encoded({'alg': 'none', **ids})}.{encoded(claims)}.") == 401
+            genuine = jwt.encode(claims, key.key, algorithm=key.algorithm_name, headers=ids)
+            assert status(genuine) == 200
+
+
+def encoded(value: dict[str, Any]) -> str:
+    return base64url_encode(json.dumps(value).encode()).decode()
 
 
 def test_to_take_a_users_rights_with_a_keys_token(

@@ -72,15 +72,18 @@ class Api:
             connection.execute(sql.encode())
 
 
-Serve = Callable[[str], Api]
+Serve = Callable[..., Api]
 
 
 @pytest.fixture(scope="session")
 def serve(postgres: PostgresServer) -> Iterator[Serve]:
-    """Makes a database of fixture.sql and more SQL, and serves its schema `api`."""
+    """Makes a database of fixture.sql and more SQL, and serves its schema `api`.
+
+    Keyword arguments are further settings of the server.
+    """
     with contextlib.ExitStack() as stack:
 
-        def start(sql: str) -> Api:
+        def start(sql: str, **options: Any) -> Api:
             url = _migrate.create_database(postgres.admin_url, f"api_{next(_numbers)}")
             _migrate.apply_platform(url)
             with psycopg.connect(url) as connection:
@@ -88,7 +91,7 @@ def serve(postgres: PostgresServer) -> Iterator[Serve]:
                 connection.execute(sql.encode())
             db_url = _migrate.as_role(url, "authenticator")
             server = BackgroundServer(
-                create_app(Settings(db_url=db_url, jwt_secret=SECRET, schemas=("api",)))
+                create_app(Settings(db_url=db_url, jwt_secret=SECRET, schemas=("api",), **options))
             )
             base_url = f"http://127.0.0.1:{server.start()}"
             stack.callback(server.stop)

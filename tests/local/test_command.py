@@ -63,14 +63,18 @@ def data_directory(db_url: str) -> Path:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_it_prints_what_supabase_status_prints(number: signal.Signals) -> None:
     with command() as process:
-        lines = "".join(first_line(process) for _ in range(5))
+        lines = "".join(first_line(process) for _ in range(7))
         values: dict[str, str] = dict(re.findall(r'^(\w+)="(.*)"$', lines, re.MULTILINE))
-        assert list(values) == ["ANON_KEY", "API_URL", "DB_URL", "JWT_SECRET", "SERVICE_ROLE_KEY"]
-        response = httpx.get(
-            f"{values['API_URL']}/rest/v1/roles?select=name&order=name",
-            headers={"apikey": values["SERVICE_ROLE_KEY"]},
-        )
-        assert response.json() == [{"name": "member"}, {"name": "owner"}]
+        assert list(values) == [
+            *("ANON_KEY", "API_URL", "DB_URL", "JWT_SECRET", "PUBLISHABLE_KEY", "SECRET_KEY"),
+            "SERVICE_ROLE_KEY",
+        ]
+        for key in (values["SERVICE_ROLE_KEY"], values["SECRET_KEY"]):
+            response = httpx.get(
+                f"{values['API_URL']}/rest/v1/roles?select=name&order=name",
+                headers={"apikey": key},
+            )
+            assert response.json() == [{"name": "member"}, {"name": "owner"}]
         data = data_directory(values["DB_URL"])
         process.send_signal(number)
         assert process.wait(20) == 0

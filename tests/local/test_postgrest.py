@@ -22,6 +22,7 @@ from audiencelab_sdk.local import (
 )
 from audiencelab_sdk.local._postgrest import find_postgrest
 from tests._waiting import wait_until
+from tests.local._signed import assert_signs_for_members
 
 STAND_IN = Path(__file__).with_name("postgrest_stand_in.py")
 
@@ -83,6 +84,19 @@ def test_it_serves_requests_behind_the_gateway(proxied: LocalStack) -> None:
     # The gateway passes the program's headers on and adds none of its own.
     assert first.headers.get_list("content-type") == ["application/json; charset=utf-8"]
     assert len(first.headers.get_list("date")) == 1
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_it_verifies_tokens_of_the_signing_keys(proxied: LocalStack, algorithm: str) -> None:
+    assert_signs_for_members(proxied, algorithm)
+
+
+def test_it_serves_requests_with_the_keys_that_are_no_jwt(proxied: LocalStack) -> None:
+    def status(key: str) -> int:
+        return httpx.get(f"{proxied.url}/rest/v1/roles", headers={"apikey": key}).status_code
+
+    assert status(proxied.secret_key) == 200
+    assert status(proxied.publishable_key) == 401
 
 
 def test_it_is_stopped_with_the_stack(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,10 @@ from audiencelab_sdk.local import LocalStack
 Client = SyncPostgrestClient | supabase.Client
 
 
-@pytest.fixture(params=["postgrest", "supabase"])
+@pytest.fixture(params=["postgrest", "supabase", "supabase with a secret key"])
 def client(request: pytest.FixtureRequest, stack: LocalStack) -> Iterator[Client]:
-    key = stack.service_role_key
-    if request.param == "supabase":
+    key = stack.secret_key if "secret" in request.param else stack.service_role_key
+    if request.param != "postgrest":
         with httpx.Client() as http:
             options = SyncClientOptions(httpx_client=http)
             yield supabase.create_client(stack.url, key, options)
@@ -129,11 +129,15 @@ async def test_async(stack: LocalStack) -> None:
     assert response.data == [{"name": "owner"}, {"name": "member"}]
 
 
-async def test_async_supabase(stack: LocalStack) -> None:
+@pytest.mark.parametrize("form", ["anon_key", "publishable_key"])
+async def test_async_supabase(stack: LocalStack, form: str) -> None:
     async with httpx.AsyncClient() as http:
         client = await supabase.acreate_client(
-            stack.url, stack.anon_key, AsyncClientOptions(httpx_client=http)
+            stack.url, getattr(stack, form), AsyncClientOptions(httpx_client=http)
         )
+        with pytest.raises(APIError) as caught:
+            await client.table("segments").select("id").execute()
+        assert caught.value.code == "42501"
         user = stack.create_user()
         account = stack.create_account("Supabase", owner=user)
         client.postgrest.auth(stack.access_token(user))

@@ -9,6 +9,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 from jwt.utils import base64url_encode
 
@@ -124,9 +125,36 @@ def test_a_jwks_selects_the_key_by_its_id() -> None:
         headers = {"kid": name} if name else None
         token = jwt.encode({"role": "a"}, secret, algorithm="HS256", headers=headers)
         assert reader.identify(f"Bearer {token}").role == "a"
-    wrong_name = jwt.encode({"role": "a"}, SECRET, algorithm="HS256", headers={"kid": "second"})
-    with pytest.raises(ApiError, match="No suitable key"):
-        reader.identify(f"Bearer {wrong_name}")
+    for name in ("second", "third", ""):
+        token = jwt.encode({"role": "a"}, SECRET, algorithm="HS256", headers={"kid": name})
+        with pytest.raises(ApiError, match="No suitable key"):
+            reader.identify(f"Bearer {token}")
+
+
+def test_a_key_without_an_id_verifies_no_token_with_one() -> None:
+    (key,) = json.loads(jwks(name=SECRET))["keys"]
+    del key["kid"]
+    token = jwt.encode({"role": "a"}, SECRET, algorithm="HS256", headers={"kid": "name"})
+    for reader in (TokenReader(json.dumps(key), "anon"), TokenReader(SECRET, "anon")):
+        assert reader.identify(bearer({"role": "a"})).role == "a"
+        with pytest.raises(ApiError, match="No suitable key"):
+            reader.identify(f"Bearer {token}")
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_a_forged_token_gets_the_same_error_from_keys_in_any_order(*, reverse: bool) -> None:
+    keys = [*json.loads(jwks(shared=SECRET))["keys"], public_jwk(RSA_KEY), public_jwk(EC_KEY)]
+    reader = TokenReader(json.dumps({"keys": keys[::-1] if reverse else keys}), "anon")
+    other = ec.generate_private_key(ec.SECP256R1())
+    forged = [
+        bearer({"role": "a"}, "another secret of thirty-two bytes"),
+        "Bearer " + jwt.encode({"role": "a"}, other, algorithm="ES256"),
+    ]
+    for header in forged:
+        with pytest.raises(ApiError, match="No suitable key"):
+            reader.identify(header)
+    with pytest.raises(ApiError, match="Wrong or unsupported"):
+        reader.identify("Bearer " + jwt.encode({"role": "a"}, SECRET, algorithm="HS512"))
 
 
 def public_jwk(private: Any, **more: str) -> dict[str, Any]:
@@ -156,15 +184,37 @@ def test_asymmetric_keys(algorithm: str, private: Any) -> None:
         assert (caught.value.status, caught.value.code) == (401, "PGRST301")
 
 
-def test_a_public_key_is_not_accepted_as_a_shared_secret() -> None:
+def public_texts(key: Any) -> list[bytes]:
+    """What an attacker may know of a key and try as a shared secret."""
+    public, jwk = key.public_key(), public_jwk(key)
+    info = serialization.PublicFormat.SubjectPublicKeyInfo
+    texts = [public.public_bytes(each, info) for each in (Encoding.PEM, Encoding.DER)]
+    return [
+        *texts,
+        texts[0].strip(),
+        json.dumps(jwk).encode(),
+        *(str(jwk[name]).encode() for name in ("x", "n") if name in jwk),
+    ]
+
+
+@pytest.mark.parametrize("kid", [None, "ec", "rsa", "shared"])
+@pytest.mark.parametrize("key", [RSA_KEY, EC_KEY])
+def test_a_public_key_is_not_accepted_as_a_shared_secret(key: Any, kid: str | None) -> None:
+    shared = json.loads(jwks(shared=SECRET))["keys"]
+    keys = [*shared, public_jwk(RSA_KEY, kid="rsa"), public_jwk(EC_KEY, kid="ec")]
+    readers = [TokenReader(json.dumps(each), "anon") for each in ({"keys": keys}, public_jwk(key))]
+    header = json.dumps({"alg": "HS256"} | ({"kid": kid} if kid else {})).encode()
+    signed = base64url_encode(header) + b"." + base64url_encode(b'{"role":"a"}')
+    for secret in public_texts(key):
+        mac = base64url_encode(hmac.digest(secret, signed, "sha256"))
+        for reader in readers:
+            with pytest.raises(ApiError) as caught:
+                reader.identify(f"Bearer {(signed + b'.' + mac).decode()}")
+            assert (caught.value.status, caught.value.code) == (401, "PGRST301")
+
+
+def test_a_token_of_another_private_key_is_rejected() -> None:
     reader = TokenReader(json.dumps(public_jwk(RSA_KEY)), "anon")
-    public = RSA_KEY.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
-    signed = base64url_encode(b'{"alg":"HS256"}') + b"." + base64url_encode(b'{"role":"a"}')
-    mac = base64url_encode(hmac.digest(public, signed, "sha256"))
-    with pytest.raises(ApiError, match="Wrong or unsupported"):
-        reader.identify(f"Bearer {(signed + b'.' + mac).decode()}")
     other = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     with pytest.raises(ApiError, match="No suitable key"):
         reader.identify("Bearer " + jwt.encode({"role": "a"}, other, algorithm="RS256"))

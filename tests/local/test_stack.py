@@ -1,6 +1,7 @@
 """The stack as its users see it: keys, users, accounts, start and stop."""
 
 import asyncio
+import json
 import os
 import signal
 import socket
@@ -15,8 +16,9 @@ import httpx
 import psycopg
 import pytest
 
-from audiencelab_sdk.local import LocalStack, LocalStackError
+from audiencelab_sdk.local import LocalStack, LocalStackError, _keys
 from tests._waiting import wait_until
+from tests.local._signed import assert_signs_for_members
 
 HEADER = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9."
 
@@ -41,6 +43,24 @@ def test_the_keys_are_those_of_supabase_start() -> None:
         HEADER + "eyJpc3MiOiJzdXBhYmFzZS1kZW1vIiwicm9sZSI6InNlcnZpY2Vfcm9sZSIsImV4cCI6MTk4MzgxMjk5"
         "Nn0.EGIM96RAZx35lJzdJsyH-qQwv8Hdp7fsn3W0YpN81IU"
     )
+    assert stack.publishable_key == "sb_publishable_ACJWlzQHlZjBrEguHvfOxg_3BJgxAaH"
+    assert stack.secret_key == "sb_secret_N7UND0UgjKTVK-Uodkm0Hg_xSvEMPvz"
+    assert json.loads(stack.signing_key)["kid"] == "b81269f1-21d8-4f2e-b719-c2240a840d90"
+
+
+@pytest.mark.parametrize("algorithm", ["ES256", "RS256"])
+def test_a_signing_key_signs_tokens_that_the_stack_accepts(
+    stack: LocalStack, algorithm: str
+) -> None:
+    assert_signs_for_members(stack, algorithm)
+
+
+def test_the_keys_that_verify_tokens_contain_no_private_key(stack: LocalStack) -> None:
+    verifying = _keys.verifying_keys()
+    for text in (stack.signing_key, stack.rsa_signing_key):
+        private = {json.loads(text)[name] for name in ("d", "p", "q") if name in json.loads(text)}
+        assert private
+        assert not [secret for secret in private if secret in verifying]
 
 
 def test_a_member_creates_a_key(stack: LocalStack) -> None:

@@ -9,7 +9,7 @@ import uvicorn
 
 from audiencelab_sdk.local.rest.app import create_app
 from audiencelab_sdk.local.rest.database import Settings
-from audiencelab_sdk.local.rest.server import HOST
+from audiencelab_sdk.local.rest.server import HOST, server_config
 
 
 def main() -> int:
@@ -18,7 +18,8 @@ def main() -> int:
     parser.add_argument(
         "--db-url",
         required=True,
-        help="connection string of a role that may switch to the roles of all tokens",
+        help="connection string of a role that may switch to the roles of all tokens; "
+        "its settings pgrst.db_pre_request and pgrst.db_max_rows apply, as with PostgREST",
     )
     parser.add_argument(
         "--jwt-secret", required=True, help="HS256 secret of at least 32 bytes, or a JWK or JWKS"
@@ -45,9 +46,7 @@ def main() -> int:
     except psycopg.Error as error:
         print(f"The database cannot be reached: {error}", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    server = uvicorn.Server(
-        uvicorn.Config(app, host=HOST, port=arguments.port, log_level="warning", ws="none")
-    )
+    server = uvicorn.Server(server_config(app, host=HOST, port=arguments.port))
     with contextlib.suppress(KeyboardInterrupt):
         server.run()
     return 0 if server.started else 1

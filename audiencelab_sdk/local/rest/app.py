@@ -1,30 +1,27 @@
 """The routes of the REST API and their handlers."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-import psycopg
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from audiencelab_sdk.local.rest import responses
-from audiencelab_sdk.local.rest.database import Database, Row, Settings
-from audiencelab_sdk.local.rest.disconnect import disconnected_response, respond_unless_disconnected
-from audiencelab_sdk.local.rest.errors import ApiError, NotInCatalogError, from_database
-from audiencelab_sdk.local.rest.query import Call, Filter, Query, Window
+from audiencelab_sdk.local.rest.database import Database, Settings
+from audiencelab_sdk.local.rest.disconnect import disconnected_response
+from audiencelab_sdk.local.rest.endpoints import Endpoints
+from audiencelab_sdk.local.rest.errors import ApiError
+from audiencelab_sdk.local.rest.middleware import METHODS, Cors, HeadLimit
+from audiencelab_sdk.local.rest.openapi import describe, description_response
+from audiencelab_sdk.local.rest.query import Call, Filter, Query
 from audiencelab_sdk.local.rest.render import Output, Renderer, Statement
-from audiencelab_sdk.local.rest.request import ApiRequest, read_request
+from audiencelab_sdk.local.rest.request import ApiRequest
 from audiencelab_sdk.local.rest.schema import Table
-from audiencelab_sdk.local.rest.tokens import TokenReader
+from audiencelab_sdk.local.rest.transaction import Row
 from audiencelab_sdk.local.rest.writes import WriteRenderer
-
-_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-
-Handler = Callable[[ApiRequest], Awaitable[Response]]
 
 
 def create_app(settings: Settings) -> Starlette:
@@ -36,7 +33,8 @@ def create_app(settings: Settings) -> Starlette:
         ValueError: The JWT secret is too short.
     """
     database = Database(settings)
-    api = _RestApi(database, settings)
+    api = _RestApi(database)
+    endpoints = Endpoints(database, settings)
 
     @asynccontextmanager
     async def lifespan(_app: Starlette) -> AsyncGenerator[None]:
@@ -47,64 +45,27 @@ def create_app(settings: Settings) -> Starlette:
             await database.close()
 
     routes = [
-        Route("/rpc/{name}", api.endpoint(api.call), methods=_METHODS),
-        Route("/{name}", api.endpoint(api.table), methods=_METHODS),
-        Route("/{path:path}", api.endpoint(api.unknown_path), methods=_METHODS),
+        Route("/rpc/{name}", endpoints.of(api.call), methods=METHODS),
+        Route("/{name}", endpoints.of(api.table), methods=METHODS),
+        Route("/", endpoints.of(api.root), methods=METHODS),
+        Route("/{path:path}", endpoints.of(api.unknown_path), methods=METHODS),
     ]
     return Starlette(
         routes=routes,
-        # Tokens decide who has access, not origins.
-        middleware=[
-            Middleware(
-                CORSMiddleware,
-                allow_origins=["*"],
-                allow_methods=_METHODS,
-                allow_headers=["*"],
-                expose_headers=["Content-Range", "Location", "Preference-Applied"],
-            )
-        ],
+        middleware=[Middleware(HeadLimit), Middleware(Cors)],
         exception_handlers={405: _unsupported_method, ClientDisconnect: disconnected_response},
         lifespan=lifespan,
     )
 
 
-def _unsupported_method(request: Request, _error: Exception) -> Response:
+def _unsupported_method(request: Request, _error: Exception | None = None) -> Response:
     message = f"Unsupported HTTP method: {request.method}"
     return responses.error_response(ApiError(405, "PGRST117", message))
 
 
 class _RestApi:
-    def __init__(self, database: Database, settings: Settings) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._settings = settings
-        self._tokens = TokenReader(settings.jwt_secret, settings.anonymous_role)
-
-    def endpoint(self, handler: Handler) -> Callable[[Request], Awaitable[Response]]:
-        """Return an endpoint that authenticates, calls the handler and reports errors."""
-
-        async def respond(http_request: Request) -> Response:
-            anonymous = False
-            try:
-                identity = self._tokens.identify(http_request.headers.get("authorization"))
-                anonymous = identity.anonymous
-                request = await read_request(http_request, identity, self._settings)
-                return await respond_unless_disconnected(
-                    http_request, self._handle(handler, request)
-                )
-            except ApiError as error:
-                return responses.error_response(error)
-            except psycopg.Error as error:
-                return responses.error_response(from_database(error, anonymous=anonymous))
-
-        return respond
-
-    async def _handle(self, handler: Handler, request: ApiRequest) -> Response:
-        try:
-            return await handler(request)
-        except NotInCatalogError:
-            if not await self._database.reload_if_old():
-                raise
-            return await handler(request)
 
     async def table(self, request: ApiRequest) -> Response:
         """Read, insert, update, upsert or delete rows: `/<table>`."""
@@ -120,7 +81,7 @@ class _RestApi:
                 return await self._update(request, table)
             case "DELETE":
                 statement = self._writer(request, table).delete()
-                row = await self._run(request, statement, read_only=False)
+                row = await self._run(request, statement, read_only=False, limited=True)
                 return responses.delete_response(row, request.media, request.preferences)
             case _:
                 catalog = self._database.catalog
@@ -129,8 +90,9 @@ class _RestApi:
                 if request.preferences["count"] in {"planned", "estimated"}:
                     plan = Renderer(catalog, request.query, request.output).plan(table)
                 row = await self._run(request, statement, read_only=True, plan=plan)
+                window = request.query.window
                 return responses.read_response(
-                    row, request.media, request.query.window, request.preferences
+                    row, request.media, window, request.preferences, request.location
                 )
 
     async def call(self, request: ApiRequest) -> Response:
@@ -141,30 +103,39 @@ class _RestApi:
             message = f"Cannot use the {request.method} method on RPC"
             raise ApiError(405, "PGRST101", message)
         posted = request.method == "POST"
-        call = Call(
-            request.name, request.body(if_empty="{}") if posted else request.query.arguments
-        )
+        call = Call(request.name, request.objects("{}") if posted else request.query.arguments)
         catalog = self._database.catalog
         function = catalog.function(request.schema, request.name, call.names, has_body=posted)
+        if request.preferences.max_affected is not None and not function.returns_set:
+            message = "max-affected with handling=strict requires a function that returns rows"
+            raise ApiError(400, "PGRST128", message)
         row = await self._run(
             request,
             Renderer(catalog, request.query, request.output).call(call, function),
             read_only=function.read_only or not posted,
+            limited=True,
         )
         return responses.call_response(
             row, function, request.media, request.query.window, request.preferences
         )
 
-    async def unknown_path(self, request: ApiRequest) -> Response:
-        """Respond with 404 to the root and to unknown paths. There is no OpenAPI description."""
-        if request.http.scope["path"] == "/":
-            raise ApiError(404, "PGRST126", "Root endpoint metadata is disabled")
+    async def root(self, request: ApiRequest) -> Response:
+        """Describe the API: `/`."""
+        if request.method == "OPTIONS":
+            return _options("OPTIONS,GET,HEAD")
+        if request.method not in {"GET", "HEAD"}:
+            return _unsupported_method(request.http)
+        row = await self._database.run(
+            describe(request.schema), request.settings, read_only=True, check=lambda _row: None
+        )
+        return description_response(row, request.schema)
+
+    async def unknown_path(self, _request: ApiRequest) -> Response:
+        """Respond with 404."""
         raise ApiError(404, "PGRST125", "Invalid path specified in request URL")
 
     async def _insert(self, request: ApiRequest, table: Table) -> Response:
-        body = request.body()
-        if body.is_ragged and request.query.columns is None:
-            raise ApiError(400, "PGRST102", "All object keys must match")
+        body = request.objects()
         statement = self._writer(request, table).insert(
             body, resolution=request.resolution, use_defaults=request.use_defaults
         )
@@ -179,11 +150,13 @@ class _RestApi:
     async def _update(self, request: ApiRequest, table: Table) -> Response:
         body = request.body()
         statement = self._writer(request, table).update(body, use_defaults=request.use_defaults)
-        row = await self._run(request, statement, read_only=False)
+        row = await self._run(request, statement, read_only=False, limited=True)
         return responses.update_response(row, request.media, request.preferences)
 
     async def _put(self, request: ApiRequest, table: Table) -> Response:
         """Insert or replace the row whose primary key is in the URL."""
+        if request.has_window:
+            raise ApiError(400, "PGRST114", "PUT allows neither limit nor offset")
         body = request.body()
         _require_key_filters(request.query, table)
         statement = self._writer(request, table).insert(
@@ -213,13 +186,14 @@ class _RestApi:
         statement: Statement,
         *,
         read_only: bool,
+        limited: bool = False,
         check: Callable[[Row], None] | None = None,
         plan: Statement | None = None,
     ) -> Row:
         def checks(row: Row) -> None:
             if check:
                 check(row)
-            if not read_only:
+            if limited:
                 responses.require_few(request.preferences, row)
             responses.require_single(request.media, row)
 
@@ -234,11 +208,11 @@ def _require_key_filters(query: Query, table: Table) -> None:
         for item in query.where
         if isinstance(item, Filter) and item.operator == "eq" and not item.negated
     ]
-    plain = len(names) == len(query.where) and query.window == Window()
+    plain = len(names) == len(query.where)
     if not plain or not names or sorted(names) != sorted(table.primary_key):
         message = "Filters must include all and only primary key columns with 'eq' operators"
         raise ApiError(405, "PGRST105", message)
 
 
 def _options(allowed: str) -> Response:
-    return Response(headers={"Allow": allowed})
+    return Response(headers={"Allow": allowed, "Access-Control-Allow-Origin": "*"})

@@ -40,6 +40,11 @@ class ApiError(Exception):
         self.headers: dict[str, str] = dict(headers or {})
 
     @property
+    def is_of_database(self) -> bool:
+        """Whether PostgREST would get this error from PostgreSQL."""
+        return not self.code.startswith("PGRST")
+
+    @property
     def body(self) -> bytes:
         """The response body, a JSON object."""
         document = {
@@ -137,19 +142,21 @@ def _status(code: str, message: str, *, anonymous: bool) -> int:
 
 def valid_status(text: str) -> int | None:
     """Return an HTTP status that SQL has set, or None if it is invalid."""
-    return int(text) if text.isascii() and text.isdecimal() and 200 <= int(text) <= 599 else None
+    return int(text) if re.fullmatch(r"[2-9][0-9]{2}", text) else None
 
 
 def valid_headers(headers: Mapping[Any, Any]) -> dict[str, str]:
     """Return headers that SQL has set.
 
     Raises:
-        ValueError: A name or value is not valid in HTTP.
+        ValueError: A value is not a string, or a name or value is not valid in HTTP.
     """
-    checked = {str(name): str(value) for name, value in headers.items()}
-    for name, value in checked.items():
-        if not (_HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
+    checked: dict[str, str] = {}
+    for name, value in headers.items():
+        text = isinstance(value, str)
+        if not (text and _HEADER_NAME.fullmatch(name) and _HEADER_VALUE.fullmatch(value)):
             raise ValueError(f"not a header: {name!r}")
+        checked[name] = value
     return checked
 
 

@@ -1,23 +1,24 @@
 """Parse the headers Prefer, Range and Accept."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from audiencelab_sdk.local.rest.errors import ApiError
 from audiencelab_sdk.local.rest.query import Shape, Window
 
 # In the order of PostgREST's Preference-Applied header.
-_PREFERENCES = {
+_PREFERENCES: dict[str, Collection[str]] = {
     "resolution": {"merge-duplicates", "ignore-duplicates"},
     "missing": {"default", "null"},
     "return": {"representation", "minimal", "headers-only"},
     "count": {"exact", "planned", "estimated"},
     "tx": {"commit", "rollback"},
     "handling": {"strict", "lenient"},
-    "timezone": None,
-    "max-affected": None,
+    "timezone": set(),  # see parse_prefer
+    "max-affected": set(),
 }
+_MAX_AFFECTED = re.compile(r"-?\d{1,18}")
 _RANGE = re.compile(r"(\d*)-(\d*)")
 
 
@@ -32,39 +33,49 @@ class Preferences:
 
     @property
     def max_affected(self) -> int | None:
-        """The maximum number of rows that a write may change; requires `handling=strict`."""
-        limit = self.chosen.get("max-affected", "")
-        return int(limit) if self["handling"] == "strict" and limit.isdecimal() else None
+        """The maximum number of rows that a write or call may return."""
+        limit = self["max-affected"]
+        return None if limit is None else int(limit)
 
     def applied(self, names: Sequence[str]) -> dict[str, str]:
-        """Return the Preference-Applied header with those of `names` that the client chose."""
-        shown = self.chosen.keys() & {*names, "handling"}
+        """Return the Preference-Applied header with those of `names` that the client chose.
+
+        It always has `handling` and `timezone`.
+        """
+        shown = self.chosen.keys() & {*names, "handling", "timezone"}
         applied = [f"{name}={self.chosen[name]}" for name in _PREFERENCES if name in shown]
         return {"Preference-Applied": ", ".join(applied)} if applied else {}
 
 
-def parse_prefer(values: Sequence[str]) -> Preferences:
+def parse_prefer(values: Sequence[str], timezones: Collection[str] = ()) -> Preferences:
     """Parse the Prefer headers. Unknown preferences are ignored without `handling=strict`.
+
+    Args:
+        values: The values of the headers.
+        timezones: The time zones that a client may prefer.
 
     Raises:
         ApiError: A preference is unknown, with `handling=strict` (PGRST122).
     """
+    known = _PREFERENCES | {"timezone": timezones}
     chosen: dict[str, str] = {}
     unknown: list[str] = []
     for preference in ",".join(values).split(","):
-        name, _, value = preference.strip().partition("=")
-        allowed = _PREFERENCES.get(name, set())
-        if allowed is None or value in allowed:
+        name, equals, value = preference.strip().partition("=")
+        if value in known.get(name, ()) or (name == "max-affected" and equals):
             chosen.setdefault(name, value)
         elif name:
             unknown.append(preference.strip())
-    if unknown and chosen.get("handling") == "strict":
+    strict = chosen.get("handling") == "strict"
+    if unknown and strict:
         raise ApiError(
             400,
             "PGRST122",
             "Invalid preferences given with handling=strict",
             details=f"Invalid preferences: {', '.join(unknown)}",
         )
+    if not (strict and _MAX_AFFECTED.fullmatch(chosen.get("max-affected", ""))):
+        chosen.pop("max-affected", None)
     return Preferences(chosen)
 
 
@@ -122,19 +133,31 @@ _NAMES: dict[str, tuple[Shape, str]] = {
 }
 
 
-def parse_accept(header: str | None) -> MediaType:
+# The types of the description at the root.
+_DESCRIPTIONS: dict[str, tuple[Shape, str]] = dict.fromkeys(
+    ("*/*", "application/*", "application/json", "application/openapi+json"),
+    (Shape.ARRAY, "application/openapi+json"),
+)
+
+
+def parse_accept(header: str | None, *, description: bool = False) -> MediaType:
     """Return the best media type that an Accept header allows.
+
+    Args:
+        header: The Accept header, or None.
+        description: Whether the client wants the description of the API instead of rows.
 
     Raises:
         ApiError: None of the media types is available (PGRST107).
     """
     if not (header or "").strip():
         return JSON
+    names = _DESCRIPTIONS if description else _NAMES
     accepted = sorted((header or "").split(","), key=_quality, reverse=True)
     for entry in accepted:
         name, *parameters = (part.strip().lower() for part in entry.split(";"))
-        if name in _NAMES:
-            shape, content_type = _NAMES[name]
+        if name in names:
+            shape, content_type = names[name]
             if "nulls=stripped" in parameters and "vnd.pgrst" in content_type:
                 return MediaType(shape, content_type, strip_nulls=True)
             return JSON if shape is Shape.ARRAY else MediaType(shape, content_type)

@@ -78,6 +78,7 @@ def _function(row: dict[str, Any]) -> Function:
         returns=Returns(row["returns"]),
         returns_set=row["returns_set"],
         read_only=row["read_only"],
+        row_type=row["row_type"],
         columns=_columns(
             row["column_names"], row["column_types"], [None] * len(row["column_names"])
         ),
@@ -148,6 +149,7 @@ select
   function.pronargdefaults as defaults,
   function.proretset as returns_set,
   function.provolatile <> 'v' as read_only,
+  result.typname as row_type,
   case
     when function.prorettype = 'void'::regtype then 'void'
     when function.prorettype = 'record'::regtype

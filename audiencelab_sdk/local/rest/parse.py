@@ -35,6 +35,7 @@ _NAME = re.compile(r"[\w $]+(?:-(?!>)[\w $]*)*")
 _ALIAS = re.compile(r"([\w $-]+):(?!:)")
 _CAST = re.compile(r"[\w $\[\]]+")
 _EMBEDDING = re.compile(r"(?:\.\.\.)?[\w $-]+(?:![\w $-]+)*\(")
+_PARENTHESIS = re.compile(r"[^()]*([()])")
 _AGGREGATE = re.compile(r"(?:[^(),]+\.)?(?:count|sum|avg|max|min)\(\)")
 
 
@@ -118,7 +119,11 @@ def _select_item(scanner: Scanner) -> SelectItem:
     alias = scanner.take(_ALIAS)
     if scanner.looking_at(_AGGREGATE):
         raise ApiError(400, "PGRST123", "Use of aggregate functions is not allowed")
-    if scanner.looking_at(_EMBEDDING):
+    if scanner.take(_EMBEDDING):
+        open_parentheses = 1
+        while open_parentheses:
+            found = scanner.require(_PARENTHESIS, '")"')
+            open_parentheses += 1 if found[1] == "(" else -1
         raise ApiError(
             400,
             "PGRST200",

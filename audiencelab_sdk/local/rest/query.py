@@ -3,7 +3,7 @@
 Nothing here depends on HTTP or SQL. Names are the client's, before any look-up.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal
@@ -96,6 +96,12 @@ class Query:
     on_conflict: tuple[str, ...] | None = None
     arguments: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
 
+    @property
+    def columns_read(self) -> tuple[str, ...]:
+        """The columns of `select` and of the filters, without those of `order`."""
+        selected = [item.field.column for item in self.select]
+        return tuple(dict.fromkeys([*selected, *_filtered(self.where)]))
+
 
 class Shape(Enum):
     """The shape of the response body."""
@@ -132,3 +138,11 @@ class Call:
         if isinstance(self.arguments, JsonBody):
             return frozenset(self.arguments.keys)
         return frozenset(self.arguments)
+
+
+def _filtered(conditions: Iterable[Condition]) -> Iterator[str]:
+    for condition in conditions:
+        if isinstance(condition, Filter):
+            yield condition.field.column
+        else:
+            yield from _filtered(condition.members)

@@ -9,7 +9,15 @@ from dataclasses import dataclass, field
 
 from psycopg.sql import SQL, Composable, Composed, Identifier
 
-from audiencelab_sdk.local.rest.query import Call, JsonBody, Query, Shape, Window
+from audiencelab_sdk.local.rest.query import (
+    Call,
+    Field,
+    JsonBody,
+    Query,
+    SelectItem,
+    Shape,
+    Window,
+)
 from audiencelab_sdk.local.rest.schema import (
     Argument,
     Catalog,
@@ -83,11 +91,20 @@ class Renderer:
         return Statement(text, self.parameters.values)
 
     def call(self, call: Call, function: Function) -> Statement:
-        """Call a function. The URL's query applies to the rows that it returns."""
-        relation = Identifier(function.name)
-        terms = self.terms(relation, function.columns)
-        source = SQL("select pgrst_call.* from {}").format(self._call(call, function))
+        """Call a function. The URL's query applies to the rows that it returns.
+
+        As with PostgREST, errors about columns name the relation pgrst_call or the type of the
+        rows, and rows can be sorted only by columns that are selected or filtered.
+        """
         composite = function.returns is Returns.COMPOSITE
+        relation = Identifier(function.row_type if composite else function.name)
+        terms = self.terms(relation, function.columns)
+        read = self.query.columns_read
+        returned: Composable = SQL("pgrst_call.*")
+        if composite and "*" not in read:
+            columns = [SelectItem(Field(name)) for name in read]
+            returned = self.terms(SQL("pgrst_call"), function.columns).select_list(columns)
+        source = SQL("select {} from {}").format(returned, self._call(call, function))
         where = terms.where(self.query.where)
         rows = SQL("select {} from pgrst_source as {}{}{}{}").format(
             terms.select_list(self.query.select) if composite else SQL("pgrst_scalar"),
@@ -102,7 +119,9 @@ class Renderer:
         else:
             item = SQL("_postgrest_t") if composite else SQL("_postgrest_t.pgrst_scalar")
             body = self.body(item, single=not function.returns_set)
-        return self.statement(source, rows, total=total, body=body)
+        # A filter may hide the only row, but it counts.
+        count = None if function.returns_set else SQL("1")
+        return self.statement(source, rows, total=total, body=body, count=count)
 
     def terms(self, relation: Composable, columns: Mapping[str, Column]) -> Terms:
         """Return a renderer for terms about one relation of this statement."""
@@ -132,17 +151,19 @@ class Renderer:
         total: Composable | None = None,
         inserted: Composable | None = None,
         body: Composable | None = None,
+        count: Composable | None = None,
     ) -> Statement:
         """Return the statement that runs `source` as pgrst_source and returns `rows`."""
         text = SQL(
             "with pgrst_source as ({source}), pgrst_rows as ({rows}) "
-            "select {total}::bigint, count(*), {inserted}::bigint, {body}, "
+            "select {total}::bigint, {count}, {inserted}::bigint, {body}, "
             "nullif(current_setting('response.headers', true), ''), "
             "nullif(current_setting('response.status', true), '') "
             "from pgrst_rows as _postgrest_t"
         ).format(
             source=source,
             total=total if total is not None and self.output.counted else SQL("null"),
+            count=count or SQL("count(*)"),
             inserted=inserted or SQL("null"),
             body=body or self.body(SQL("_postgrest_t")),
             rows=rows,
@@ -183,10 +204,11 @@ class Renderer:
         arguments = [
             _named(item, SQL("pgrst_body.{}").format(Identifier(item.name))) for item in given
         ]
-        return SQL("{}, lateral {}").format(
-            unpacked(self.parameters.bind(call.arguments.text, "json"), given),
-            _invocation(function, SQL(", ").join(arguments)),
-        )
+        payload = self.parameters.bind(call.arguments.text, "json")
+        body = unpacked(payload, given, is_array=call.arguments.is_array)
+        if call.arguments.is_array:
+            body = SQL("(select * from {} limit 1) as pgrst_body").format(body)
+        return SQL("{}, lateral {}").format(body, _invocation(function, SQL(", ").join(arguments)))
 
 
 def unpacked(

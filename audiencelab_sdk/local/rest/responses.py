@@ -5,18 +5,25 @@ from urllib.parse import quote, urlencode
 
 from starlette.responses import Response
 
-from audiencelab_sdk.local.rest.database import Row
 from audiencelab_sdk.local.rest.errors import ApiError, valid_headers, valid_status
 from audiencelab_sdk.local.rest.headers import JSON, MediaType, Preferences
 from audiencelab_sdk.local.rest.query import Shape, Window
 from audiencelab_sdk.local.rest.schema import Function, Returns, Table
+from audiencelab_sdk.local.rest.transaction import Row
+
+_WITHOUT_BODY = {204, 304}
 
 
 def error_response(error: ApiError) -> Response:
     """Return the response that reports an error."""
-    return Response(
-        error.body, status_code=error.status, headers=error.headers, media_type=JSON.header
-    )
+    headers = error.headers | {"Proxy-Status": f"PostgREST; error={error.code}"}
+    return _error_response(error, headers)
+
+
+def _error_response(error: ApiError, headers: dict[str, str]) -> Response:
+    # A status without a body, which SQL may choose, still has the type of an error's body.
+    body = None if error.status in _WITHOUT_BODY else error.body
+    return Response(body, error.status, headers, JSON.header)
 
 
 def require_single(media: MediaType, row: Row) -> None:
@@ -50,11 +57,21 @@ def require_few(preferences: Preferences, row: Row) -> None:
         )
 
 
-def read_response(row: Row, media: MediaType, window: Window, preferences: Preferences) -> Response:
-    """Return the response to a GET of a table."""
-    headers = _range_headers(row, window) | preferences.applied(["count"])
-    status = _range_status(row, window, headers)
-    return _response(row, status, headers, media)
+def read_response(
+    row: Row, media: MediaType, window: Window, preferences: Preferences, location: str
+) -> Response:
+    """Return the response to a GET of a table.
+
+    Args:
+        row: What the statement returned.
+        media: The media type of the body.
+        window: The range of rows that the client wants.
+        preferences: The client's preferences.
+        location: The canonical URL, without the host.
+    """
+    headers = {"Content-Location": location}
+    headers |= _range_headers(row, window) | preferences.applied(["count"])
+    return _ranged_response(row, window, headers, media)
 
 
 def call_response(
@@ -64,7 +81,7 @@ def call_response(
     headers = _range_headers(row, window) | preferences.applied(["count", "max-affected"])
     if function.returns is Returns.VOID:
         return _response(row, 204, headers)
-    return _response(row, _range_status(row, window, headers), headers, media)
+    return _ranged_response(row, window, headers, media)
 
 
 def insert_response(
@@ -121,31 +138,40 @@ def _response(
 
     SQL may override the status and headers.
     """
-    return Response(
-        row.body if media else None,
-        status_code=_own_status(row.response_status) or status,
-        headers=headers | _own_headers(row.response_headers),
-        media_type=media.header if media else None,
+    own = _own_headers(row.response_headers)
+    names = {name.lower() for name, _ in own}
+    if media:
+        headers = headers | {"Content-Type": media.header}
+    status = _own_status(row.response_status) or status
+    response = Response(
+        row.body if media and status not in _WITHOUT_BODY else None,
+        status,
+        headers={name: text for name, text in headers.items() if name.lower() not in names},
     )
+    for name, text in own:
+        response.headers.append(name, text)
+    return response
 
 
 def _range_headers(row: Row, window: Window) -> dict[str, str]:
     return {"Content-Range": _content_range(window.offset, row.rows, row.total)}
 
 
-def _range_status(row: Row, window: Window, headers: dict[str, str]) -> int:
+def _ranged_response(
+    row: Row, window: Window, headers: dict[str, str], media: MediaType
+) -> Response:
     if row.total is None:
-        return 200
+        return _response(row, 200, headers, media)
     if window.offset > row.total:
-        raise ApiError(
+        error = ApiError(
             416,
             "PGRST103",
             "Requested range not satisfiable",
             details=f"An offset of {window.offset} was requested, "
             f"but there are only {row.total} rows.",
-            headers=headers,
         )
-    return 206 if row.rows < row.total else 200
+        return _error_response(error, headers)
+    return _response(row, 206 if row.rows < row.total else 200, headers, media)
 
 
 def _content_range(first: int, rows: int, total: int | None) -> str:
@@ -171,12 +197,15 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _own_headers(setting: str | None) -> dict[str, str]:
+def _own_headers(setting: str | None) -> list[tuple[str, str]]:
     """Return the headers in the setting `response.headers`, an array of one-key objects."""
     if setting is None:
-        return {}
+        return []
     try:
-        return valid_headers({key: item[key] for item in json.loads(setting) for key in item})
+        headers: list[tuple[str, str]] = []
+        for item in json.loads(setting):
+            [header] = valid_headers(item).items()
+            headers.append(header)
     except (ValueError, TypeError, AttributeError) as error:
         raise ApiError(
             500,
@@ -184,6 +213,8 @@ def _own_headers(setting: str | None) -> dict[str, str]:
             "response.headers guc must be a JSON array composed of objects with a single key "
             "and a string value",
         ) from error
+    # The server itself sets the length.
+    return [header for header in headers if header[0].lower() != "content-length"]
 
 
 def _own_status(setting: str | None) -> int | None:

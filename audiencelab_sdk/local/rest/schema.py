@@ -62,7 +62,18 @@ class Argument:
 
 @dataclass(frozen=True)
 class Function:
-    """A function of an exposed schema. `columns` are those of a composite result."""
+    """A function of an exposed schema.
+
+    Attributes:
+        schema: The schema.
+        name: The name.
+        arguments: The input arguments.
+        returns: The type of one row of the result.
+        returns_set: Whether the result may have several rows.
+        read_only: Whether the function is stable or immutable.
+        row_type: The name of the result's type.
+        columns: The columns of a composite result.
+    """
 
     schema: str
     name: str
@@ -70,6 +81,7 @@ class Function:
     returns: Returns
     returns_set: bool
     read_only: bool
+    row_type: str
     columns: Mapping[str, Column]
 
     @property

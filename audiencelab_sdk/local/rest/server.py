@@ -3,11 +3,33 @@
 import socket
 import threading
 import time
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http import h11_impl
 
 HOST = "127.0.0.1"
+
+# SQL may raise any status of three digits, but uvicorn knows only those that it has a phrase for.
+h11_impl.STATUS_PHRASES.update((status, b"") for status in range(600, 1000))
+
+
+def server_config(app: ASGIApp, **options: Any) -> uvicorn.Config:
+    """Return the configuration of a server for an application.
+
+    Args:
+        app: The application.
+        options: More arguments of `uvicorn.Config`.
+    """
+    return uvicorn.Config(
+        app,
+        http="h11",
+        h11_max_incomplete_event_size=2**18,  # the application itself refuses long headers
+        log_level="warning",
+        ws="none",
+        **options,
+    )
 
 
 class BackgroundServer:
@@ -21,13 +43,11 @@ class BackgroundServer:
     def __init__(self, app: ASGIApp, port: int = 0) -> None:
         self._port = port
         self._server = uvicorn.Server(
-            uvicorn.Config(
+            server_config(
                 app,
                 log_config=None,  # the surrounding program configures logging
-                log_level="warning",
                 access_log=False,
                 lifespan="on",
-                ws="none",
                 timeout_graceful_shutdown=5,
             )
         )

@@ -90,21 +90,25 @@ class TokenReader:
         return checked
 
     def _verified(self, token: str) -> bytes:
-        """Return the payload of a token that one of the keys has signed."""
+        """Return the payload of a token that one of the keys has signed.
+
+        A token with a `kid` selects the key of this id, a token without one is tried with all keys.
+        A key verifies signatures of its own algorithm only, whatever the token names.
+        """
         key_id = jwt.get_unverified_header(token).get("kid")
-        failure: jwt.PyJWTError = jwt.InvalidSignatureError()
+        failure: jwt.PyJWTError | None = None
         for key in self._keys:
-            if key_id is not None and key.id is not None and key.id != key_id:
+            if key_id not in {None, key.id}:
                 continue
             try:
                 return bytes(
-                    self._signatures.decode(  # pyright: ignore[reportUnknownMemberType] - PyJWT's types need cryptography
-                        token, key.material, algorithms=[key.algorithm]
-                    )
+                    self._signatures.decode(token, key.material, algorithms=[key.algorithm])
                 )
-            except (jwt.InvalidSignatureError, jwt.InvalidAlgorithmError) as error:
+            except jwt.InvalidSignatureError as error:
                 failure = error
-        raise failure
+            except jwt.InvalidAlgorithmError as error:
+                failure = failure or error
+        raise failure or jwt.InvalidSignatureError
 
 
 def _read_keys(secret: str) -> list[_Key]:
