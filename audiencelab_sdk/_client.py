@@ -11,13 +11,19 @@ from pydantic import SecretStr
 
 from audiencelab_sdk._http._drivers import AsyncDriver, Driver, NotCopied
 from audiencelab_sdk._http._resource import D, mark_coroutine_functions
-from audiencelab_sdk._http._settings import OnResponse, Settings, environment
+from audiencelab_sdk._http._settings import (
+    OnResponse,
+    Settings,
+    api_key_of_environment,
+    environment,
+)
 from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
-from audiencelab_sdk._secrets import header_secret, hidden, hidden_values
+from audiencelab_sdk._secrets import access_token_secret, hidden, hidden_values
+from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
 from audiencelab_sdk._supabase import supabase_settings
-from audiencelab_sdk._tokens import api_key_token, creator_of
+from audiencelab_sdk._tokens import ApiKeyTokens, creator_of
 
 # httpx, postgrest-py and ssl take longer to import than the SDK itself, so the first client imports
 # them.
@@ -48,6 +54,7 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         key: str | SecretStr,
         *,
         access_token: str | SecretStr | None = None,
+        api_key: str | SecretStr | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
         allow_http: bool = False,
@@ -57,11 +64,13 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         on_response: OnResponse | None = None,
     ) -> None:
         key, access_token = hidden(key), access_token and hidden(access_token)
+        api_key = api_key if api_key is None else hidden(api_key)
         proxy, headers = proxy and hidden(proxy), hidden_values(headers)
         settings = Settings.checked(
             url,
             key,
             access_token,
+            api_key,
             timeout=timeout,
             max_retries=max_retries,
             allow_http=allow_http,
@@ -77,6 +86,7 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         cls,
         *,
         access_token: str | SecretStr | None = None,
+        api_key: str | SecretStr | None = None,
         timeout: float = 10.0,
         max_retries: int = 2,
         allow_http: bool = False,
@@ -88,18 +98,27 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         """Create a client of the project that the environment names.
 
         Reads ``SUPABASE_URL`` and ``SUPABASE_KEY``, else ``SUPABASE_SECRET_KEY``, else
-        ``SUPABASE_SERVICE_ROLE_KEY``. The arguments are the constructor's.
+        ``SUPABASE_SERVICE_ROLE_KEY``. Each may hold a key of any form: ``sb_publishable_…``,
+        ``sb_secret_…``, or a JWT (anon or service_role). The arguments are the constructor's.
+
+        If ``AUDIENCELAB_API_KEY`` is set, and neither `access_token` nor `api_key` is passed, the
+        client acts as this API key. With an API key, the key of the project is
+        ``SUPABASE_PUBLISHABLE_KEY``, else ``SUPABASE_ANON_KEY``, else ``SUPABASE_KEY``.
 
         Raises:
             ConfigurationError: A variable is missing. The message names all that are.
         """
         access_token = access_token and hidden(access_token)
+        api_key = api_key if api_key is None else hidden(api_key)
         proxy, headers = proxy and hidden(proxy), hidden_values(headers)
-        url, key = environment()
+        if access_token is None and api_key is None:
+            api_key = api_key_of_environment()
+        url, key = environment(with_api_key=api_key is not None)
         return cls(
             url,
             key,
             access_token=access_token,
+            api_key=api_key,
             timeout=timeout,
             max_retries=max_retries,
             allow_http=allow_http,
@@ -124,9 +143,9 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
     ) -> Self:
         """Create a client of a supabase-py client's project that acts as its user.
 
-        Each request carries the session's current access token, or the key if nobody is signed in.
-        (A token that was only set by `supabase_client.postgrest.auth` is not seen: use `as_user`
-        for it.) ::
+        Each request carries the key and, if somebody is signed in, the session's current access
+        token. (A token that was only set by `supabase_client.postgrest.auth` is not seen: use
+        `as_user` for it.) ::
 
             client = AudienceLab.from_supabase(supabase_client)
             supabase_client.auth.sign_in_with_password({"email": email, "password": password})
@@ -179,39 +198,52 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
             is unchanged.
 
         Raises:
-            ConfigurationError: The token is empty or malformed.
+            ConfigurationError: The token is empty, malformed, or a key of the project.
         """
         access_token = hidden(access_token)
-        token = header_secret("access_token", access_token)
+        token = access_token_secret(access_token)
         return self._derive(self._settings.with_access_token(token))
 
     def as_api_key(
         self,
         api_key_id: UUID | str,
         *,
-        jwt_secret: str | SecretStr,
+        jwt_secret: str | SecretStr | None = None,
+        signing_key: Mapping[str, Any] | str | SecretStr | None = None,
+        kid: str | None = None,
         expires_in: timedelta = _FIVE_MINUTES,
     ) -> Self:
         """Return a client that acts as an API key.
 
-        The client signs a token for itself, which expires. Do not keep the client longer.
+        The client signs tokens for itself, with the project's shared secret or with one of its
+        private keys. It signs another one before a token expires, so it may be kept. ::
+
+            caller = client.as_api_key(verification.api_key_id, signing_key=private_jwk)
 
         Args:
             api_key_id: The key's id, as `verify` returns it.
-            jwt_secret: The secret that signs the project's tokens (HS256).
-            expires_in: The lifetime of the token, at most ten years.
+            jwt_secret: The project's shared secret (HS256), of at least 32 bytes.
+            signing_key: A private key of the project: a JWK, as a mapping or its JSON text, or a
+                PEM. It is an EC key on the curve P-256 (ES256), or an RSA key of at least 2048 bits
+                (RS256).
+            kid: The id of `signing_key`, by which the project selects the key that verifies a
+                token. Required with a PEM and with a JWK that has no `kid` of its own.
+            expires_in: The lifetime of each token, at most ten years. A token that somebody copies
+                works as long.
 
         Returns:
             A new client on the same connections, which remain this client's to close. This client
             is unchanged.
 
         Raises:
-            InvalidArgumentError: The id is not a UUID, the secret is shorter than 32 bytes, or the
-                lifetime is not positive or longer than ten years.
+            InvalidArgumentError: The id is not a UUID, none or both of `jwt_secret` and
+                `signing_key` are given, the key cannot sign or has no id, or the lifetime is not
+                positive or longer than ten years.
         """
-        jwt_secret = hidden(jwt_secret)
-        token = api_key_token(api_key_id, jwt_secret, expires_in)
-        return self._derive(self._settings.with_access_token(token))
+        jwt_secret, signing_key = hidden_key(jwt_secret), hidden_key(signing_key)
+        key = checked_signing_key(jwt_secret, signing_key, kid)
+        tokens = ApiKeyTokens(api_key_id, key, expires_in)
+        return self._derive(self._settings.with_current_token(tokens))
 
     def with_options(self, *, timeout: float | None = None, max_retries: int | None = None) -> Self:
         """Return a client with another timeout or number of retries.
@@ -244,14 +276,14 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         """Use `pool`, or a new one if it is None, with these settings."""
 
     def _use(self, driver: D, settings: Settings) -> None:
-        def creator_id() -> UUID | None:
-            current_token = settings.current_token
-            return creator_of(current_token() if current_token else settings.token)
+        def creator() -> Mapping[str, str] | None:
+            # The database stores the user who created the API key.
+            return {} if settings.api_key else creator_of(settings.bearer_token())
 
         self._settings = settings
-        self.api_keys = ApiKeys(driver, creator_id)
-        self.segments = Segments(driver, creator_id)
-        self.enrichment = Enrichment(driver, creator_id)
+        self.api_keys = ApiKeys(driver, creator)
+        self.segments = Segments(driver, creator)
+        self.enrichment = Enrichment(driver, creator)
 
     @classmethod
     def _from_settings(cls, settings: Settings, pool: Any = None) -> Self:
@@ -269,15 +301,19 @@ class AudienceLab(_Client[Driver, "supabase.Client"]):
     It may be shared between threads, and used before and after a fork: each process has connections
     of its own. Close it, or use it as a context manager::
 
-        with AudienceLab(url, service_role_key) as client:
+        with AudienceLab(url, secret_key) as client:
             verification = client.api_keys.verify(text)
 
-    Without an access token it acts as the role of its key.
+    Without an access token or an API key it acts as the role of its key.
 
     Args:
         url: The project's API URL, such as ``https://abcdefgh.supabase.co``.
-        key: A key of the project: publishable (anon) or secret (service_role).
+        key: A key of the project: publishable (``sb_publishable_…``, or the JWT anon) or secret
+            (``sb_secret_…``, or the JWT service_role).
         access_token: The JWT of a user, or of an API key, to act as.
+        api_key: The text of an API key to act as, with the publishable key of a project that has
+            direct access enabled (``select api_keys_direct.enable()``). Not together with
+            `access_token`.
         timeout: Seconds to wait for a connection, for a write, and for each read. A response that
             arrives in several parts may take longer.
         max_retries: How often to retry a transient error, where that is safe.
@@ -338,7 +374,7 @@ class AsyncAudienceLab(_Client[AsyncDriver, "supabase.AsyncClient"]):
     connections of its own, which are closed when the loop ends. Close it, or use it as a context
     manager::
 
-        async with AsyncAudienceLab(url, service_role_key) as client:
+        async with AsyncAudienceLab(url, secret_key) as client:
             verification = await client.api_keys.verify(text)
     """
 

@@ -3,16 +3,23 @@
 from collections.abc import Mapping
 from typing import Any, cast
 
-from pydantic import SecretStr
+from pydantic import SecretBytes, SecretStr
 
 from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
 
+# A publishable key is `sb_publishable_…`, a secret one `sb_secret_…`. Older keys, anon and
+# service_role, are JWTs.
+_NO_JWT = "sb_"
+
 
 def hidden(value: str | SecretStr) -> SecretStr:
-    """Return a secret as a SecretStr without checking it.
+    """Return a secret as a SecretStr without checking it, and bytes, which are refused, hidden too.
 
     Called first, so that no frame of a traceback holds the plain text.
     """
+    given = cast("Any", value)
+    if isinstance(given, bytes | bytearray):
+        return cast("SecretStr", SecretBytes(bytes(given)))
     return SecretStr(value) if isinstance(value, str) else value
 
 
@@ -30,7 +37,7 @@ def checked_secret(name: str, value: Any) -> SecretStr:
         InvalidArgumentError: The value is not a text.
     """
     if not isinstance(value, str | SecretStr):
-        raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
+        raise InvalidArgumentError(f"{name} must be a str or SecretStr, not {_kind(value)}")
     return hidden(value)
 
 
@@ -41,7 +48,7 @@ def header_secret(name: str, value: object) -> SecretStr:
         ConfigurationError: The value is not a text, is empty or cannot be sent in a header.
     """
     if not isinstance(value, str | SecretStr):
-        raise ConfigurationError(f"{name} must be a str or SecretStr, not {type(value).__name__}")
+        raise ConfigurationError(f"{name} must be a str or SecretStr, not {_kind(value)}")
     value = SecretStr(hidden(value).get_secret_value().strip())
     if not value:
         raise ConfigurationError(f"{name} is empty")
@@ -53,7 +60,37 @@ def header_secret(name: str, value: object) -> SecretStr:
     return value
 
 
+def access_token_secret(value: object) -> SecretStr:
+    """Return an access token as a SecretStr, without surrounding whitespace.
+
+    Raises:
+        ConfigurationError: The value is not a text, is empty, cannot be sent in a header or is a
+            key of the project.
+    """
+    token = header_secret("access_token", value)
+    if not may_be_jwt(token):
+        raise ConfigurationError(
+            "access_token is a key of the project, which is no JWT: pass the key as `key`, and as "
+            "the access token the JWT of a user"
+        )
+    return token
+
+
+def may_be_jwt(value: SecretStr) -> bool:
+    """Return whether a key or a token may be a JWT, which a key of the newer form is not."""
+    return not value.get_secret_value().startswith(_NO_JWT)
+
+
+def is_secret_key(key: SecretStr) -> bool:
+    """Return whether a key of the newer form is a secret one."""
+    return key.get_secret_value().startswith("sb_secret_")
+
+
 def may_be_header(value: SecretStr) -> bool:
     """Return whether an HTTP header may have this value."""
     text = value.get_secret_value()
     return text.isascii() and text.isprintable() and text == text.strip()
+
+
+def _kind(value: object) -> str:
+    return "bytes" if isinstance(value, SecretBytes) else type(value).__name__

@@ -6,7 +6,7 @@ from typing import Unpack
 from pydantic import SecretStr
 
 from audiencelab_sdk._http._settings import Options, Settings
-from audiencelab_sdk._secrets import header_secret
+from audiencelab_sdk._secrets import access_token_secret, may_be_jwt
 from audiencelab_sdk.errors import ConfigurationError
 
 
@@ -39,11 +39,15 @@ def supabase_settings(
             f"not {type(supabase_client).__name__}: create one with {create}(...)"
         )
 
-    def token() -> SecretStr:
+    def token() -> SecretStr | None:
         # The header of supabase-py's own requests: the session's current access token, or the key
         # if nobody is signed in.
-        authorization = supabase_client.options.headers.get("Authorization", "")
-        return header_secret("access_token", authorization.removeprefix("Bearer "))
+        current = SecretStr(
+            supabase_client.options.headers.get("Authorization", "").removeprefix("Bearer ")
+        )
+        if current == settings.key and not may_be_jwt(current):
+            return None
+        return access_token_secret(current)
 
     settings = Settings.checked(
         str(supabase_client.supabase_url),

@@ -1,59 +1,111 @@
-"""JWTs: sign one for an API key, and read the user of an access token."""
+"""JWTs: sign those of an API key, and read the user of an access token."""
 
 import json
+import math
+import threading
+import time
 from base64 import urlsafe_b64decode
-from datetime import UTC, datetime, timedelta
-from typing import Any
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, NamedTuple, cast
 from uuid import UUID
 
 from pydantic import SecretStr
 
 from audiencelab_sdk._arguments import checked_uuid
-from audiencelab_sdk._secrets import checked_secret
+from audiencelab_sdk._process import this_process
+from audiencelab_sdk._signing_keys import SigningKey
 from audiencelab_sdk.errors import InvalidArgumentError
 
-_SHORTEST_SECRET = 32
-_CREATORS = {"authenticated", "api_key"}
 _LONGEST_LIFETIME = timedelta(days=3650)
+# Of the lifetime: for requests that wait or take long, and for a server whose clock is ahead.
+_UNUSED_PART = 0.2
 
 
-def api_key_token(
-    api_key_id: UUID | str, jwt_secret: str | SecretStr, expires_in: timedelta
-) -> SecretStr:
-    """Return a JWT with the role ``api_key`` and the key's id as subject, signed with HS256.
+class _Token(NamedTuple):
+    text: SecretStr
+    signed_at: float
+    renewed_at: float
+
+    def is_fresh(self) -> bool:
+        # After the clock was set back, the token may be from the future.
+        return self.signed_at <= time.time() < self.renewed_at
+
+
+class ApiKeyTokens:
+    """Returns a token of an API key, and signs another when little of its lifetime is left.
+
+    A token has the role ``api_key`` and the key's id as subject. The object may be shared between
+    threads, and used before and after a fork.
+
+    Args:
+        api_key_id: The key's id.
+        key: The key that signs the tokens.
+        expires_in: The lifetime of each token.
 
     Raises:
-        InvalidArgumentError: The id is not a UUID, the secret is shorter than 32 bytes, or the
-            lifetime is not positive or longer than ten years.
+        InvalidArgumentError: The id is not a UUID, or the lifetime is not positive or longer than
+            ten years.
     """
-    # Imported here, because it takes as long to import as all modules of the SDK together.
-    import jwt  # noqa: PLC0415
 
-    subject = str(checked_uuid("api_key_id", api_key_id))
-    secret = _checked_jwt_secret(jwt_secret)
-    lifetime = _checked_lifetime(expires_in)
-    now = datetime.now(UTC)
-    claims = {"role": "api_key", "sub": subject, "iat": now, "exp": now + lifetime}
-    # PyJWT's annotations need the optional package cryptography.
-    token = jwt.encode(  # pyright: ignore[reportUnknownMemberType]
-        claims, secret.get_secret_value(), algorithm="HS256"
-    )
-    return SecretStr(token)
+    def __init__(self, api_key_id: UUID | str, key: SigningKey, expires_in: timedelta) -> None:
+        self._subject = str(checked_uuid("api_key_id", api_key_id))
+        self._key = key
+        self._lifetime = _checked_lifetime(expires_in).total_seconds()
+        # Of each process its own: at a fork, a thread that is not in the child may hold it.
+        self._locks: dict[tuple[int, int], threading.Lock] = {}
+        self._token = self._signed()
+
+    def __call__(self) -> SecretStr:
+        """Return the current token, or another one if less than a fifth of its lifetime is left."""
+        token = self._token
+        if token.is_fresh():
+            return token.text
+        with self._locks.setdefault(this_process(), threading.Lock()):
+            if not self._token.is_fresh():
+                self._token = self._signed()
+            return self._token.text
+
+    def _signed(self) -> _Token:
+        now = time.time()
+        # Whole seconds: PostgREST rejects fractions.
+        iat = math.floor(now)
+        exp = iat + math.ceil(self._lifetime)
+        text = self._key.sign({"role": "api_key", "sub": self._subject, "iat": iat, "exp": exp})
+        return _Token(text, now, exp - self._lifetime * _UNUSED_PART)
 
 
-def creator_of(token: SecretStr) -> UUID | None:
-    """Return in whose name a token creates rows: its user or API key. None for other tokens.
-
-    For an API key, the database stores the user who created it.
+def creator_of(token: SecretStr | None) -> Mapping[str, str] | None:
+    """Return the columns that say in whose name a token creates rows, None for other tokens.
 
     The signature is not verified here: the server rejects forged tokens.
     """
+    claims = _claims(token)
+    match claims.get("role"):
+        case "authenticated":
+            try:
+                return {"created_by": str(UUID(str(claims.get("sub"))))}
+            except ValueError:
+                return None
+        case "api_key":
+            return {}  # the database stores the user who created the API key
+        case _:
+            return None
+
+
+def role_of(token: SecretStr) -> str | None:
+    """Return the role that a token claims; None if it is not a JWT or claims none."""
+    role = _claims(token).get("role")
+    return role if isinstance(role, str) else None
+
+
+def _claims(token: SecretStr | None) -> Mapping[str, Any]:
     try:
-        payload = token.get_secret_value().split(".")[1]
+        payload = token.get_secret_value().split(".")[1] if token else ""
         claims = json.loads(urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        return UUID(str(claims["sub"])) if claims["role"] in _CREATORS else None
-    except (LookupError, TypeError, ValueError):
-        return None
+    except (LookupError, ValueError, RecursionError):
+        return {}
+    return cast("dict[str, Any]", claims) if isinstance(claims, dict) else {}
 
 
 def _checked_lifetime(value: Any) -> timedelta:
@@ -63,13 +115,3 @@ def _checked_lifetime(value: Any) -> timedelta:
             f"{_LONGEST_LIFETIME.days} days"
         )
     return value
-
-
-def _checked_jwt_secret(value: Any) -> SecretStr:
-    secret = checked_secret("jwt_secret", value)
-    if len(secret.get_secret_value().encode()) < _SHORTEST_SECRET:
-        raise InvalidArgumentError(
-            f"jwt_secret must have at least {_SHORTEST_SECRET} bytes: "
-            "pass the project's JWT secret (in the dashboard: Project Settings, JWT Keys)"
-        )
-    return secret

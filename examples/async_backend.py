@@ -32,7 +32,7 @@ def project() -> Iterator[tuple[str, str, str]]:
         from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only if needed
 
         with LocalStack() as stack:
-            yield stack.url, stack.service_role_key, stack.jwt_secret
+            yield stack.url, stack.secret_key, stack.jwt_secret
 
 
 def sign_in(jwt_secret: str) -> str:

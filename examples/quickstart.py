@@ -34,7 +34,7 @@ def project() -> Iterator[tuple[str, str, str]]:
 
         print("No SUPABASE_URL is set: starting PostgreSQL and a REST API on this machine ...")
         with LocalStack() as stack:
-            yield stack.url, stack.service_role_key, stack.jwt_secret
+            yield stack.url, stack.secret_key, stack.jwt_secret
 
 
 def sign_in(user_id: str, jwt_secret: str) -> str:

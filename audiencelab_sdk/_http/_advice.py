@@ -47,6 +47,14 @@ _ANONYMOUS = (
     "The publishable (anon) key alone has no access: use the project's secret (service_role) key, "
     "or act as a user with client.as_user(...)."
 )
+_NO_DIRECT_ACCESS = (
+    "The project does not accept API keys directly: its operator enables that with "
+    "select api_keys_direct.enable()."
+)
+_INVALID_API_KEY = (
+    "The API key is unknown, revoked, disabled or expired, is restricted to addresses, or is an "
+    "older one that was not verified yet."
+)
 _JWT = (
     "The access token has expired, is malformed, or was signed for another project: get a new one."
 )
@@ -70,11 +78,20 @@ _KNOWN = {
     "source_type": SourceType,
 }
 
+# The functions that an API key may not call.
+_CLOSED_TO_API_KEYS = {"create_api_key"} | {
+    name for name, text in _CALLERS.items() if text in {_NOT_AS_API_KEY, _AS_SERVICE_ROLE}
+}
+
 _Rule = tuple[int | None, str, str, str | Callable[[re.Match[str]], str | None]]
 
 
 def _for_function(message: re.Match[str]) -> str | None:
     return _CALLERS.get(message[1])
+
+
+def _for_function_as_api_key(message: re.Match[str]) -> str:
+    return _NOT_AS_API_KEY if message[1] in _CLOSED_TO_API_KEYS else _NO_DIRECT_ACCESS
 
 
 def _for_reference(message: re.Match[str]) -> str:
@@ -88,6 +105,7 @@ def _for_value(message: re.Match[str]) -> str:
 # An HTTP status or None for any, patterns of the code and the message, and the advice. The first
 # match applies.
 _RULES: tuple[_Rule, ...] = (
+    (401, "PT401", "", _INVALID_API_KEY),
     (401, "42501", "", _ANONYMOUS),
     (None, "42501", r"permission denied for function (\w+)", _for_function),
     (None, "42501", r"permission denied for (?:table|view)", _NOT_AS_API_KEY),
@@ -101,10 +119,25 @@ _RULES: tuple[_Rule, ...] = (
     (405, "", "", _NO_API),
 )
 
+# For requests with an API key in place of a token. Where direct access is off, they run as anon.
+_API_KEY_RULES: tuple[_Rule, ...] = (
+    (401, "42501", r"permission denied for function (\w+)", _for_function_as_api_key),
+    (401, "42501", r"violates row-level security policy", _NO_MEMBER),
+    (401, "42501", r"permission denied for (?:schema|table|view)", _NO_DIRECT_ACCESS),
+)
 
-def advice(status: int, code: str | None, message: str) -> str | None:
-    """Return what the caller can do about an error; None if the message alone says it."""
-    for rule_status, rule_code, pattern, text in _RULES:
+
+def advice(status: int, code: str | None, message: str, *, as_api_key: bool = False) -> str | None:
+    """Return what the caller can do about an error; None if the message alone says it.
+
+    Args:
+        status: The HTTP status.
+        code: The SQLSTATE, or PostgREST's code.
+        message: The message.
+        as_api_key: Whether the request had an API key in place of a token.
+    """
+    rules = _API_KEY_RULES + _RULES if as_api_key else _RULES
+    for rule_status, rule_code, pattern, text in rules:
         if rule_status not in {None, status} or not re.fullmatch(rule_code, code or ""):
             continue
         if match := re.search(pattern, message):

@@ -5,7 +5,6 @@ A session acts as one identity. postgrest-py sends its requests by it.
 
 import asyncio
 import inspect
-import os
 from collections.abc import AsyncGenerator
 from typing import Any, TypeAlias, cast
 
@@ -19,6 +18,7 @@ from audiencelab_sdk._http._drivers import AsyncDriver, Driver
 from audiencelab_sdk._http._operation import Response
 from audiencelab_sdk._http._reports import Reports, tracer
 from audiencelab_sdk._http._settings import Settings
+from audiencelab_sdk._process import this_process
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import ConfigurationError
 
@@ -41,13 +41,13 @@ class Pool:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._is_closed = False
-        self._connections = {_process(): Connections(settings)}
+        self._connections = {this_process(): Connections(settings)}
 
     def exchange(self, request: httpx.Request) -> Response:
         """Send a request and return the response; raises what :class:`Connections` does."""
         if self._is_closed:
             raise closed()
-        process = _process()
+        process = this_process()
         connections = self._connections.get(process)
         if connections is None:
             # No lock: at the fork, a thread that is not in the child may have held it.
@@ -57,7 +57,7 @@ class Pool:
     def close(self) -> None:
         """Close the connections of this process; later requests raise ClientClosedError."""
         self._is_closed = True
-        connections = self._connections.get(_process())
+        connections = self._connections.get(this_process())
         if connections:
             connections.close()
 
@@ -77,7 +77,7 @@ class AsyncPool:
         """Send a request and return the response; raises what :class:`Connections` does."""
         if self._is_closed:
             raise closed()
-        loop = (_process(), _event_loop())
+        loop = (this_process(), _event_loop())
         entry = self._by_loop.get(loop)
         if entry is None:
             self._forget_closed_loops()
@@ -98,7 +98,7 @@ class AsyncPool:
         self._is_closed = True
         for connections in self._unused:
             await connections.aclose()
-        entry = self._by_loop.get((_process(), _event_loop()))
+        entry = self._by_loop.get((this_process(), _event_loop()))
         if entry:
             await entry[1].aclose()
 
@@ -114,7 +114,7 @@ class AsyncPool:
                 await connections.aclose()
 
     def _forget_closed_loops(self) -> None:
-        process = _process()
+        process = this_process()
         for owner, loop in list(self._by_loop):
             if (
                 owner == process
@@ -125,21 +125,6 @@ class AsyncPool:
 
 
 _Lifetime: TypeAlias = AsyncGenerator[None]
-_forks = 0
-
-
-def _process() -> tuple[int, int]:
-    """This process: the pid alone may come again, and forks by C code run no hooks."""
-    return (os.getpid(), _forks)
-
-
-def _count_fork() -> None:
-    global _forks  # noqa: PLW0603 - of the whole process
-    _forks += 1
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_count_fork)
 
 
 def _event_loop() -> object:
@@ -181,11 +166,7 @@ class _Session:
             content=content,
             extensions=self._extensions,
         )
-        current_token = self._settings.current_token
-        token = current_token() if current_token else self._settings.token
-        request.headers["apikey"] = self._settings.key.get_secret_value()
-        request.headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-        for name, value in self._settings.headers.items():
+        for name, value in {**self._settings.identity_headers(), **self._settings.headers}.items():
             request.headers[name] = value.get_secret_value()
         return self._pool.exchange(request)
 

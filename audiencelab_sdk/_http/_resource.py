@@ -10,11 +10,10 @@ the same parameters and the same docstring.
 
 import inspect
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from functools import partial, wraps
 from types import MethodType
 from typing import Any, ClassVar, Concatenate, Generic, ParamSpec, TypeVar, cast, get_args, overload
-from uuid import UUID
 
 from audiencelab_sdk._http._drivers import AsyncDriver, Driver
 from audiencelab_sdk._http._listing import Listing, Place, Row
@@ -28,8 +27,11 @@ T = TypeVar("T")
 S = TypeVar("S")
 A = TypeVar("A")
 
-CreatorId = Callable[[], UUID | None]
-"""Returns the user or API key that a client currently acts as; None if it acts as none."""
+Creator = Callable[[], Mapping[str, str] | None]
+"""Returns the columns that say in whose name a client currently creates rows.
+
+None if it acts as no user or API key.
+"""
 
 
 class Resource(Generic[D]):
@@ -41,9 +43,9 @@ class Resource(Generic[D]):
 
     _subject: ClassVar[str]
 
-    def __init__(self, driver: D, creator_id: CreatorId) -> None:
+    def __init__(self, driver: D, creator: Creator) -> None:
         self._driver: D = driver
-        self._creator_id = creator_id
+        self._creator = creator
 
 
 class Method(Generic[P, S, A]):

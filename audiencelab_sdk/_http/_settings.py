@@ -10,7 +10,16 @@ from pydantic import SecretStr
 
 from audiencelab_sdk._arguments import checked_int, checked_seconds
 from audiencelab_sdk._http._urls import checked_proxy, checked_url, warn_of_clear_text
-from audiencelab_sdk._secrets import header_secret, hidden, may_be_header
+from audiencelab_sdk._key_format import may_be_api_key
+from audiencelab_sdk._secrets import (
+    access_token_secret,
+    header_secret,
+    hidden,
+    is_secret_key,
+    may_be_header,
+    may_be_jwt,
+)
+from audiencelab_sdk._tokens import role_of
 from audiencelab_sdk.errors import ConfigurationError, InvalidArgumentError
 from audiencelab_sdk.models import RequestAttempt
 
@@ -23,6 +32,9 @@ OnResponse: TypeAlias = Callable[[RequestAttempt], object]
 """A function, for asynchronous clients also a coroutine function, called after each attempt."""
 
 _KEY_VARIABLES = ("SUPABASE_KEY", "SUPABASE_SECRET_KEY", "SUPABASE_SERVICE_ROLE_KEY")
+_PUBLISHABLE_KEY_VARIABLES = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY", "SUPABASE_KEY")
+_API_KEY_VARIABLE = "AUDIENCELAB_API_KEY"
+API_KEY_HEADER = "x-api-key"
 _MOST_RETRIES = 100
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # The SDK, postgrest-py or HTTP itself sets these.
@@ -64,9 +76,10 @@ class Settings:
     Attributes:
         url: The project's URL, without ``/rest/v1``.
         key: The project's key, which every request carries.
-        token: The access token, or the key if there is none.
+        token: The access token; without one the key, if it is a JWT.
         current_token: Returns the current access token in place of `token`. Called before every
-            request.
+            attempt of a request.
+        api_key: The API key that the client acts as, sent beside the key.
         timeout: Seconds to wait for a connection, for a write, and for each read.
         max_retries: How often to retry a transient error.
         proxy: The URL of the proxy. None means the one that the environment names, if any.
@@ -77,8 +90,9 @@ class Settings:
 
     url: str
     key: SecretStr
-    token: SecretStr
-    current_token: Callable[[], SecretStr] | None
+    token: SecretStr | None
+    current_token: Callable[[], SecretStr | None] | None
+    api_key: SecretStr | None
     timeout: float
     max_retries: int
     proxy: SecretStr | None
@@ -92,6 +106,7 @@ class Settings:
         url: str,
         key: str | SecretStr,
         access_token: str | SecretStr | None,
+        api_key: str | SecretStr | None = None,
         **options: Unpack[Options],
     ) -> "Settings":
         """Return the settings made of a caller's arguments.
@@ -100,26 +115,51 @@ class Settings:
             ConfigurationError: An argument is invalid.
         """
         checked_key = header_secret("key", key)
-        token = checked_key if access_token is None else header_secret("access_token", access_token)
+        token = checked_key if may_be_jwt(checked_key) else None
+        if access_token is not None:
+            token = access_token_secret(access_token)
+        headers = _checked_headers(options["headers"])
+        if api_key is not None:
+            api_key = _checked_api_key(api_key)
+            _require_no_other_identity(checked_key, access_token, headers)
         checked = cls(
             url=checked_url(url),
             key=checked_key,
             token=token,
             current_token=None,
+            api_key=api_key,
             timeout=_checked_timeout(options["timeout"]),
             max_retries=_checked_max_retries(options["max_retries"]),
             proxy=None if options["proxy"] is None else checked_proxy(options["proxy"]),
             verify=_checked_verify(options["verify"]),
-            headers=_checked_headers(options["headers"]),
+            headers=headers,
             on_response=_checked_hook(options["on_response"]),
         )
         if not options["allow_http"]:
             warn_of_clear_text(checked.url)
         return checked
 
+    def bearer_token(self) -> SecretStr | None:
+        """Return the token to send now; None if the key alone says who the client acts as."""
+        return self.current_token() if self.current_token else self.token
+
+    def identity_headers(self) -> dict[str, SecretStr]:
+        """Return the headers that say, in the next request, who the client acts as."""
+        headers = {"apikey": self.key}
+        token = self.bearer_token()
+        if token is not None:
+            headers["Authorization"] = SecretStr(f"Bearer {token.get_secret_value()}")
+        if self.api_key:
+            headers[API_KEY_HEADER] = self.api_key
+        return headers
+
     def with_access_token(self, access_token: SecretStr) -> "Settings":
         """Return the same settings with another identity."""
-        return replace(self, token=access_token, current_token=None)
+        return replace(self, token=access_token, current_token=None, api_key=None)
+
+    def with_current_token(self, current_token: Callable[[], SecretStr]) -> "Settings":
+        """Return the same settings with an identity whose token changes."""
+        return replace(self, token=None, current_token=current_token, api_key=None)
 
     def with_options(self, timeout: float | None, max_retries: int | None) -> "Settings":
         """Return the same settings with those of the options that are not None."""
@@ -132,19 +172,32 @@ class Settings:
         )
 
 
-def environment(variables: Mapping[str, str] = os.environ) -> tuple[str, SecretStr]:
+def api_key_of_environment(variables: Mapping[str, str] = os.environ) -> SecretStr | None:
+    """Return the API key that the environment names, if any."""
+    text = variables.get(_API_KEY_VARIABLE)
+    return SecretStr(text) if text else None
+
+
+def environment(
+    variables: Mapping[str, str] = os.environ, *, with_api_key: bool = False
+) -> tuple[str, SecretStr]:
     """Return the URL and the key that the environment names.
+
+    Args:
+        variables: The environment.
+        with_api_key: Whether the client acts as an API key, which needs the publishable key.
 
     Raises:
         ConfigurationError: A variable is missing. The message names all that are.
     """
+    names = _PUBLISHABLE_KEY_VARIABLES if with_api_key else _KEY_VARIABLES
     url = variables.get("SUPABASE_URL", "")
-    key = SecretStr(next(filter(None, map(variables.get, _KEY_VARIABLES)), ""))
+    key = SecretStr(next(filter(None, map(variables.get, names)), ""))
     missing: list[str] = []
     if not url:
         missing.append("SUPABASE_URL")
     if not key:
-        missing.append(f"{_KEY_VARIABLES[0]} (or {' or '.join(_KEY_VARIABLES[1:])})")
+        missing.append(f"{names[0]} (or {' or '.join(names[1:])})")
     if missing:
         raise ConfigurationError(f"set the environment variable {' and '.join(missing)}")
     return url, key
@@ -201,6 +254,29 @@ def _checked_headers(headers: Any) -> dict[str, SecretStr]:
             )
         checked[name.lower()] = hidden(value)
     return checked
+
+
+def _checked_api_key(api_key: str | SecretStr) -> SecretStr:
+    checked = header_secret("api_key", api_key)
+    if not may_be_api_key(checked.get_secret_value()):
+        raise ConfigurationError(
+            "api_key does not have the format of an API key (sk_...), or has a typing error"
+        )
+    return checked
+
+
+def _require_no_other_identity(
+    key: SecretStr, access_token: object, headers: Mapping[str, SecretStr]
+) -> None:
+    if access_token is not None:
+        raise ConfigurationError("pass api_key or access_token, not both")
+    if is_secret_key(key) or role_of(key) == "service_role":
+        raise ConfigurationError(
+            "key is a secret key of the project, which acts without an API key: pass the "
+            "publishable (anon) key beside api_key"
+        )
+    if API_KEY_HEADER in headers:
+        raise ConfigurationError(f"headers must not contain {API_KEY_HEADER} beside api_key")
 
 
 def _checked_hook(hook: Any) -> OnResponse | None:

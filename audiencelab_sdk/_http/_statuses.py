@@ -10,6 +10,7 @@ from typing import Any, cast
 import httpx
 
 from audiencelab_sdk._http._advice import advice
+from audiencelab_sdk._http._settings import API_KEY_HEADER
 from audiencelab_sdk._text import shown
 from audiencelab_sdk.errors import (
     APIStatusError,
@@ -31,11 +32,16 @@ _CLASSES: dict[int, type[APIStatusError]] = {
     429: RateLimitError,
 }
 # An application may forward the status of an error to its own caller.
-_STATUSES: dict[type[APIStatusError], int] = {NotFoundError: 404, SchemaError: 500}
+_STATUSES: dict[type[APIStatusError], int] = {
+    NotFoundError: 404,
+    PermissionDeniedError: 403,
+    SchemaError: 500,
+}
 # PostgREST's: the function, column or table is not in its schema cache, or the schema not exposed.
 # PostgreSQL's: undefined table, function and column.
 _SCHEMA_CODES = {"PGRST106", "PGRST202", "PGRST204", "PGRST205", "42P01", "42883", "42703"}
 _NO_SUCH_ROW = "PGRST116"
+_INSUFFICIENT_PRIVILEGE = "42501"
 # PostgREST's or PostgreSQL's: a gateway in front of them has others.
 _CODE = re.compile("PGRST\\w+|[0-9A-Z]{5}")
 # All other headers of a request may be secret.
@@ -45,7 +51,9 @@ _PUBLIC_HEADERS = {
     "x-retry-count",
 }
 _TITLE = re.compile(r"<title[^>]*>([^<]+)</title>", re.IGNORECASE)
-_API_KEY = re.compile(r"sk_[A-Za-z0-9]{8,}")
+# The project's keys come first, because the characters of one may contain what looks like an API
+# key.
+_KEY = re.compile(r"(sb_(?:publishable|secret)_)[A-Za-z0-9_-]{8,}|(sk_)[A-Za-z0-9]{8,}")
 _LONGEST_TEXT = 200
 _LONGEST_HEAD = 10_000
 _SHORTEST_SECRET = 4
@@ -60,10 +68,14 @@ def status_error(response: httpx.Response, request_id: str | None) -> APIStatusE
     code = _text(body, "code")
     message = _message(response, body, text)
     hint = _text(body, "hint")
-    error_class = _error_class(status, code)
+    as_api_key = API_KEY_HEADER in response.request.headers
+    error_class = _error_class(status, code, as_api_key=as_api_key)
     # PostgREST's hint for what it does not know is the most similar name that it knows.
     if hint is None or error_class is SchemaError:
-        hint = ". ".join(filter(None, (hint, advice(status, code, message)))) or None
+        hint = (
+            ". ".join(filter(None, (hint, advice(status, code, message, as_api_key=as_api_key))))
+            or None
+        )
     error = error_class(
         _STATUSES.get(error_class, status),
         code,
@@ -83,7 +95,7 @@ def redacted(request: httpx.Request, text: str) -> str:
         secret = value.removeprefix("Bearer ")
         if len(secret) >= _SHORTEST_SECRET and name not in _PUBLIC_HEADERS:
             text = text.replace(secret, "***")
-    return _API_KEY.sub("sk_***", text)
+    return _KEY.sub(r"\1\2***", text)
 
 
 def _json_object(text: str) -> Mapping[str, Any]:
@@ -99,9 +111,12 @@ def _text(body: Mapping[str, Any], *names: str) -> str | None:
     return None if value is None else shown(value if isinstance(value, str) else json.dumps(value))
 
 
-def _error_class(status: int, code: str | None) -> type[APIStatusError]:
+def _error_class(status: int, code: str | None, *, as_api_key: bool) -> type[APIStatusError]:
     if code == _NO_SUCH_ROW:
         return NotFoundError
+    # Such a request has no token, for which PostgREST responds with 401 instead of 403.
+    if code == _INSUFFICIENT_PRIVILEGE and as_api_key:
+        return PermissionDeniedError
     if code in _SCHEMA_CODES or (status in {404, 405} and not _CODE.fullmatch(code or "")):
         return SchemaError
     if 400 <= status < 500:

@@ -171,13 +171,13 @@ def created(after: datetime | None, before: datetime | None) -> list[Condition]:
     return conditions
 
 
-def creator(created_by: UUID | str | None, creator_id: UUID | None) -> UUID:
-    """Who makes a row: the user passed, else the user or API key that the client acts as."""
+def creator(created_by: UUID | str | None, acting: Mapping[str, str] | None) -> Mapping[str, str]:
+    """Return the columns for the user passed, or else for whom the client acts as."""
     if created_by is not None:
-        return checked_uuid("created_by", created_by)
-    if creator_id is None:
+        return {"created_by": str(checked_uuid("created_by", created_by))}
+    if acting is None:
         raise InvalidArgumentError(
             "created_by is missing, and this client acts as no user or API key: pass a user's id, "
             "or call it on client.as_user(...)"
         )
-    return creator_id
+    return acting

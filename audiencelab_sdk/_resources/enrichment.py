@@ -96,7 +96,7 @@ class Enrichment(Resource[D]):
             "total_records": checked_int("total_records", total_records, 0, MOST_RECORDS),
             "enrichment_fields": checked_texts("enrichment_fields", enrichment_fields),
             "metadata": checked_object("metadata", {} if metadata is None else metadata),
-            "created_by": str(creator(created_by, self._creator_id())),
+            **creator(created_by, self._creator()),
         }
         (job,) = yield from jobs.TABLE.insert([row])
         return job

@@ -176,7 +176,7 @@ class Segments(Resource[D]):
         """
         common = {
             "account_id": str(checked_uuid("account_id", account_id)),
-            "created_by": str(creator(created_by, self._creator_id())),
+            **creator(created_by, self._creator()),
         }
         rows = [
             {"id": str(uuid4()), **common, **columns(dict(segment), f"segments[{index}].")}

@@ -155,6 +155,10 @@ SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
     "AudienceLab.as_user": lambda client, token: client.client.as_user(token.text),
     "AudienceLab.as_api_key": lambda client, key: client.as_api_key(key.id, "x" * 32),
     "AudienceLab.as_api_key(short secret)": lambda client, key: client.as_api_key(key.id, "x"),
+    "AudienceLab.as_api_key(no secret)": lambda client, key: client.as_api_key(key.id),
+    "AudienceLab.as_api_key(public key)": lambda client, key: client.as_api_key(
+        key.id, signing_key={"kty": "EC", "crv": "P-256"}
+    ),
     "AudienceLab.with_options": lambda client, _: client.with_options(timeout=1),
     "AudienceLab.with_options(0)": lambda client, _: client.with_options(timeout=0),
 }

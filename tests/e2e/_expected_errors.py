@@ -361,6 +361,8 @@ CLIENT: Table = [
     ("AudienceLab.as_api_key", "no key", "service", RETURNS),
     ("AudienceLab.as_api_key", "no UUID", "service", invalid("api_key_id must be a UUID")),
     ("AudienceLab.as_api_key(short secret)", "key", "service", invalid("jwt_secret must have")),
+    ("AudienceLab.as_api_key(no secret)", "key", "service", invalid("pass jwt_secret")),
+    ("AudienceLab.as_api_key(public key)", "key", "service", invalid("signing_key is a public")),
     ("AudienceLab.with_options", "nothing", "service", RETURNS),
     ("AudienceLab.with_options(0)", "nothing", "service", unusable("timeout must be more than 0")),
 ]

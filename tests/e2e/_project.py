@@ -26,24 +26,46 @@ class Tenant:
 
 @dataclass(frozen=True)
 class Project:
-    """The URLs and keys of a project, and the creation of users and accounts for one test."""
+    """The URLs and keys of a project, and the creation of users and accounts for one test.
+
+    Of a project that the environment names, the keys with a default may be unknown.
+    """
 
     url: str
     anon_key: str
     service_role_key: str
     jwt_secret: str
     db_url: str
+    publishable_key: str = ""
+    secret_key: str = ""
+    signing_keys: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, stack: LocalStack) -> Project:
         return cls(
-            stack.url, stack.anon_key, stack.service_role_key, stack.jwt_secret, stack.db_url
+            url=stack.url,
+            anon_key=stack.anon_key,
+            service_role_key=stack.service_role_key,
+            jwt_secret=stack.jwt_secret,
+            db_url=stack.db_url,
+            publishable_key=stack.publishable_key,
+            secret_key=stack.secret_key,
+            signing_keys=(stack.signing_key, stack.rsa_signing_key),
         )
 
     @classmethod
     def from_env(cls) -> Project:
-        names = ("URL", "ANON_KEY", "SERVICE_ROLE_KEY", "JWT_SECRET", "DB_URL")
-        return cls(*(os.environ[f"SUPABASE_{name}"] for name in names))
+        signing_key = os.environ.get("SUPABASE_SIGNING_KEY")
+        return cls(
+            url=os.environ["SUPABASE_URL"],
+            anon_key=os.environ["SUPABASE_ANON_KEY"],
+            service_role_key=os.environ["SUPABASE_SERVICE_ROLE_KEY"],
+            jwt_secret=os.environ["SUPABASE_JWT_SECRET"],
+            db_url=os.environ["SUPABASE_DB_URL"],
+            publishable_key=os.environ.get("SUPABASE_PUBLISHABLE_KEY", ""),
+            secret_key=os.environ.get("SUPABASE_SECRET_KEY", ""),
+            signing_keys=(signing_key,) if signing_key else (),
+        )
 
     def sql(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
         """Run one statement as role postgres, which bypasses row level security."""

@@ -82,8 +82,8 @@ class SyncClient:
     def as_user(self, token: str) -> SyncClient:
         return SyncClient(self.client.as_user(token))
 
-    def as_api_key(self, key_id: UUID, jwt_secret: str) -> SyncClient:
-        return SyncClient(self.client.as_api_key(key_id, jwt_secret=jwt_secret))
+    def as_api_key(self, key_id: UUID, jwt_secret: str | None = None, **options: Any) -> SyncClient:
+        return SyncClient(self.client.as_api_key(key_id, jwt_secret=jwt_secret, **options))
 
 
 class AsyncClient:
@@ -132,8 +132,11 @@ class AsyncClient:
     def as_user(self, token: str) -> AsyncClient:
         return AsyncClient(self.client.as_user(token), self._portal)
 
-    def as_api_key(self, key_id: UUID, jwt_secret: str) -> AsyncClient:
-        return AsyncClient(self.client.as_api_key(key_id, jwt_secret=jwt_secret), self._portal)
+    def as_api_key(
+        self, key_id: UUID, jwt_secret: str | None = None, **options: Any
+    ) -> AsyncClient:
+        as_key = self.client.as_api_key(key_id, jwt_secret=jwt_secret, **options)
+        return AsyncClient(as_key, self._portal)
 
 
 Client = SyncClient | AsyncClient

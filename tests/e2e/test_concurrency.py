@@ -13,6 +13,7 @@ import threading
 import time
 import warnings
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -291,6 +292,30 @@ def test_a_fork_within_a_tracked_job(
         progress.advance(5)
     assert progress.job.status == "completed"
     assert progress.job.processed_records == 10
+
+
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_client_signs_its_tokens_in_children_of_a_busy_process(
+    client: AudienceLab, project: Project, keys: Keys
+) -> None:
+    key = client.api_keys.verify(keys[0][0])
+    assert key
+    # So short that nearly every request signs, and that a fork finds the lock held.
+    lifetime = timedelta(microseconds=1)
+    as_key = client.as_api_key(key.api_key_id, jwt_secret=project.jwt_secret, expires_in=lifetime)
+
+    def wrong(times: int = 30) -> int:
+        return sum(as_key.api_keys.account_id() != key.account_id for _ in range(times))
+
+    stop = threading.Event()
+    with ThreadPoolExecutor(8) as threads:
+        busy = [
+            threads.submit(lambda: [wrong(1) for _ in iter(stop.is_set, True)]) for _ in "x" * 8
+        ]
+        waits = [in_a_child(wrong) for _ in range(4)]
+        assert [wait() for wait in waits] == [0] * 4
+        stop.set()
+        assert sum(sum(each.result()) for each in busy) == 0
 
 
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from audiencelab_sdk import AudienceLab, Scope
+
 if TYPE_CHECKING:
     from tests.e2e._project import Project
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICKSTART = EXAMPLES / "quickstart.py"
+CUSTOMER = "customer.py"
 STORIES = {
     "segments.py": [
         "created 'US engineers' with 2 filters",
@@ -60,7 +63,9 @@ def run(
     environment: dict[str, str], example: Path = QUICKSTART
 ) -> subprocess.CompletedProcess[str]:
     inherited = {
-        name: value for name, value in os.environ.items() if not name.startswith("SUPABASE_")
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("SUPABASE_") and name != "AUDIENCELAB_API_KEY"
     }
     return subprocess.run(
         [sys.executable, "-X", "dev", "-W", "error", str(example)],
@@ -107,15 +112,47 @@ def test_the_examples_print_each_step(project: Project, example: str, named: boo
         assert part in result.stdout
 
 
-@pytest.mark.parametrize("example", ["quickstart.py", *STORIES])
-def test_the_examples_name_missing_settings(project: Project, example: str) -> None:
+@pytest.mark.parametrize("named", [True, False])
+def test_the_customers_script_needs_only_an_api_key(project: Project, named: bool) -> None:
+    environment = {}
+    if named:
+        tenant = project.add_tenant()
+        scope = Scope(entity_type="segment", entity_id="*", action="*")
+        with AudienceLab(project.url, project.anon_key) as client:
+            owner = client.as_user(project.access_token(tenant.user_id))
+            key = owner.api_keys.create(tenant.account_id, "customer", scopes=[scope]).key
+        environment = {
+            "SUPABASE_URL": project.url,
+            "SUPABASE_KEY": project.anon_key,
+            "AUDIENCELAB_API_KEY": key.get_secret_value(),
+        }
+    result = run(environment, EXAMPLES / CUSTOMER)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    for part in (
+        "may read all segments: yes",
+        "may write all segments: yes",
+        "created 'US engineers', which is listed: True",
+        "may not list keys: permission denied for function list_api_keys",
+    ):
+        assert part in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("example", "missing"),
+    [
+        (CUSTOMER, "AUDIENCELAB_API_KEY"),
+        *((example, "SUPABASE_JWT_SECRET") for example in ("quickstart.py", *STORIES)),
+    ],
+)
+def test_the_examples_name_missing_settings(project: Project, example: str, missing: str) -> None:
     result = run({"SUPABASE_URL": project.url, "SUPABASE_KEY": "x"}, EXAMPLES / example)
     assert result.returncode == 1
-    assert result.stderr == "SUPABASE_URL is set; set SUPABASE_JWT_SECRET as well.\n"
+    assert result.stderr == f"SUPABASE_URL is set; set {missing} as well.\n"
 
 
 def test_the_examples_are_short() -> None:
     assert len(QUICKSTART.read_text().splitlines()) < 100
-    for example in STORIES:
+    for example in (*STORIES, CUSTOMER):
         assert len((EXAMPLES / example).read_text().splitlines()) < 80
-    assert {"quickstart.py", *STORIES} == {path.name for path in EXAMPLES.glob("*.py")}
+    assert {"quickstart.py", CUSTOMER, *STORIES} == {path.name for path in EXAMPLES.glob("*.py")}

@@ -30,8 +30,9 @@ after(async () => {
   assert.equal(status, 0);
 });
 
-function client(key) {
+function client(key, headers = {}) {
   return createClient(values.API_URL, key, {
+    global: { headers },
     auth: { persistSession: false, autoRefreshToken: false },
     realtime: { transport: class {} }, // not used here, and Node 20 has no WebSocket
   });
@@ -138,6 +139,18 @@ test("errors", async () => {
 });
 
 test("a request without a token of its own may read nothing", async () => {
-  const { error, status } = await client(values.ANON_KEY).from("segments").select();
-  assert.deepEqual([status, error.code], [401, "42501"]);
+  for (const key of [values.ANON_KEY, values.PUBLISHABLE_KEY]) {
+    const { error, status } = await client(key).from("segments").select();
+    assert.deepEqual([status, error.code], [401, "42501"]);
+  }
+});
+
+test("the secret key is the service role, but not in a browser", async () => {
+  const roles = (...options) => client(...options).from("roles").select("name").order("name");
+  const names = [{ name: "member" }, { name: "owner" }];
+  assert.deepEqual(data(await roles(values.SECRET_KEY)), names);
+  const browser = { "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Firefox/133.0" };
+  const { error, status } = await roles(values.SECRET_KEY, browser);
+  assert.deepEqual([status, error.message], [401, "Forbidden use of secret API key in browser"]);
+  assert.deepEqual(data(await roles(values.SERVICE_ROLE_KEY, browser)), names);
 });

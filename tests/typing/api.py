@@ -64,6 +64,8 @@ def sync_client(account: UUID) -> None:
     assert_type(client.with_options(timeout=3, max_retries=0), AudienceLab)
     as_key = client.as_api_key(account, jwt_secret="secret", expires_in=timedelta(minutes=1))
     assert_type(as_key, AudienceLab)
+    assert_type(client.as_api_key(str(account), signing_key={"kty": "EC"}), AudienceLab)
+    assert_type(client.as_api_key(account, signing_key=SecretStr("pem"), kid="a"), AudienceLab)
     assert_type(client.url, str)
 
     read = Scope(entity_type="segment", entity_id="*", action="read")

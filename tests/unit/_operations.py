@@ -33,8 +33,8 @@ class Undriven(Driver):
 
 
 api_keys: Any = ApiKeys(Undriven(), lambda: None)
-segments: Any = Segments(Undriven(), lambda: USER)
-enrichment: Any = Enrichment(Undriven(), lambda: USER)
+segments: Any = Segments(Undriven(), lambda: {"created_by": str(USER)})
+enrichment: Any = Enrichment(Undriven(), lambda: {"created_by": str(USER)})
 segments_of_nobody: Any = Segments(Undriven(), lambda: None)
 enrichment_of_nobody: Any = Enrichment(Undriven(), lambda: None)
 

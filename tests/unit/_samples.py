@@ -6,6 +6,8 @@ from uuid import UUID
 URL = "https://project.test"
 KEY = "service-role-key-that-nobody-may-see"
 TOKEN = "access-token-that-nobody-may-see"
+PUBLISHABLE_KEY = "sb_publishable_that-nobody-may_see"
+SECRET_KEY = "sb_secret_that-nobody-may_see"
 ACCOUNT = "11111111-1111-4111-8111-111111111111"
 USER = UUID("33333333-3333-4333-8333-333333333333")
 KEY_ID = "22222222-2222-4222-8222-222222222222"

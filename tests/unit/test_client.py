@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+from base64 import urlsafe_b64encode
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -23,7 +24,18 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._secrets import header_secret
 from tests.unit._both_clients import close, maybe_await
-from tests.unit._samples import ACCOUNT, API_KEY, JOB, KEY, KEY_ID, TOKEN, URL, VALID
+from tests.unit._samples import (
+    ACCOUNT,
+    API_KEY,
+    JOB,
+    KEY,
+    KEY_ID,
+    PUBLISHABLE_KEY,
+    SECRET_KEY,
+    TOKEN,
+    URL,
+    VALID,
+)
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
 
@@ -46,6 +58,90 @@ async def test_requests_carry_the_key_without_a_token(client: Any, route: respx.
     assert headers["X-Client-Info"] == f"audiencelab-sdk/{__version__}"
     assert headers["Accept"] == headers["Content-Type"] == "application/json"
     assert "X-Retry-Count" not in headers
+
+
+@pytest.mark.parametrize("key", [PUBLISHABLE_KEY, SECRET_KEY, SecretStr(f" {SECRET_KEY}\n")])
+async def test_a_key_that_is_no_jwt_is_not_sent_as_a_token(
+    client_class: Any, route: respx.Route, key: str | SecretStr
+) -> None:
+    client = client_class(URL, key)
+    headers = await headers_of(client, route)
+    assert headers["apikey"] in {PUBLISHABLE_KEY, SECRET_KEY}
+    assert "Authorization" not in headers
+    as_key = client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET)
+    for derived in (client.as_user(TOKEN), client.as_user(TOKEN).with_options(timeout=3), as_key):
+        derived_headers = await headers_of(derived, route)
+        assert derived_headers["apikey"] == headers["apikey"]
+        assert derived_headers["Authorization"].startswith("Bearer ")
+    assert "Authorization" not in await headers_of(client.with_options(timeout=3), route)
+    await close(client)
+
+
+async def test_an_access_token_goes_with_a_key_that_is_no_jwt(
+    client_class: Any, route: respx.Route
+) -> None:
+    client = client_class(URL, PUBLISHABLE_KEY, access_token=TOKEN)
+    headers = await headers_of(client, route)
+    await close(client)
+    assert (headers["apikey"], headers["Authorization"]) == (PUBLISHABLE_KEY, f"Bearer {TOKEN}")
+
+
+@pytest.mark.parametrize("token", [PUBLISHABLE_KEY, SecretStr(SECRET_KEY)])
+async def test_a_key_of_the_project_is_no_access_token(
+    client: Any, client_class: Any, token: str | SecretStr
+) -> None:
+    for use in (client.as_user, lambda token: client_class(URL, KEY, access_token=token)):
+        with pytest.raises(ConfigurationError, match="access_token is a key of the project"):
+            use(token)
+
+
+async def test_nobody_creates_rows_with_a_key_that_is_no_jwt(
+    client_class: Any, api: respx.MockRouter
+) -> None:
+    route = api.post("/enrichment_tracking")
+    client = client_class(URL, SECRET_KEY)
+    with pytest.raises(InvalidArgumentError, match="created_by is missing"):
+        await maybe_await(client.enrichment.create(ACCOUNT, KEY_ID, "email"))
+    await close(client)
+    assert not route.called
+
+
+@pytest.mark.parametrize("key", [PUBLISHABLE_KEY, KEY])
+async def test_an_api_key_goes_in_a_header_of_its_own(
+    client_class: Any, route: respx.Route, key: str
+) -> None:
+    client = client_class(URL, key, api_key=SecretStr(f" {API_KEY}\n"))
+    for same in (client, client.with_options(timeout=3)):
+        headers = await headers_of(same, route)
+        assert (headers["apikey"], headers["x-api-key"]) == (key, API_KEY)
+        assert headers.get("Authorization") == (f"Bearer {KEY}" if key == KEY else None)
+    as_key = client.as_api_key(KEY_ID, jwt_secret=JWT_SECRET)
+    for other in (client.as_user(TOKEN), as_key):
+        assert "x-api-key" not in await headers_of(other, route)
+    await close(client)
+
+
+async def test_an_api_key_creates_rows_without_a_creator(
+    client_class: Any, api: respx.MockRouter
+) -> None:
+    def insert(request: httpx.Request) -> httpx.Response:
+        (row,) = json.loads(request.content)
+        assert "created_by" not in row
+        return httpx.Response(201, json=[JOB | row])
+
+    api.post("/enrichment_tracking").mock(side_effect=insert)
+    client = client_class(URL, PUBLISHABLE_KEY, api_key=API_KEY)
+    assert await maybe_await(client.enrichment.create(ACCOUNT, KEY_ID, "email"))
+    await close(client)
+
+
+@pytest.mark.parametrize("claims", [{"role": "authenticated", "sub": "no uuid"}, ["a list"], {}])
+async def test_nobody_creates_rows_with_a_token_without_a_user(client: Any, claims: Any) -> None:
+    payload = urlsafe_b64encode(json.dumps(claims).encode()).decode().rstrip("=")
+    with pytest.raises(InvalidArgumentError, match="created_by is missing"):
+        await maybe_await(
+            client.as_user(f"a.{payload}.c").enrichment.create(ACCOUNT, KEY_ID, "email")
+        )
 
 
 async def test_cookies_are_not_shared_between_identities(client: Any, route: respx.Route) -> None:
@@ -100,7 +196,8 @@ async def test_the_token_of_as_api_key_expires_after_five_minutes(
         ({"api_key_id": API_KEY}, "api_key_id must be a UUID"),
         ({"jwt_secret": "x" * 31}, "at least 32 bytes"),
         ({"jwt_secret": SecretStr("")}, "at least 32 bytes"),
-        ({"jwt_secret": None}, "jwt_secret must be a str"),
+        ({"jwt_secret": None}, "pass jwt_secret"),
+        ({"jwt_secret": b"x" * 32}, "jwt_secret must be a str or SecretStr, not bytes"),
         ({"expires_in": timedelta(0)}, "more than 0 seconds"),
         ({"expires_in": 300}, "must be a timedelta"),
     ],

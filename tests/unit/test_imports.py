@@ -24,12 +24,14 @@ LAYERS = (
     ("_client",),
     ("_resources",),
     ("_supabase",),
-    ("_http", "_tokens"),
+    ("_http",),
+    ("_tokens",),
+    ("_signing_keys",),
     ("_arguments", "_key_format"),
     ("_secrets",),
     ("models",),
     ("errors",),
-    ("_limits", "_text", "_version"),
+    ("_limits", "_process", "_text", "_version"),
 )
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
@@ -157,7 +159,7 @@ def test_no_public_signature_has_a_type_of_httpx() -> None:
 
 def test_slow_packages_are_imported_when_they_are_used() -> None:
     local = {"starlette", "psycopg", "uvicorn", "audiencelab_sdk.local"}
-    slow = {"supabase", "postgrest", "httpx", "jwt", *local}
+    slow = {"supabase", "postgrest", "httpx", "jwt", "cryptography", *local}
     code = f"import sys, audiencelab_sdk; sys.exit(str(sorted({slow} & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"

@@ -185,7 +185,7 @@ async def test_each_process_has_its_own_connections(
     client = client_class(url, KEY)
     assert await maybe_await(client.api_keys.verify(API_KEY))
     with monkeypatch.context() as child:
-        child.setattr(_pools, "_process", lambda: (0, 1))
+        child.setattr(_pools, "this_process", lambda: (0, 1))
         for _ in range(2):
             assert await maybe_await(client.api_keys.verify(API_KEY))
         assert server.connections == 2
@@ -200,7 +200,7 @@ def test_a_process_without_connections_can_close_the_client(
 ) -> None:
     client = AudienceLab(url, KEY)
     with monkeypatch.context() as child:
-        child.setattr(_pools, "_process", lambda: (0, 1))
+        child.setattr(_pools, "this_process", lambda: (0, 1))
         client.close()
         with pytest.raises(ClientClosedError):
             client.api_keys.verify(API_KEY)

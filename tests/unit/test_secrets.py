@@ -1,5 +1,6 @@
 """No repr, log line, error or traceback shows a key or a token."""
 
+import json
 import logging
 import pickle
 import traceback
@@ -11,13 +12,33 @@ import httpx
 import pytest
 import respx
 
-from audiencelab_sdk import AudienceLabError, ConfigurationError, RequestAttempt
-from audiencelab_sdk._tokens import api_key_token
+from audiencelab_sdk import (
+    AudienceLabError,
+    ConfigurationError,
+    InvalidArgumentError,
+    RequestAttempt,
+)
+from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
+from audiencelab_sdk._tokens import ApiKeyTokens
 from tests.unit._both_clients import close, maybe_await
-from tests.unit._samples import ACCOUNT, API_KEY, CREATED, KEY, KEY_ID, LISTED, TOKEN, URL, VALID
+from tests.unit._private_keys import EC, EC_JWK_TEXT, KID, RSA, jwk, pem, secrets_of
+from tests.unit._samples import (
+    ACCOUNT,
+    API_KEY,
+    CREATED,
+    KEY,
+    KEY_ID,
+    LISTED,
+    PUBLISHABLE_KEY,
+    SECRET_KEY,
+    TOKEN,
+    URL,
+    VALID,
+)
 
 JWT_SECRET = "a-secret-of-at-least-thirty-two-bytes"
-SECRETS = (KEY, TOKEN, API_KEY, JWT_SECRET)
+PRIVATE = [*secrets_of(EC), *secrets_of(RSA)]
+SECRETS = (KEY, TOKEN, API_KEY, JWT_SECRET, PUBLISHABLE_KEY, SECRET_KEY)
 
 
 def assert_nothing_leaks(*texts: str) -> None:
@@ -170,10 +191,20 @@ REFUSED: list[Callable[[Any], Any]] = [
     lambda kind: kind(7, KEY, access_token=TOKEN),
     lambda kind: kind(URL, BLANK),
     lambda kind: kind(URL, KEY, access_token=BLANK),
+    lambda kind: kind(URL, KEY.encode()),
+    lambda kind: kind(URL, KEY, access_token=TOKEN.encode()),
+    lambda kind: kind(URL, KEY, headers={"X-Gateway": b"with-a-blank"}),
+    lambda kind: kind(URL, KEY, proxy=b"http://me:with-a-blank@proxy:1"),
+    lambda kind: kind(URL, KEY, access_token=SECRET_KEY),
+    lambda kind: kind(URL, PUBLISHABLE_KEY, timeout=-1),
     lambda kind: kind.from_env(access_token=TOKEN, max_retries=-1),
     lambda kind: kind(URL, KEY, proxy="http://me:with-a-blank@proxy:1", timeout=-1),
     lambda kind: kind(URL, KEY, headers={"X-Gateway": "with-a-blank"}, timeout=-1),
+    lambda kind: kind(URL, "key", api_key="sk_with-a-blank"),
+    lambda kind: kind(URL, "sb_secret_x", api_key=API_KEY),
+    lambda kind: kind.from_env(api_key=API_KEY, max_retries=-1),
     lambda kind: kind(URL, "key").as_user(BLANK),
+    lambda kind: kind(URL, "key").as_user(SECRET_KEY),
     lambda kind: kind(URL, "key").as_api_key("no uuid", jwt_secret=JWT_SECRET),
     lambda kind: kind(URL, "key").as_api_key(KEY_ID, jwt_secret="with-a-blank"),
 ]
@@ -198,9 +229,57 @@ def assert_no_frame_leaks(error: BaseException) -> None:
     assert not any("with-a-blank" in str(frame.locals) for frame in ours)
 
 
-def test_tokens() -> None:
-    token = api_key_token(KEY_ID, JWT_SECRET, timedelta(minutes=1))
-    assert token.get_secret_value() not in repr(token)
+@pytest.mark.parametrize("form", [jwk(EC), EC_JWK_TEXT, pem(EC), jwk(RSA), pem(RSA)])
+def test_signing_keys_and_tokens_hide_what_they_hold(form: Any) -> None:
+    hidden = hidden_key(form)
+    key = checked_signing_key(None, hidden, KID)
+    tokens = ApiKeyTokens(KEY_ID, key, timedelta(minutes=1))
+    shown = f"{hidden!r} {key!r} {tokens!r} {vars(tokens)} {vars(key)} {tokens()!r}"
+    assert tokens().get_secret_value() not in shown
+    assert not [secret for secret in PRIVATE if secret in shown]
+
+
+DAMAGED: list[dict[str, Any]] = [
+    {"signing_key": jwk(EC), "kid": "another"},
+    {"signing_key": jwk(EC), "api_key_id": "no uuid"},
+    {"signing_key": jwk(EC), "expires_in": timedelta(0)},
+    {"signing_key": jwk(EC, x="AA")},
+    {"signing_key": jwk(EC, kid=None)},
+    {"signing_key": jwk(RSA, alg="PS256")},
+    {"signing_key": jwk(RSA, n="AQAB")},
+    {"signing_key": {"keys": [jwk(EC), jwk(RSA)]}},
+    {"signing_key": [jwk(EC)]},
+    {"signing_key": json.dumps(jwk(RSA))[:-1]},
+    {"signing_key": EC_JWK_TEXT, "kid": 5},
+    {"signing_key": EC_JWK_TEXT, "jwt_secret": JWT_SECRET},
+    {"signing_key": pem(RSA)},
+    {"signing_key": pem(RSA)[:-40], "kid": KID},
+    {"signing_key": pem(EC).encode(), "kid": KID},
+    {"signing_key": bytearray(pem(RSA).encode()), "kid": KID},
+    {"signing_key": JWT_SECRET},
+    {"jwt_secret": JWT_SECRET.encode()},
+    {"jwt_secret": pem(RSA)},
+    {"jwt_secret": f"ssh-rsa {JWT_SECRET}"},
+    {"jwt_secret": f"{JWT_SECRET}\ud800"},
+    {"jwt_secret": jwk(EC)},
+    {"jwt_secret": EC_JWK_TEXT},
+]
+
+
+@pytest.mark.parametrize("options", DAMAGED)
+def test_local_variables_of_refused_signing_keys(
+    client_kind: str, client_class: Any, options: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    client = client_class(URL, KEY)
+    arguments = {"api_key_id": KEY_ID, **options}
+    with pytest.raises(InvalidArgumentError) as caught:
+        client.as_api_key(**arguments)
+    assert_no_frame_leaks(caught.value)
+    frames = traceback.TracebackException.from_exception(caught.value, capture_locals=True).stack
+    texts = [str(frame.locals) for frame in frames if "test_secrets" not in frame.filename]
+    shown = f"{texts} {caught.value!r} {vars(caught.value)} {caplog.text}"
+    assert not [secret for secret in PRIVATE if secret in shown]
 
 
 async def test_local_variables_of_a_wrong_call(client: Any) -> None:

@@ -2,12 +2,13 @@
 
 from typing import Any
 
+import jwt
 import pytest
 from pydantic import SecretStr
 
 from audiencelab_sdk import AudienceLab, ConfigurationError, InsecureURLWarning
 from audiencelab_sdk._http import _urls
-from tests.unit._samples import KEY, URL
+from tests.unit._samples import API_KEY, KEY, TOKEN, URL
 
 VARIABLES = (
     "SUPABASE_URL",
@@ -19,7 +20,8 @@ VARIABLES = (
 
 @pytest.fixture(autouse=True)
 def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in VARIABLES:
+    more = ("SUPABASE_PUBLISHABLE_KEY", "SUPABASE_ANON_KEY", "AUDIENCELAB_API_KEY")
+    for name in (*VARIABLES, *more):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -92,6 +94,71 @@ def test_invalid_key_or_token_is_rejected(key: Any, advice: str) -> None:
     if key is not None:
         with pytest.raises(ConfigurationError, match=advice.replace("key", "access_token")):
             AudienceLab(URL, KEY, access_token=key)
+
+
+SERVICE_ROLE_KEY = jwt.encode({"role": "service_role"}, "x" * 32)
+ANON_KEY = jwt.encode({"role": "anon"}, "x" * 32)
+
+
+@pytest.mark.parametrize(
+    ("options", "advice"),
+    [
+        ({"api_key": b"bytes"}, "api_key must be a str"),
+        ({"api_key": ""}, "api_key is empty"),
+        ({"api_key": "sk_ two"}, "whitespace"),
+        ({"api_key": "hunter2"}, "does not have the format of an API key"),
+        ({"api_key": API_KEY[:-1] + "x"}, "typing error"),
+        ({"api_key": API_KEY, "access_token": TOKEN}, "not both"),
+        ({"api_key": API_KEY, "headers": {"X-API-Key": "hunter2"}}, "must not contain x-api-key"),
+    ],
+)
+def test_an_invalid_api_key_is_rejected_and_not_quoted(
+    options: dict[str, Any], advice: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=advice) as caught:
+        AudienceLab(URL, ANON_KEY, **options)
+    assert "hunter2" not in str(caught.value)
+    assert API_KEY not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", [SERVICE_ROLE_KEY, "sb_secret_abc"])
+def test_a_secret_key_beside_an_api_key_is_rejected(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="key is a secret key of the project"):
+        AudienceLab(URL, key, api_key=API_KEY)
+
+
+@pytest.mark.parametrize("key", [ANON_KEY, "sb_publishable_abc", "a.b.c", "a.WzFd.c"])
+def test_any_other_key_may_accompany_an_api_key(key: str) -> None:
+    AudienceLab(URL, key, api_key=API_KEY).close()
+
+
+def test_from_env_reads_an_api_key_and_the_publishable_key(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("AUDIENCELAB_API_KEY", API_KEY)
+    monkeypatch.setenv("SUPABASE_SECRET_KEY", "sb_secret_abc")
+    with pytest.raises(ConfigurationError, match="SUPABASE_PUBLISHABLE_KEY"):
+        AudienceLab.from_env()
+    for name in ("SUPABASE_KEY", "SUPABASE_ANON_KEY", "SUPABASE_PUBLISHABLE_KEY"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+        with AudienceLab.from_env() as client:
+            settings = client._settings
+        assert settings.key.get_secret_value() == f"value-of-{name}"
+        assert settings.api_key == SecretStr(API_KEY)
+
+
+def test_the_arguments_of_from_env_precede_the_api_key_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    other = "sk_other"
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_KEY", KEY)
+    monkeypatch.setenv("AUDIENCELAB_API_KEY", API_KEY)
+    with AudienceLab.from_env(access_token=TOKEN) as client:
+        assert (client._settings.api_key, client._settings.token) == (None, SecretStr(TOKEN))
+    with AudienceLab.from_env(api_key=other) as client:
+        assert client._settings.api_key == SecretStr(other)
 
 
 @pytest.mark.parametrize("timeout", [0, -1, float("nan"), float("inf"), "10", None, True])

@@ -20,10 +20,10 @@ from audiencelab_sdk import (
     SchemaError,
     ServerError,
 )
-from audiencelab_sdk._http._statuses import status_error
+from audiencelab_sdk._http._statuses import redacted, status_error
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._http_server import Handler, Server, error_from
-from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID, URL
+from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID, PUBLISHABLE_KEY, SECRET_KEY, URL
 
 BODY = {"code": "42501", "message": "it was said", "details": "d", "hint": "h"}
 
@@ -140,6 +140,31 @@ async def test_secrets_that_the_server_echoes_are_redacted(
         assert secret not in shown
 
 
+@pytest.mark.parametrize("key", [PUBLISHABLE_KEY, SECRET_KEY])
+async def test_a_key_that_is_no_jwt_is_redacted(
+    client_class: Any, api: respx.MockRouter, key: str
+) -> None:
+    client = client_class(URL, key)
+    error = await failure(client, api, httpx.Response(400, json={"message": f"no {key}, no"}))
+    await close(client)
+    assert error.message == "no ***, no"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{API_KEY}.", "sk_***."),
+        (f"{SECRET_KEY} is another", "sb_secret_*** is another"),
+        (f"{PUBLISHABLE_KEY}, too", "sb_publishable_***, too"),
+        ("sb_secret_ask_ABCDEFGHIJ-_x", "sb_secret_***"),
+        ("sb_secret_...", "sb_secret_..."),
+        ("sb_other_ABCDEFGHIJ", "sb_other_ABCDEFGHIJ"),
+    ],
+)
+def test_keys_of_any_project_and_account_are_redacted(text: str, expected: str) -> None:
+    assert redacted(httpx.Request("POST", "https://a.test/"), text) == expected
+
+
 @pytest.mark.parametrize(
     ("header", "seconds"),
     [
@@ -230,6 +255,73 @@ async def test_the_hint_of_the_server_replaces_the_advice(
     with pytest.raises(AuthenticationError) as caught:
         await maybe_await(client.api_keys.list(ACCOUNT))
     assert str(caught.value) == "Invalid API key (HTTP 401). Double check it."
+
+
+NO_DIRECT_ACCESS = "does not accept API keys directly"
+NOT_AS_API_KEY = "An API key may not do this"
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "expected", "advice"),
+    [
+        ("42501", "permission denied for schema public", PermissionDeniedError, NO_DIRECT_ACCESS),
+        ("42501", "permission denied for table segments", PermissionDeniedError, NO_DIRECT_ACCESS),
+        (
+            "42501",
+            "permission denied for function has_scope",
+            PermissionDeniedError,
+            NO_DIRECT_ACCESS,
+        ),
+        (
+            "42501",
+            "permission denied for function create_api_key",
+            PermissionDeniedError,
+            NOT_AS_API_KEY,
+        ),
+        (
+            "42501",
+            "permission denied for function purge_api_key_logs",
+            PermissionDeniedError,
+            NOT_AS_API_KEY,
+        ),
+        ("42501", "new row violates row-level security policy", PermissionDeniedError, "no scope"),
+        ("PT401", "Invalid API key", AuthenticationError, "unknown, revoked, disabled or expired"),
+        (None, "Invalid API key", AuthenticationError, "The gateway does not accept"),
+    ],
+)
+async def test_errors_of_requests_with_an_api_key(
+    client_class: Any,
+    api: respx.MockRouter,
+    code: str | None,
+    message: str,
+    expected: type[APIStatusError],
+    advice: str,
+) -> None:
+    api.post("/rpc/has_scope").respond(401, json={"code": code, "message": message})
+    client = client_class("https://project.test", "sb_publishable_x", api_key=API_KEY)
+    with pytest.raises(expected) as caught:
+        await maybe_await(client.api_keys.has_scope("segment", "*", "read"))
+    await close(client)
+    assert caught.value.status == (403 if expected is PermissionDeniedError else 401)
+    assert caught.value.http_status == 401
+    assert advice in str(caught.value)
+
+
+async def test_an_api_key_does_not_leave_for_another_host(
+    client_class: Any, server: Server, url: str
+) -> None:
+    def redirect(handler: Handler) -> None:
+        handler.send_response(307)
+        handler.send_header("Location", f"{url.replace('127.0.0.1', 'localhost')}/elsewhere")
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    server.respond = redirect
+    client = client_class(url, "sb_publishable_x", api_key=API_KEY, max_retries=0)
+    with pytest.raises(APIStatusError, match="the URL is probably wrong"):
+        await maybe_await(client.api_keys.account_id())
+    await close(client)
+    assert server.connections == 1
 
 
 async def test_redirect_is_not_followed(client_class: Any, server: Server, url: str) -> None:

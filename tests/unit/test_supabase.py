@@ -4,6 +4,7 @@ Only the server of Supabase Auth is mocked.
 """
 
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ import supabase
 
 from audiencelab_sdk import AsyncAudienceLab, AudienceLab, ConfigurationError
 from tests.unit._both_clients import close, maybe_await
-from tests.unit._samples import API_KEY, KEY, TOKEN, URL, VALID
+from tests.unit._samples import API_KEY, KEY, PUBLISHABLE_KEY, SECRET_KEY, TOKEN, URL, VALID
 
 CREDENTIALS: Any = {"email": "ada@example.com", "password": "of-ada"}
 
@@ -64,10 +65,10 @@ def route(auth_server: AuthServer) -> Iterator[respx.Route]:
         yield router.post("/rest/v1/rpc/verify_api_key").respond(json=VALID)
 
 
-async def make_supabase(client_kind: str, url: str = URL, **options: Any) -> Any:
+async def make_supabase(client_kind: str, url: str = URL, key: str = KEY, **options: Any) -> Any:
     if client_kind == "sync":
-        return supabase.create_client(url, KEY, supabase.ClientOptions(**options))
-    return await supabase.create_async_client(url, KEY, supabase.AsyncClientOptions(**options))
+        return supabase.create_client(url, key, supabase.ClientOptions(**options))
+    return await supabase.create_async_client(url, key, supabase.AsyncClientOptions(**options))
 
 
 async def identity(client: Any, route: respx.Route) -> str:
@@ -93,6 +94,43 @@ async def test_requests_follow_the_session(
     await maybe_await(base.auth.sign_out())
     assert await identity(client, route) == await identity(patient, route) == KEY
     await close(client)
+
+
+@pytest.mark.parametrize("key", [PUBLISHABLE_KEY, SECRET_KEY])
+async def test_a_key_that_is_no_jwt_is_not_sent_as_a_token(
+    client_kind: str, client_class: Any, route: respx.Route, key: str
+) -> None:
+    base = await make_supabase(client_kind, key=key, auto_refresh_token=False)
+    client = client_class.from_supabase(base)
+
+    async def headers() -> Any:
+        assert await maybe_await(client.api_keys.verify(API_KEY))
+        return route.calls.last.request.headers
+
+    assert (await headers())["apikey"] == key
+    assert "Authorization" not in await headers()
+    await maybe_await(base.auth.sign_in_with_password(CREDENTIALS))
+    assert (await headers())["apikey"] == key
+    assert (await headers())["Authorization"] == "Bearer token-1"
+    await maybe_await(base.auth.sign_out())
+    assert "Authorization" not in await headers()
+    await close(client)
+
+
+async def test_another_key_as_authorization_is_refused(
+    client_kind: str, client_class: Any, route: respx.Route
+) -> None:
+    headers = {"Authorization": f"Bearer {SECRET_KEY}"}
+    base = await make_supabase(client_kind, key=PUBLISHABLE_KEY, headers=headers)
+    client = client_class.from_supabase(base)
+    with pytest.raises(ConfigurationError, match="access_token is a key of the project") as caught:
+        await maybe_await(client.api_keys.verify(API_KEY))
+    await close(client)
+    assert not route.called
+    shown = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
+    ours = [str(frame.locals) for frame in shown.stack if "audiencelab_sdk" in frame.filename]
+    assert ours
+    assert not any(SECRET_KEY in frame_locals for frame_locals in ours)
 
 
 async def test_requests_follow_automatic_refreshes(
