@@ -4491,15 +4491,14 @@ security invoker
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_headers constant text := current_setting('request.headers', true);
   v_api_key text;
   v_id uuid;
 begin
-  -- Most requests end here. A value cannot contain this text, because its quotation marks are escaped in JSON.
-  if coalesce(strpos(c_headers, '"x-api-key"'), 0) = 0 then
+  -- Most requests end here. The search is faster than reading the JSON, and never raises an error.
+  if coalesce(strpos(current_setting('request.headers', true), '"x-api-key"'), 0) = 0 then
     return;
   end if;
-  v_api_key := c_headers::json ->> 'x-api-key';
+  v_api_key := current_setting('request.headers', true)::json ->> 'x-api-key';
   if v_api_key is null then
     return;
   end if;

@@ -519,7 +519,7 @@ END',
       ]),
       ('function', 'api_keys_direct.pre_request()', array[
         'arguments ',
-        'body e1e7bf70a03de7fb5cfc7340c4efd879',
+        'body 14322286de9a61cb0e08c8cb8beab05b',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',

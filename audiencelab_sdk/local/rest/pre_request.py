@@ -5,9 +5,10 @@ from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import psycopg
-from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import SQL, Identifier
 
 from audiencelab_sdk.local.rest.errors import ApiError
+from audiencelab_sdk.local.rest.terms import trusted
 
 
 class PreRequest:
@@ -47,7 +48,9 @@ class PreRequest:
 
 
 @functools.cache
-def _call(function: str) -> Composed:
+def _call(function: str) -> SQL:
     # Like PostgREST, the name is taken as it is, up to the first dot: it has no quotes.
     schema, dot, name = function.partition(".")
-    return SQL("select {}()").format(Identifier(schema, name) if dot else Identifier(function))
+    identifier = Identifier(schema, name) if dot else Identifier(function)
+    # As text, because psycopg composes anything else for each request.
+    return trusted(SQL("select {}()").format(identifier).as_string())
