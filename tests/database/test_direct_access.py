@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import httpx
+import jwt
 import psycopg
 import pytest
 
 from audiencelab_sdk.local import _migrate as migrate
 from audiencelab_sdk.local._postgres import PostgresServer
+from audiencelab_sdk.local.rest.app import create_app
+from audiencelab_sdk.local.rest.database import Settings
+from audiencelab_sdk.local.rest.server import BackgroundServer
+from tests.database._attempts import SECRET
 from tests.database._sql import ANON, EVERYTHING, SERVICE_ROLE, Actor, Database, Tenant, api_key
 from tests.database.conftest import make_database
 from tests.database.test_migrations import (
@@ -333,6 +341,41 @@ def test_the_rollback_disables_direct_access_before_it_drops_the_functions(
     assert payloads == ["reload config", "reload schema"]
     assert settings(fresh) == []
     assert fresh.admin("select to_regnamespace('api_keys_direct') as made") == [{"made": None}]
+
+
+@contextmanager
+def served(db: Database) -> Iterator[httpx.Client]:
+    """The REST API of a database."""
+    url = migrate.as_role(db.admin_url, "authenticator")
+    server = BackgroundServer(create_app(Settings(db_url=url, jwt_secret=SECRET)))
+    with httpx.Client(base_url=f"http://127.0.0.1:{server.start()}") as client:
+        yield client
+    server.stop()
+
+
+def authorization(tenant: Tenant) -> dict[str, str]:
+    claims = {"role": "authenticated", "sub": str(tenant.user_id), "exp": int(time.time()) + 600}
+    return {"Authorization": f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"}
+
+
+@pytest.mark.parametrize("rollback", [OLD_ROLLBACK, rollback_of(DIRECT_ACCESS)], ids=["old", "own"])
+def test_requests_without_a_key_pass_during_a_rollback(fresh: Database, rollback: str) -> None:
+    apply_all(fresh)
+    fresh.apply(ENABLE)
+    tenant = fresh.add_tenant()
+    key = fresh.create_key(tenant, [EVERYTHING])
+    with served(fresh) as api, ThreadPoolExecutor(1) as pool:
+        by_key = api.post("/rpc/get_api_key_account_id", headers={"x-api-key": key["key"]})
+        assert by_key.json() == str(tenant.account_id)
+        running = pool.submit(fresh.apply, rollback)
+        statuses = set()
+        seen = 0
+        while not running.done() or seen < 20:
+            seen += running.done()
+            response = api.get("/accounts_memberships", headers=authorization(tenant))
+            statuses.add(response.status_code)
+        running.result()
+    assert statuses == {200}
 
 
 def test_the_rollback_names_a_function_that_calls_ours(fresh: Database) -> None:
