@@ -64,10 +64,14 @@ def access_token_secret(value: object) -> SecretStr:
     """Return an access token as a SecretStr, without surrounding whitespace.
 
     Raises:
-        ConfigurationError: The value is not a text, is empty, cannot be sent in a header or is a
-            key of the project.
+        ConfigurationError: The value is not a text, is empty, cannot be sent in a header, or is an
+            API key or a key of the project.
     """
     token = header_secret("access_token", value)
+    if is_api_key(token):
+        raise ConfigurationError(
+            "access_token is an API key (sk_...): pass it as api_key to the client"
+        )
     if not may_be_jwt(token):
         raise ConfigurationError(
             "access_token is a key of the project, which is no JWT: pass the key as `key`, and as "
@@ -79,6 +83,11 @@ def access_token_secret(value: object) -> SecretStr:
 def may_be_jwt(value: SecretStr) -> bool:
     """Return whether a key or a token may be a JWT, which a key of the newer form is not."""
     return not value.get_secret_value().startswith(_NO_JWT)
+
+
+def is_api_key(value: SecretStr) -> bool:
+    """Return whether a text begins as an API key does, and no JWT and no key of a project."""
+    return value.get_secret_value().startswith("sk_")
 
 
 def is_secret_key(key: SecretStr) -> bool:

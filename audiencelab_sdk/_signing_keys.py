@@ -37,6 +37,7 @@ _UNREADABLE = (
     "signing_key must be a private JWK (a mapping or its JSON text) or a private key as PEM, "
     "as a str or SecretStr"
 )
+_ESCAPED = "signing_key contains \\n in place of line breaks: replace them by line breaks"
 _DAMAGED = "signing_key cannot be read: copy the private key again, all of it"
 _SET = "signing_key is a set of keys: pass the one JWK of it that signs the tokens"
 _SHARED = (
@@ -208,6 +209,8 @@ def _from_pem(text: str, key_id: str | None) -> SigningKey | str:
 
     if "PRIVATE KEY-----" not in text:
         return _PUBLIC
+    if "\\n" in text:
+        return _ESCAPED
     try:
         private = load_pem_private_key(text.encode(), password=None)
     except TypeError:  # it needs a password

@@ -143,9 +143,11 @@ class APIStatusError(AudienceLabError):
 
     Attributes:
         status: The HTTP status of the error, which an application may forward: 404 for a row that
-            does not exist, 500 for a SchemaError, otherwise `http_status`.
+            does not exist, 403 for a PermissionDeniedError, 500 for a SchemaError, otherwise
+            `http_status`.
         http_status: The HTTP status of the response. PostgREST returns 406 for a row that does not
-            exist, and 404 for a missing table.
+            exist, 401 for a missing permission of a request without a token, and 404 for a missing
+            table.
         code: The SQLSTATE or PostgREST's error code, such as 42501 or PGRST202. None if the
             response has no code.
         message: The server's error message.

@@ -1,8 +1,8 @@
 """A customer's script: nothing but the URL of a project, its publishable key and an API key.
 
 Without SUPABASE_URL it runs on an embedded stack. To run it against a project with direct access,
-set SUPABASE_URL, SUPABASE_KEY (the publishable or anon key) and AUDIENCELAB_API_KEY. The key needs
-a scope to read and write all segments.
+set SUPABASE_URL, SUPABASE_PUBLISHABLE_KEY (or SUPABASE_KEY, for the anon key) and
+AUDIENCELAB_API_KEY. The API key needs a scope to read and write all segments.
 """
 
 import os
@@ -16,9 +16,8 @@ from audiencelab_sdk import AudienceLab, PermissionDeniedError, Scope, SegmentFi
 def client() -> Iterator[AudienceLab]:
     """Yield a client that acts as the API key."""
     if "SUPABASE_URL" in os.environ:
-        missing = {"SUPABASE_KEY", "AUDIENCELAB_API_KEY"} - os.environ.keys()
-        if missing:
-            raise SystemExit(f"SUPABASE_URL is set; set {' and '.join(sorted(missing))} as well.")
+        if not os.environ.get("AUDIENCELAB_API_KEY"):
+            raise SystemExit("SUPABASE_URL is set; set AUDIENCELAB_API_KEY as well.")
         with AudienceLab.from_env() as from_env:
             yield from_env
     else:

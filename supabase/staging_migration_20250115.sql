@@ -4574,7 +4574,7 @@ begin
     raise exception using
       errcode = 'object_not_in_prerequisite_state',
       message = format('direct access was not enabled, because %s is already the pre-request function', c_found),
-      hint = format('Call ours at the end of %s, which must be security invoker: perform %s();', c_found, c_ours);
+      hint = format('Make %s security invoker, and call ours at its end: perform %s();', c_found, c_ours);
   end if;
   begin
     execute format(

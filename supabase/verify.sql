@@ -501,7 +501,7 @@ END',
       ]),
       ('function', 'api_keys_direct.enable()', array[
         'arguments ',
-        'body 8429a4f711860997c87d9752a1c7b076',
+        'body d8357edea605946892216e3fe946a8b9',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',

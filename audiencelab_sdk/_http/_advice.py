@@ -10,7 +10,7 @@ from audiencelab_sdk.models import EnrichmentStatus, EnrichmentType, SourceType
 
 _AS_USER = "Only a user may do this: call it on client.as_user(...)."
 _AS_SERVICE_ROLE = "Only the service role may do this: use the project's secret (service_role) key."
-_AS_API_KEY = "Only an API key may do this: call it on client.as_api_key(...)."
+_AS_API_KEY = "Only an API key may do this: use client.as_api_key(...) or api_key=."
 _NOT_AS_API_KEY = (
     "An API key may not do this: use the project's secret (service_role) key, or act as a user "
     "with client.as_user(...)."
@@ -40,12 +40,13 @@ _CALLERS = {
     "rotate_api_key": _NOT_AS_API_KEY,
     "update_api_key": _NOT_AS_API_KEY,
     "verify_api_key": (
-        "Use the project's secret (service_role) key, or call it on client.as_api_key(...)."
+        "Use the project's secret (service_role) key, or act as an API key with "
+        "client.as_api_key(...) or api_key=."
     ),
 }
 _ANONYMOUS = (
     "The publishable (anon) key alone has no access: use the project's secret (service_role) key, "
-    "or act as a user with client.as_user(...)."
+    "act as a user with client.as_user(...), or pass an API key as api_key=."
 )
 _NO_DIRECT_ACCESS = (
     "The project does not accept API keys directly: its operator enables that with "
@@ -57,6 +58,10 @@ _INVALID_API_KEY = (
 )
 _JWT = (
     "The access token has expired, is malformed, or was signed for another project: get a new one."
+)
+_WRONG_SIGNING_KEY = (
+    "The token was signed with a key that the project does not accept: with as_api_key, check "
+    "jwt_secret, or signing_key and its kid. Otherwise get a new access token."
 )
 _SCHEMA = (
     "The API's schema cache lacks this table, column or function: apply the AudienceLab migrations "
@@ -112,6 +117,7 @@ _RULES: tuple[_Rule, ...] = (
     (None, "42501", r"violates row-level security policy", _NO_MEMBER),
     (None, "23503", rf'"\w+?_({"|".join(_REFERENCED)})_fkey"', _for_reference),
     (None, "23514", rf'"\w+?_({"|".join(_KNOWN)})_check"', _for_value),
+    (None, "PGRST301", "No suitable key", _WRONG_SIGNING_KEY),
     (None, "PGRST30[13]", "", _JWT),
     (None, "PGRST(?:106|20[245])|42P01|42883|42703", "", _SCHEMA),
     (401, "", "", _GATEWAY),
@@ -124,6 +130,8 @@ _API_KEY_RULES: tuple[_Rule, ...] = (
     (401, "42501", r"permission denied for function (\w+)", _for_function_as_api_key),
     (401, "42501", r"violates row-level security policy", _NO_MEMBER),
     (401, "42501", r"permission denied for (?:schema|table|view)", _NO_DIRECT_ACCESS),
+    # The message says it, and _ANONYMOUS is for requests without an API key.
+    (401, "42501", "", ""),
 )
 
 

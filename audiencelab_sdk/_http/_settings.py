@@ -15,6 +15,7 @@ from audiencelab_sdk._secrets import (
     access_token_secret,
     header_secret,
     hidden,
+    is_api_key,
     is_secret_key,
     may_be_header,
     may_be_jwt,
@@ -115,6 +116,11 @@ class Settings:
             ConfigurationError: An argument is invalid.
         """
         checked_key = header_secret("key", key)
+        if is_api_key(checked_key):
+            raise ConfigurationError(
+                "key is an API key (sk_...): pass it as api_key, and the publishable (anon) key of "
+                "the project as key"
+            )
         token = checked_key if may_be_jwt(checked_key) else None
         if access_token is not None:
             token = access_token_secret(access_token)
@@ -175,7 +181,9 @@ class Settings:
 def api_key_of_environment(variables: Mapping[str, str] = os.environ) -> SecretStr | None:
     """Return the API key that the environment names, if any."""
     text = variables.get(_API_KEY_VARIABLE)
-    return SecretStr(text) if text else None
+    # An empty one is refused later. It may be a secret that is missing, and without an API key the
+    # client would act as somebody else.
+    return None if text is None else SecretStr(text)
 
 
 def environment(
@@ -193,13 +201,15 @@ def environment(
     names = _PUBLISHABLE_KEY_VARIABLES if with_api_key else _KEY_VARIABLES
     url = variables.get("SUPABASE_URL", "")
     key = SecretStr(next(filter(None, map(variables.get, names)), ""))
+    del variables  # a traceback may show local variables
     missing: list[str] = []
     if not url:
         missing.append("SUPABASE_URL")
     if not key:
         missing.append(f"{names[0]} (or {' or '.join(names[1:])})")
     if missing:
-        raise ConfigurationError(f"set the environment variable {' and '.join(missing)}")
+        plural = "s" if len(missing) > 1 else ""
+        raise ConfigurationError(f"set the environment variable{plural} {' and '.join(missing)}")
     return url, key
 
 
@@ -273,7 +283,8 @@ def _require_no_other_identity(
     if is_secret_key(key) or role_of(key) == "service_role":
         raise ConfigurationError(
             "key is a secret key of the project, which acts without an API key: pass the "
-            "publishable (anon) key beside api_key"
+            "publishable (anon) key beside api_key (for from_env: set SUPABASE_PUBLISHABLE_KEY, or "
+            "unset AUDIENCELAB_API_KEY)"
         )
     if API_KEY_HEADER in headers:
         raise ConfigurationError(f"headers must not contain {API_KEY_HEADER} beside api_key")

@@ -505,7 +505,8 @@ class ApiKeys(KeyUsage[D]):
     def has_scope(self, entity_type: str, entity_id: str, action: str) -> Operation[bool]:
         """Check whether the API key that this client acts as has a permission.
 
-        Only for a client from `as_api_key`. Calls the database function ``has_scope``.
+        Only for a client that acts as an API key (`api_key=` or `as_api_key`). Calls the database
+        function ``has_scope``.
 
         Args:
             entity_type: The kind of entity, such as ``segment``.
@@ -531,8 +532,8 @@ class ApiKeys(KeyUsage[D]):
     def account_id(self) -> Operation[UUID | None]:
         """Return the account of the API key that this client acts as.
 
-        Only for a client from `as_api_key`. Calls the database function
-        ``get_api_key_account_id``.
+        Only for a client that acts as an API key (`api_key=` or `as_api_key`). Calls the database
+        function ``get_api_key_account_id``.
 
         Returns:
             The account's id. None for a key that is unknown, revoked, disabled or

@@ -3,6 +3,7 @@
 Each step takes a connection string, so that tests can run the steps separately.
 """
 
+import contextlib
 import re
 from collections.abc import Iterable
 from hashlib import sha256
@@ -17,6 +18,8 @@ from audiencelab_sdk.local._errors import MigrationError
 
 _HERE = Path(__file__).parent
 _SEED = "supabase/seed.sql"  # the path that the Supabase CLI records
+DIRECT_ACCESS = "20261122000500"
+"""The version of the migration for direct access."""
 _FILE_NAME = re.compile(r"(?P<version>\d+)_(?P<name>.+)\.sql")
 
 
@@ -156,10 +159,15 @@ def apply_seed_once(db_url: str) -> None:
 def enable_direct_access(db_url: str) -> None:
     """Let requests with the header `x-api-key` run as that API key.
 
+    Does nothing if the database has another pre-request function.
+
     Args:
         db_url: The database, as role `postgres`.
     """
-    with psycopg.connect(db_url, autocommit=True) as connection:
+    with (
+        psycopg.connect(db_url, autocommit=True) as connection,
+        contextlib.suppress(psycopg.errors.ObjectNotInPrerequisiteState),
+    ):
         connection.execute("select api_keys_direct.enable()")
 
 

@@ -18,6 +18,7 @@ import psycopg
 from audiencelab_sdk.local import _keys
 from audiencelab_sdk.local._errors import LocalStackError
 from audiencelab_sdk.local._migrate import (
+    DIRECT_ACCESS,
     apply_migrations,
     apply_platform,
     apply_seed_once,
@@ -150,9 +151,11 @@ class LocalStack:
             postgres = resources.enter_context(PostgresServer(data_dir=self._data_dir))
             db_url = as_role(postgres.admin_url, "postgres")
             apply_platform(postgres.admin_url)
-            apply_migrations(db_url)
+            applied = apply_migrations(db_url)
             apply_seed_once(db_url)
-            enable_direct_access(db_url)
+            # At later starts, whether it is enabled is part of the data.
+            if DIRECT_ACCESS in applied:
+                enable_direct_access(db_url)
             settings = Settings(
                 db_url=as_role(postgres.admin_url, "authenticator"),
                 jwt_secret=_keys.verifying_keys(),

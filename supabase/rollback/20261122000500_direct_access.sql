@@ -19,7 +19,7 @@ begin
   select oid::regprocedure
   into v_caller
   from pg_proc
-  where prosrc like '%api_keys_direct.pre_request%' and pronamespace <> to_regnamespace('api_keys_direct')
+  where prosrc ~ 'api_keys_direct"?\s*\.\s*"?pre_request' and pronamespace <> to_regnamespace('api_keys_direct')
   limit 1;
   if found then
     raise exception using

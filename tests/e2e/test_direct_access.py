@@ -89,8 +89,9 @@ def test_it_sees_nothing_of_other_accounts(
     owner = stranger.as_user(project.access_token(other.user_id))
     theirs = owner.call("segments.create", other.account_id, "theirs", **SEGMENT)
     assert theirs.id not in {found.id for found in direct.walk_all("segments.list")}
-    with pytest.raises(PermissionDeniedError, match="no scope"):
+    with pytest.raises(PermissionDeniedError, match="no scope") as caught:
         direct.call("segments.create", other.account_id, "mine", **SEGMENT)
+    assert "publishable" not in str(caught.value)
 
 
 def test_a_missing_scope_is_a_denied_permission_that_says_so(
@@ -102,6 +103,7 @@ def test_a_missing_scope_is_a_denied_permission_that_says_so(
         with pytest.raises(PermissionDeniedError, match="scope") as caught:
             reader.call("segments.create", tenant.account_id, "no", **SEGMENT)
         assert (caught.value.status, caught.value.http_status) == (403, 401)
+        assert "publishable" not in str(caught.value)
 
 
 def test_what_only_members_may_do_is_a_denied_permission(direct: Client, tenant: Tenant) -> None:

@@ -110,7 +110,7 @@ def unwrap(outcomes: list[Any]) -> None:
 
 ANONYMOUS = (
     "The publishable (anon) key alone has no access: use the project's secret (service_role) key, "
-    "or act as a user with client.as_user(...)."
+    "act as a user with client.as_user(...), or pass an API key as api_key=."
 )
 ONLY_A_USER = "Only a user may do this: call it on client.as_user(...)."
 ONLY_THE_SERVICE_ROLE = (
@@ -141,7 +141,8 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
         PermissionDeniedError,
         (
             "permission denied for function verify_api_key (HTTP 403, code 42501). "
-            "Use the project's secret (service_role) key, or call it on client.as_api_key(...)."
+            "Use the project's secret (service_role) key, or act as an API key with "
+            "client.as_api_key(...) or api_key=."
         ),
         lambda clients: clients.user.api_keys.verify("sk_aaaaaaaa"),
     ),
@@ -264,7 +265,7 @@ MISTAKES: dict[str, tuple[type[AudienceLabError], str, Callable[[Clients], objec
         PermissionDeniedError,
         (
             "permission denied for function has_scope (HTTP 403, code 42501). "
-            "Only an API key may do this: call it on client.as_api_key(...)."
+            "Only an API key may do this: use client.as_api_key(...) or api_key=."
         ),
         lambda clients: clients.user.api_keys.has_scope("segment", "*", "read"),
     ),

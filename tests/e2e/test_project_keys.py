@@ -117,7 +117,7 @@ def test_a_signing_key_of_another_project(
         secret.as_api_key(created.id, "x" * 40),
         secret.as_api_key(created.id, signing_key=jwk),
     ):
-        with pytest.raises(AuthenticationError, match="was signed for another project"):
+        with pytest.raises(AuthenticationError, match="check jwt_secret, or signing_key and"):
             as_key.call("account_id")
 
 

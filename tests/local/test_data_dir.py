@@ -50,6 +50,46 @@ def test_the_seed_is_applied_once_and_new_migrations_at_the_next_start(folder: P
         assert recorded == (len(migration_files()),)
 
 
+def pre_request(stack: LocalStack) -> str:
+    """The pre-request function of the REST API."""
+    with psycopg.connect(stack.db_url) as connection:
+        row = connection.execute("select api_keys_direct.configured_function()").fetchone()
+    assert row
+    return str(row[0])
+
+
+def test_direct_access_is_enabled_once(folder: Path) -> None:
+    with LocalStack(data_dir=folder) as stack:
+        assert pre_request(stack) == "api_keys_direct.pre_request"
+        with psycopg.connect(stack.db_url) as connection:
+            connection.execute("select api_keys_direct.disable()")
+    with LocalStack(data_dir=folder) as stack:
+        assert pre_request(stack) == ""
+
+
+def test_another_pre_request_function_stays(folder: Path) -> None:
+    with LocalStack(data_dir=folder) as stack, psycopg.connect(stack.db_url) as connection:
+        connection.execute("alter role authenticator set pgrst.db_pre_request = 'public.gate'")
+        connection.execute("select api_keys_direct.disable()")
+        connection.execute(
+            "delete from supabase_migrations.schema_migrations where name = 'direct_access'"
+        )
+    with LocalStack(data_dir=folder) as stack:
+        assert pre_request(stack) == "public.gate"
+
+
+def test_a_stack_starts_after_the_rollback_of_direct_access(folder: Path) -> None:
+    (file,) = (file for file in migration_files() if file.name.endswith("direct_access.sql"))
+    with (
+        LocalStack(data_dir=folder) as stack,
+        psycopg.connect(stack.db_url, autocommit=True) as connection,
+    ):
+        connection.execute((file.parents[1] / "rollback" / file.name).read_bytes())
+    with LocalStack(data_dir=folder) as stack, psycopg.connect(stack.db_url) as connection:
+        found = connection.execute("select to_regnamespace('api_keys_direct')").fetchone()
+    assert found == (None,)
+
+
 def test_a_folder_in_use(folder: Path) -> None:
     with PostgresServer(data_dir=folder):
         assert refusal(folder) == f"{folder} is in use by another stack."

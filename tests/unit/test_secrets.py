@@ -203,11 +203,18 @@ REFUSED: list[Callable[[Any], Any]] = [
     lambda kind: kind(URL, "key", api_key="sk_with-a-blank"),
     lambda kind: kind(URL, "sb_secret_x", api_key=API_KEY),
     lambda kind: kind.from_env(api_key=API_KEY, max_retries=-1),
+    lambda kind: without_a_url(kind.from_env),
     lambda kind: kind(URL, "key").as_user(BLANK),
     lambda kind: kind(URL, "key").as_user(SECRET_KEY),
     lambda kind: kind(URL, "key").as_api_key("no uuid", jwt_secret=JWT_SECRET),
     lambda kind: kind(URL, "key").as_api_key(KEY_ID, jwt_secret="with-a-blank"),
 ]
+
+
+def without_a_url(make: Callable[[], Any]) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("SUPABASE_URL")
+        return make()
 
 
 @pytest.mark.parametrize("make", REFUSED)

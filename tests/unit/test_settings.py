@@ -121,6 +121,23 @@ def test_an_invalid_api_key_is_rejected_and_not_quoted(
     assert API_KEY not in str(caught.value)
 
 
+def test_an_api_key_in_another_place_is_rejected() -> None:
+    with pytest.raises(ConfigurationError, match=r"key is an API key .* pass it as api_key"):
+        AudienceLab(URL, API_KEY)
+    with pytest.raises(ConfigurationError, match="access_token is an API key"):
+        AudienceLab(URL, KEY, access_token=API_KEY)
+    with pytest.raises(ConfigurationError, match="access_token is an API key"):
+        AudienceLab(URL, KEY).as_user(API_KEY)
+
+
+def test_from_env_rejects_an_empty_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUPABASE_URL", URL)
+    monkeypatch.setenv("SUPABASE_KEY", SERVICE_ROLE_KEY)
+    monkeypatch.setenv("AUDIENCELAB_API_KEY", "")
+    with pytest.raises(ConfigurationError, match="api_key is empty"):
+        AudienceLab.from_env()
+
+
 @pytest.mark.parametrize("key", [SERVICE_ROLE_KEY, "sb_secret_abc"])
 def test_a_secret_key_beside_an_api_key_is_rejected(key: str) -> None:
     with pytest.raises(ConfigurationError, match="key is a secret key of the project"):

@@ -124,6 +124,7 @@ UNUSABLE: list[tuple[dict[str, Any], str]] = [
         {"signing_key": pem(RSA, b"password", traditional=True), "kid": KID},
         "an encrypted PEM: decrypt it first",
     ),
+    ({"signing_key": pem(EC).replace("\n", "\\n"), "kid": KID}, "in place of line breaks"),
     ({"signing_key": pem(EC)[:-60], "kid": KID}, "cannot be read: copy the private key again"),
     ({"signing_key": f"{pem(EC)[:90]}\ud800", "kid": KID}, "cannot be read: copy the private key"),
     ({"signing_key": jwk(EC, d=jwk(OTHER_EC)["d"])}, "cannot be read: copy the private key again"),

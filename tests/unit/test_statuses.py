@@ -230,6 +230,11 @@ PAGE = "<html><head><title>\n404 Not Found</title></head><body>nginx</body></htm
         (postgrest(404, "42883"), SchemaError, "supabase db push"),
         (httpx.Response(405, html=PAGE), SchemaError, "There is no Supabase API here"),
         (postgrest(401, "PGRST301"), AuthenticationError, "has expired"),
+        (
+            httpx.Response(401, json={"code": "PGRST301", "message": "No suitable key or wrong"}),
+            AuthenticationError,
+            "with as_api_key, check jwt_secret, or signing_key and its kid",
+        ),
         (httpx.Response(502, html="<TITLE>Bad Gateway</TITLE>"), ServerError, "Bad Gateway (HTTP"),
     ],
 )
@@ -285,6 +290,12 @@ NOT_AS_API_KEY = "An API key may not do this"
             NOT_AS_API_KEY,
         ),
         ("42501", "new row violates row-level security policy", PermissionDeniedError, "no scope"),
+        (
+            "42501",
+            "there is no scope for it",
+            PermissionDeniedError,
+            "for it (HTTP 401, code 42501)",
+        ),
         ("PT401", "Invalid API key", AuthenticationError, "unknown, revoked, disabled or expired"),
         (None, "Invalid API key", AuthenticationError, "The gateway does not accept"),
     ],
@@ -305,6 +316,7 @@ async def test_errors_of_requests_with_an_api_key(
     assert caught.value.status == (403 if expected is PermissionDeniedError else 401)
     assert caught.value.http_status == 401
     assert advice in str(caught.value)
+    assert "publishable" not in str(caught.value)
 
 
 async def test_an_api_key_does_not_leave_for_another_host(
