@@ -2044,6 +2044,10 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_hash constant text := encode(sha256(convert_to(p_api_key, 'UTF8')), 'hex');
+  c_malformed constant jsonpath := jsonpath '$[*] ? (!(
+    @.type() == "object"
+    && @.entity_type.type() == "string" && @.entity_id.type() == "string" && @.action.type() == "string"
+  ))';
   v_id uuid;
   v_key api_keys_private.api_keys;
   v_code text;
@@ -2067,8 +2071,10 @@ begin
     else 'ip_not_allowed'
   end;
   v_valid := v_code = 'valid';
-  if v_valid then
-    -- As has_scope reads them: as strings, and without the malformed scopes that older keys may have.
+  if v_valid and jsonb_typeof(v_key.scopes) = 'array' and not v_key.scopes @? c_malformed then
+    v_scopes := v_key.scopes;
+  elsif v_valid then
+    -- Older keys may have malformed scopes. They are read as has_scope does: as strings, or not at all.
     v_scopes := (
       select
         coalesce(

@@ -1077,7 +1077,7 @@ END',
       ]),
       ('function', 'public.authenticate_api_key(text,inet)', array[
         'arguments p_api_key text, p_ip inet DEFAULT NULL::inet',
-        'body c4d74fb076b28d2241c3189bf889498d',
+        'body ee59524ad0514a6b30a293c54b758556',
         'language plpgsql',
         'returns public.authenticate_api_key_response',
         'search_path=pg_catalog, pg_temp',
