@@ -1,5 +1,8 @@
 """Typed Python client for AudienceLab V3."""
 
+from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator, KeyAuthenticator
+from audiencelab_sdk._backend._recorders import AsyncUsageRecorder, UsageRecorder
+from audiencelab_sdk._backend._usage_queue import UsageStatistics
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress
 from audiencelab_sdk._version import __version__
@@ -9,6 +12,7 @@ from audiencelab_sdk.errors import (
     APITimeoutError,
     AudienceLabError,
     AuthenticationError,
+    AuthenticationOverloadedError,
     ClientClosedError,
     ConfigurationError,
     ConflictError,
@@ -74,13 +78,16 @@ __all__ = [
     "ApiKeyEvent",
     "ApiKeyVerification",
     "AsyncAudienceLab",
+    "AsyncKeyAuthenticator",
     "AsyncPage",
     "AsyncPages",
     "AsyncProgress",
+    "AsyncUsageRecorder",
     "AudienceLab",
     "AudienceLabError",
     "AuthenticatedApiKey",
     "AuthenticationError",
+    "AuthenticationOverloadedError",
     "ClientClosedError",
     "ConfigurationError",
     "ConflictError",
@@ -96,6 +103,7 @@ __all__ = [
     "InvalidArgumentError",
     "InvalidCursorError",
     "InvalidRequestError",
+    "KeyAuthenticator",
     "LoggedRequest",
     "NewSegment",
     "NotFoundError",
@@ -122,6 +130,8 @@ __all__ = [
     "UsageEvent",
     "UsageLog",
     "UsageLogError",
+    "UsageRecorder",
+    "UsageStatistics",
     "ValidApiKey",
     "__version__",
 ]

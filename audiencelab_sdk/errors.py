@@ -9,6 +9,7 @@
     │   └── APITimeoutError
     ├── UnexpectedResponseError
     ├── UsageLogError
+    ├── AuthenticationOverloadedError
     ├── EnrichmentFailedError
     ├── EnrichmentTimeoutError
     └── APIStatusError
@@ -94,6 +95,23 @@ class UsageLogError(AudienceLabError):
 
     def __str__(self) -> str:
         return f"{self.message} (SQLSTATE {self.code})" if self.code else self.message
+
+
+class AuthenticationOverloadedError(AudienceLabError):
+    """An authenticator does not look up the key now, because there were too many unknown keys.
+
+    A web API answers it with 503 and ``Retry-After``, never with 401: the key may be valid.
+
+    Attributes:
+        retry_after: Seconds to wait before a retry.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"too many unknown API keys are being looked up: retry in {self.retry_after:.1f} s"
 
 
 class EnrichmentFailedError(AudienceLabError):

@@ -22,6 +22,7 @@ from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk._http._resource import D, listing, operation
 from audiencelab_sdk._key_format import may_be_api_key
 from audiencelab_sdk._resources._api_key_fields import address, fields
+from audiencelab_sdk._resources._key_changes import KeyChange, announced
 from audiencelab_sdk._resources._usage import KeyUsage, of_account
 from audiencelab_sdk._secrets import checked_secret, hidden
 from audiencelab_sdk.errors import (
@@ -235,7 +236,8 @@ class ApiKeys(KeyUsage[D]):
         if not changes:
             raise InvalidArgumentError("there is nothing to update: pass what is to change")
         arguments = _key(api_key_id) | {"p_changes": fields(changes)}
-        response = yield rpc("update_api_key", arguments, repeatable=True)
+        with announced(_change(arguments)):
+            response = yield rpc("update_api_key", arguments, repeatable=True)
         return read("update_api_key", _DETAILS, response)
 
     @operation
@@ -257,7 +259,9 @@ class ApiKeys(KeyUsage[D]):
                 client acts as an API key.
             ConflictError: The key is revoked.
         """
-        response = yield rpc("disable_api_key", _key(api_key_id), repeatable=True)
+        arguments = _key(api_key_id)
+        with announced(_change(arguments)):
+            response = yield rpc("disable_api_key", arguments, repeatable=True)
         return read("disable_api_key", _DETAILS, response)
 
     @operation
@@ -279,7 +283,9 @@ class ApiKeys(KeyUsage[D]):
                 client acts as an API key.
             ConflictError: The key is revoked.
         """
-        response = yield rpc("enable_api_key", _key(api_key_id), repeatable=True)
+        arguments = _key(api_key_id)
+        with announced(_change(arguments)):
+            response = yield rpc("enable_api_key", arguments, repeatable=True)
         return read("enable_api_key", _DETAILS, response)
 
     @operation
@@ -308,7 +314,8 @@ class ApiKeys(KeyUsage[D]):
             ConflictError: The key is revoked, disabled, expired or already rotated.
         """
         arguments = _key(api_key_id) | {"p_overlap": _checked_overlap(overlap)}
-        response = yield rpc("rotate_api_key", arguments, repeatable=False)
+        with announced(_change(arguments)):
+            response = yield rpc("rotate_api_key", arguments, repeatable=False)
         return read("rotate_api_key", _CREATED, response)
 
     @listing
@@ -362,7 +369,9 @@ class ApiKeys(KeyUsage[D]):
                 lacks the account role that manages API keys, the key does not exist, or the client
                 acts as an API key.
         """
-        response = yield rpc("revoke_api_key", _key(api_key_id), repeatable=True)
+        arguments = _key(api_key_id)
+        with announced(_change(arguments)):
+            response = yield rpc("revoke_api_key", arguments, repeatable=True)
         read("revoke_api_key", _TRUE, response)
 
     @operation
@@ -386,10 +395,12 @@ class ApiKeys(KeyUsage[D]):
             PermissionDeniedError: The caller is a user who names no account, is not a member of it
                 or lacks the account role that manages API keys; or the client acts as an API key.
         """
-        arguments = {"p_user_id": str(checked_uuid("user_id", user_id))}
+        creator = checked_uuid("user_id", user_id)
+        arguments = {"p_user_id": str(creator)}
         if account_id is not None:
             arguments["p_account_id"] = str(checked_uuid("account_id", account_id))
-        response = yield rpc("revoke_api_keys_of", arguments, repeatable=True)
+        with announced(KeyChange(created_by=creator)):
+            response = yield rpc("revoke_api_keys_of", arguments, repeatable=True)
         return read("revoke_api_keys_of", _COUNT, response)
 
     @operation
@@ -548,6 +559,10 @@ class ApiKeys(KeyUsage[D]):
 
 def _key(api_key_id: Any) -> dict[str, Any]:
     return {"p_api_key_id": str(checked_uuid("api_key_id", api_key_id))}
+
+
+def _change(arguments: Mapping[str, Any]) -> KeyChange:
+    return KeyChange(api_key_id=UUID(arguments["p_api_key_id"]))
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:

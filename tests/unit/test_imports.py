@@ -21,6 +21,7 @@ PACKAGE = Path(audiencelab_sdk.__file__).parent
 # none of them: it meets the client over HTTP only.
 LAYERS = (
     ("__init__",),
+    ("_backend",),
     ("_client",),
     ("_resources",),
     ("_supabase",),

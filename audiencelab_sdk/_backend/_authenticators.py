@@ -1,0 +1,269 @@
+"""`KeyAuthenticator` and `AsyncKeyAuthenticator`: API keys checked from a cache."""
+
+import threading
+from functools import partial
+from ipaddress import IPv4Address, IPv6Address
+
+import anyio
+from pydantic import SecretStr
+
+from audiencelab_sdk._backend._answers import (
+    Answers,
+    Flight,
+    Question,
+    digest_of,
+    is_for_address,
+)
+from audiencelab_sdk._backend._loops import event_loop, spawn
+from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk._key_format import may_be_api_key
+from audiencelab_sdk._resources._api_key_fields import address
+from audiencelab_sdk._secrets import checked_secret, hidden
+from audiencelab_sdk.models import ApiKeyAuthentication, RejectedApiKey, RejectionCode
+
+_MALFORMED = RejectedApiKey(code=RejectionCode.NOT_FOUND)
+
+
+class KeyAuthenticator:
+    """Checks API keys from a cache. A revoked key is refused everywhere after `max_age` seconds.
+
+    What this process itself changes, through any client, it forgets at once: it refuses a key that
+    it revoked with the next call. A key's own expiry is kept to the second.
+
+    It may be shared between threads, and used before and after a fork: a child begins with an empty
+    cache. Threads that ask for the same key at the same time share one call of the database. Only
+    digests of keys stay in memory. ::
+
+        authenticator = KeyAuthenticator(client)
+        caller = authenticator.authenticate(request.headers["x-api-key"], request.remote_addr)
+
+    Args:
+        client: A client that acts as the service role. It stays the caller's to close.
+        max_age: How long a valid answer is used, in seconds. An invalid one is used for 5 seconds,
+            or for `max_age` if that is less. With 0, each call asks the database.
+        stale_if_error: For how many seconds longer a valid answer is used while the database cannot
+            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. With 0,
+            the error is raised.
+        max_entries: How many valid answers are kept, and how many invalid ones. The least recently
+            used are removed.
+        max_lookups: How many calls a second may ask the database about keys that have no valid
+            answer in the cache, so that invented keys do not load it. After an idle second, as many
+            are possible at once. Known keys do not count.
+
+    Raises:
+        InvalidArgumentError: A number is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        client: AudienceLab,
+        *,
+        max_age: float = 30.0,
+        stale_if_error: float = 0.0,
+        max_entries: int = 10_000,
+        max_lookups: float = 200.0,
+    ) -> None:
+        self._client = client
+        self._answers: Answers[threading.Event] = Answers(
+            max_age=max_age,
+            stale_if_error=stale_if_error,
+            max_entries=max_entries,
+            max_lookups=max_lookups,
+        )
+
+    def authenticate(
+        self, api_key: str | SecretStr, ip: str | IPv4Address | IPv6Address | None = None
+    ) -> ApiKeyAuthentication:
+        """Check whether a text is an API key that may be used, whose, and what it may do.
+
+        Calls `api_keys.authenticate` (the database function ``authenticate_api_key``) unless the
+        answer is in the cache. The answer about a key that may be used from certain networks only
+        is used for the same address only.
+
+        Args:
+            api_key: The text that came with the request. It may contain anything.
+            ip: The client's address. Without it, keys that may be used from certain networks only
+                are rejected.
+
+        Returns:
+            An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a
+            RejectedApiKey, which is falsy and has the reason.
+
+        Raises:
+            AuthenticationOverloadedError: The key is not in the cache, and too many other keys are
+                not either. Answer it with 503 and `retry_after`, not with 401.
+            AudienceLabError: What `api_keys.authenticate` raises.
+        """
+        api_key = hidden(api_key)
+        answers = self._answers
+        digest = digest_of(checked_secret("api_key", api_key))
+        if digest is None:
+            return _MALFORMED
+        answer = answers.find(digest)
+        if answer is not None:
+            return answer
+        question = Question(api_key, digest, address(ip))
+        answer = answers.find(question.for_address)
+        if answer is not None:
+            return answer
+        if not may_be_api_key(api_key.get_secret_value()):
+            return _MALFORMED
+        return self._look_up(question)
+
+    def _look_up(self, question: Question) -> ApiKeyAuthentication:
+        answers = self._answers
+        if not answers.max_age:
+            alone = answers.admit(question)
+            self._fly(alone)
+            return answers.result(question, alone.outcome)
+        digest = question.digest
+        while True:
+            flight, leads = answers.board(question, digest, None, threading.Event())
+            if leads:
+                self._fly(flight)
+            elif flight.outcome is None:
+                flight.landed.wait()
+            if _concerns(flight, question):
+                return answers.result(question, flight.outcome)
+            if flight.outcome is not None:
+                digest = question.for_address
+
+    def _fly(self, flight: Flight[threading.Event] | Flight[None]) -> None:
+        question = flight.question
+        try:
+            flight.outcome = self._client.api_keys.authenticate(question.key, question.address)
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            flight.outcome = error.with_traceback(None)
+        finally:
+            # After an interrupt there is no outcome, and another thread asks again.
+            self._answers.land(flight)
+            if flight.landed is not None:
+                flight.landed.set()
+
+
+class AsyncKeyAuthenticator:
+    """Checks API keys from a cache. A revoked key is refused everywhere after `max_age` seconds.
+
+    What this process itself changes, through any client, it forgets at once: it refuses a key that
+    it revoked with the next call. A key's own expiry is kept to the second.
+
+    It may be used from several event loops of asyncio and trio, and before and after a fork: a
+    child begins with an empty cache. Tasks that ask for the same key at the same time share one
+    call of the database, which goes on if they are cancelled. Only digests of keys stay in
+    memory. ::
+
+        authenticator = AsyncKeyAuthenticator(client)
+        caller = await authenticator.authenticate(request.headers["x-api-key"], request.client.host)
+
+    Args:
+        client: A client that acts as the service role. It stays the caller's to close.
+        max_age: How long a valid answer is used, in seconds. An invalid one is used for 5 seconds,
+            or for `max_age` if that is less. With 0, each call asks the database.
+        stale_if_error: For how many seconds longer a valid answer is used while the database cannot
+            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. With 0,
+            the error is raised.
+        max_entries: How many valid answers are kept, and how many invalid ones. The least recently
+            used are removed.
+        max_lookups: How many calls a second may ask the database about keys that have no valid
+            answer in the cache, so that invented keys do not load it. After an idle second, as many
+            are possible at once. Known keys do not count.
+
+    Raises:
+        InvalidArgumentError: A number is negative or not finite.
+    """
+
+    def __init__(
+        self,
+        client: AsyncAudienceLab,
+        *,
+        max_age: float = 30.0,
+        stale_if_error: float = 0.0,
+        max_entries: int = 10_000,
+        max_lookups: float = 200.0,
+    ) -> None:
+        self._client = client
+        self._answers: Answers[anyio.Event] = Answers(
+            max_age=max_age,
+            stale_if_error=stale_if_error,
+            max_entries=max_entries,
+            max_lookups=max_lookups,
+        )
+
+    async def authenticate(
+        self, api_key: str | SecretStr, ip: str | IPv4Address | IPv6Address | None = None
+    ) -> ApiKeyAuthentication:
+        """Check whether a text is an API key that may be used, whose, and what it may do.
+
+        Calls `api_keys.authenticate` (the database function ``authenticate_api_key``) unless the
+        answer is in the cache. The answer about a key that may be used from certain networks only
+        is used for the same address only.
+
+        Args:
+            api_key: The text that came with the request. It may contain anything.
+            ip: The client's address. Without it, keys that may be used from certain networks only
+                are rejected.
+
+        Returns:
+            An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a
+            RejectedApiKey, which is falsy and has the reason.
+
+        Raises:
+            AuthenticationOverloadedError: The key is not in the cache, and too many other keys are
+                not either. Answer it with 503 and `retry_after`, not with 401.
+            AudienceLabError: What `api_keys.authenticate` raises.
+        """
+        api_key = hidden(api_key)
+        answers = self._answers
+        digest = digest_of(checked_secret("api_key", api_key))
+        if digest is None:
+            return _MALFORMED
+        answer = answers.find(digest)
+        if answer is not None:
+            return answer
+        question = Question(api_key, digest, address(ip))
+        answer = answers.find(question.for_address)
+        if answer is not None:
+            return answer
+        if not may_be_api_key(api_key.get_secret_value()):
+            return _MALFORMED
+        return await self._look_up(question)
+
+    async def _look_up(self, question: Question) -> ApiKeyAuthentication:
+        answers = self._answers
+        if not answers.max_age:
+            alone = answers.admit(question)
+            await self._fly(alone)
+            return answers.result(question, alone.outcome)
+        digest, loop = question.digest, event_loop()
+        while True:
+            flight, leads = answers.board(question, digest, loop, anyio.Event())
+            if leads:
+                spawn(partial(self._fly, flight))
+            if flight.outcome is None:
+                await flight.landed.wait()
+            if _concerns(flight, question):
+                return answers.result(question, flight.outcome)
+            if flight.outcome is not None:
+                digest = question.for_address
+
+    async def _fly(self, flight: Flight[anyio.Event] | Flight[None]) -> None:
+        question = flight.question
+        try:
+            authenticate = self._client.api_keys.authenticate
+            flight.outcome = await authenticate(question.key, question.address)
+        except Exception as error:  # noqa: BLE001 - each caller raises it
+            flight.outcome = error.with_traceback(None)
+        finally:
+            self._answers.land(flight)
+            if flight.landed is not None:
+                flight.landed.set()
+
+
+def _concerns(flight: Flight[threading.Event] | Flight[anyio.Event], question: Question) -> bool:
+    """Return whether the outcome of a flight is the outcome of a question about the same key."""
+    outcome = flight.outcome
+    if outcome is None:
+        return False
+    if isinstance(outcome, Exception) or not is_for_address(outcome):
+        return True
+    return flight.question.address == question.address

@@ -1,0 +1,194 @@
+"""The recorded requests that are not logged yet.
+
+Without I/O: the recorders send the batches.
+"""
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from audiencelab_sdk._arguments import checked_int
+from audiencelab_sdk._backend._forks import reset_in_children
+from audiencelab_sdk.errors import (
+    APIConnectionError,
+    AudienceLabError,
+    InvalidArgumentError,
+    RateLimitError,
+    SchemaError,
+    ServerError,
+)
+from audiencelab_sdk.models import Outcome, UsageEvent, UsageLog
+
+logger = logging.getLogger("audiencelab_sdk")
+
+_BATCH = 500
+_MOST_QUEUED = 1_000_000
+_SECONDS_BETWEEN_WARNINGS = 60.0
+# The database may be back soon. Events with another error would fail again.
+_TRANSIENT = (APIConnectionError, RateLimitError, SchemaError, ServerError)
+
+
+@dataclass(frozen=True, slots=True)
+class UsageStatistics:
+    """What became of the recorded events, in numbers since the recorder was created.
+
+    Attributes:
+        queued: Those that are not sent yet, or whose batch is on its way.
+        sent: Those that are in the usage log.
+        dropped: Those that were given up without an answer of the database: the oldest ones of a
+            full queue, and what was left or recorded when the recorder was closed.
+        failed: Those that the database rejected, for example because the key does not exist.
+    """
+
+    queued: int
+    sent: int
+    dropped: int
+    failed: int
+
+
+class UsageQueue:
+    """A bounded queue, whose oldest events are dropped when it is full.
+
+    Recorded events are queued, on their way, sent or failed. The others were dropped.
+    """
+
+    def __init__(self, max_queued: int) -> None:
+        self._max_queued = checked_int("max_queued", max_queued, 1, _MOST_QUEUED)
+        self.reset()
+        reset_in_children(self)
+
+    def reset(self) -> None:
+        """Become empty in a forked child: the events of its parent are the parent's to send."""
+        self._lock = threading.Lock()
+        # It drops the oldest event by itself. When the queue is closed, it keeps none.
+        self._events: deque[tuple[UsageEvent, float]] = deque(maxlen=self._max_queued)
+        self._recorded = 0
+        self._on_their_way = 0
+        self._sent = 0
+        self._failed = 0
+        self._last_error: AudienceLabError | None = None
+        self._warned_of = 0
+        self._warned_at = -_SECONDS_BETWEEN_WARNINGS
+
+    def put(self, event: UsageEvent) -> bool:
+        """Add an event, and return whether there are enough for another batch."""
+        if not isinstance(event, UsageEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise InvalidArgumentError(f"event must be a UsageEvent, not {type(event).__name__}")
+        with self._lock:
+            self._events.append((event, time.time()))
+            self._recorded += 1
+            return not self._recorded % _BATCH
+
+    def take(self) -> list[UsageEvent]:
+        """Remove and return the oldest events, with ids, so that they may be sent again."""
+        with self._lock:
+            count = min(_BATCH, len(self._events))
+            taken = [self._events.popleft() for _ in range(count)]
+            self._on_their_way = count
+        return [_identified(event, recorded_at) for event, recorded_at in taken]
+
+    def settle(self, batch: Sequence[UsageEvent], outcomes: Sequence[Outcome[UsageLog]]) -> bool:
+        """Count the outcomes of a batch, and put back what has to be sent again.
+
+        Returns:
+            Whether the database cannot be reached.
+        """
+        again: list[UsageEvent] = []
+        with self._lock:
+            for event, outcome in zip(batch, outcomes, strict=True):
+                if outcome:
+                    self._sent += 1
+                    continue
+                self._last_error = outcome.error
+                if isinstance(outcome.error, _TRANSIENT):
+                    again.append(event)
+                else:
+                    self._failed += 1
+            self._put_back(again)
+        return bool(again)
+
+    def put_back(self, batch: Sequence[UsageEvent]) -> None:
+        """Add a batch again whose sending was interrupted."""
+        with self._lock:
+            self._put_back(batch)
+
+    def fail(self, batch: Sequence[UsageEvent]) -> None:
+        """Count a batch as failed."""
+        with self._lock:
+            self._on_their_way = 0
+            self._failed += len(batch)
+
+    def close(self) -> None:
+        """Drop what is left and whatever is recorded from now on."""
+        with self._lock:
+            self._events = deque(maxlen=0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether everything is sent, dropped or failed."""
+        return not self._events and not self._on_their_way
+
+    @property
+    def recorded(self) -> int:
+        """How many events were recorded."""
+        return self._recorded
+
+    @property
+    def settled(self) -> int:
+        """How many events are sent, dropped or failed, which are those that were recorded first."""
+        with self._lock:
+            return self._recorded - len(self._events) - self._on_their_way
+
+    @property
+    def statistics(self) -> UsageStatistics:
+        """What became of the events."""
+        with self._lock:
+            return self._statistics()
+
+    def warn(self, *, unreachable: bool) -> None:
+        """Log lost events, and that the database cannot be reached, at most once a minute."""
+        now = time.monotonic()
+        with self._lock:
+            counts = self._statistics()
+            lost = counts.dropped + counts.failed
+            if not unreachable and lost == self._warned_of:
+                return
+            if now < self._warned_at + _SECONDS_BETWEEN_WARNINGS:
+                return
+            self._warned_of, self._warned_at = lost, now
+        logger.warning(
+            "the usage log lags behind or loses events: %d queued, %d dropped, %d rejected so far; "
+            "the last error: %s",
+            counts.queued,
+            counts.dropped,
+            counts.failed,
+            self._last_error or "none",
+        )
+
+    def _put_back(self, batch: Sequence[UsageEvent]) -> None:
+        self._on_their_way = 0
+        # The deque would drop the newest events.
+        room = (self._events.maxlen or 0) - len(self._events)
+        kept = batch[max(0, len(batch) - room) :]
+        self._events.extendleft((event, 0.0) for event in reversed(kept))
+
+    def _statistics(self) -> UsageStatistics:
+        queued = len(self._events) + self._on_their_way
+        dropped = self._recorded - queued - self._sent - self._failed
+        return UsageStatistics(queued, self._sent, dropped, self._failed)
+
+
+def _identified(event: UsageEvent, recorded_at: float) -> UsageEvent:
+    """Return an event with an id, and with the time at which it was recorded."""
+    missing: dict[str, Any] = {}
+    if event.log_id is None:
+        missing["log_id"] = uuid4()
+    if event.timestamp is None:
+        missing["timestamp"] = datetime.fromtimestamp(recorded_at, UTC)
+    return event.model_copy(update=missing) if missing else event
