@@ -6,7 +6,7 @@ No message quotes the value: what was passed by mistake may be a key.
 import json
 import math
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, SupportsIndex, TypeVar, cast
 from uuid import UUID
@@ -167,17 +167,21 @@ def checked_future(name: str, value: Any) -> datetime:
 
 def checked_items(name: str, value: Any, kind: type[T]) -> list[T]:
     """`value`, an iterable of instances of `kind`, as a list."""
+    return list(each_item(name, value, kind))
+
+
+def each_item(name: str, value: Any, kind: type[T]) -> Iterator[T]:
+    """Yield the items of `value`, an iterable of instances of `kind`."""
     if isinstance(value, kind) or not isinstance(value, Iterable):
         raise InvalidArgumentError(
             f"{name} must be a sequence of {kind.__name__}, not {_kind(value)}"
         )
-    items: list[Any] = list(cast("Any", value))
-    for index, item in enumerate(items):
+    for index, item in enumerate(cast("Any", value)):
         if not isinstance(item, kind):
             raise InvalidArgumentError(
                 f"{name} must be a sequence of {kind.__name__}; item {index} is {_kind(item)}"
             )
-    return items
+        yield item
 
 
 def _kind(value: Any) -> str:

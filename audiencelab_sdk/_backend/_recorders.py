@@ -14,7 +14,7 @@ import anyio
 
 from audiencelab_sdk._backend._forks import reset_in_children
 from audiencelab_sdk._backend._loops import from_any_thread, spawn
-from audiencelab_sdk._backend._usage_queue import UsageQueue, UsageStatistics
+from audiencelab_sdk._backend._usage_queue import BATCH, Plain, UsageQueue, UsageStatistics, models
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk.models import UsageEvent
 
@@ -31,10 +31,10 @@ class _Pauses:
     def __init__(self) -> None:
         self._failures = 0
 
-    def next(self, *, failed: bool) -> float:
+    def next(self, *, failed: bool, closing: bool) -> float:
         if not failed:
             self._failures = 0
-            return _INTERVAL
+            return 0.0 if closing else _INTERVAL
         self._failures = min(self._failures + 1, 10)
         longest = min(_LONGEST_PAUSE, _INTERVAL * 2**self._failures)
         return random.uniform(_INTERVAL, longest)  # noqa: S311 - jitter, no secret
@@ -165,18 +165,20 @@ class UsageRecorder:
             self._queue.warn(unreachable=failed)
             if self._closes_at is not None and self._queue.is_empty:
                 return
-            pause = pauses.next(failed=failed)
+            pause = pauses.next(failed=failed, closing=self._closes_at is not None)
 
     def _send_all(self) -> bool:
         while batch := self._queue.take():
             try:
-                outcomes = self._client.api_keys.log_usage_batch(batch)
+                outcomes = self._client.api_keys.log_usage_batch(models(batch))
             except Exception:  # the thread must go on
                 self._queue.fail(batch)
                 logger.exception("the usage of API keys could not be logged")
-                continue
+                return False
             if self._queue.settle(batch, outcomes):
                 return True
+            if len(batch) < BATCH:  # what was recorded meanwhile waits for the next one
+                break
         return False
 
 
@@ -230,6 +232,12 @@ class AsyncUsageRecorder:
             InvalidArgumentError: It is not a UsageEvent.
         """
         if self._queue.put(event):
+            self._wake()
+        if self._task is None:
+            self._start()
+
+    def _record_plain(self, event: Plain) -> None:
+        if self._queue.put_plain(event):
             self._wake()
         if self._task is None:
             self._start()
@@ -319,7 +327,7 @@ class AsyncUsageRecorder:
                 self._queue.warn(unreachable=failed)
                 if self._closes_at is not None and self._queue.is_empty:
                     return
-                pause = pauses.next(failed=failed)
+                pause = pauses.next(failed=failed, closing=self._closes_at is not None)
         finally:
             if self._task is task:
                 self._task = None
@@ -327,16 +335,18 @@ class AsyncUsageRecorder:
     async def _send_all(self) -> bool:
         while batch := self._queue.take():
             try:
-                outcomes = await self._client.api_keys.log_usage_batch(batch)
+                outcomes = await self._client.api_keys.log_usage_batch(models(batch))
             except Exception:  # the task must go on
                 self._queue.fail(batch)
                 logger.exception("the usage of API keys could not be logged")
-                continue
+                return False
             except BaseException:
                 self._queue.put_back(batch)
                 raise
             if self._queue.settle(batch, outcomes):
                 return True
+            if len(batch) < BATCH:  # what was recorded meanwhile waits for the next one
+                break
         return False
 
     def _warn_of_rest(self) -> None:

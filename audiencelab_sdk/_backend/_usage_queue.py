@@ -7,11 +7,11 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
-from uuid import uuid4
+from typing import TypeAlias
+from uuid import UUID, uuid4
 
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._backend._forks import reset_in_children
@@ -27,7 +27,7 @@ from audiencelab_sdk.models import Outcome, UsageEvent, UsageLog
 
 logger = logging.getLogger("audiencelab_sdk")
 
-_BATCH = 500
+BATCH = 500
 _MOST_QUEUED = 1_000_000
 _SECONDS_BETWEEN_WARNINGS = 60.0
 # The database may be back soon. Events with another error would fail again.
@@ -52,6 +52,15 @@ class UsageStatistics:
     failed: int
 
 
+Plain: TypeAlias = tuple[int, str, str, int | None, str | None, str | None]
+"""A UsageEvent as its key's id as an int, endpoint, method, status code, address and user agent.
+
+Unlike models, such tuples cost the garbage collector nothing while thousands of them wait.
+"""
+Waiting: TypeAlias = tuple[UsageEvent | Plain, float, int]
+"""An event, when it was recorded, and the id of its entry as an int; 0 before it is sent."""
+
+
 class UsageQueue:
     """A bounded queue, whose oldest events are dropped when it is full.
 
@@ -67,7 +76,7 @@ class UsageQueue:
         """Become empty in a forked child: the events of its parent are the parent's to send."""
         self._lock = threading.Lock()
         # It drops the oldest event by itself. When the queue is closed, it keeps none.
-        self._events: deque[tuple[UsageEvent, float]] = deque(maxlen=self._max_queued)
+        self._events: deque[Waiting] = deque(maxlen=self._max_queued)
         self._recorded = 0
         self._on_their_way = 0
         self._sent = 0
@@ -81,25 +90,32 @@ class UsageQueue:
         if not isinstance(event, UsageEvent):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise InvalidArgumentError(f"event must be a UsageEvent, not {type(event).__name__}")
         with self._lock:
-            self._events.append((event, time.time()))
+            self._events.append((event, time.time(), 0))
             self._recorded += 1
-            return not self._recorded % _BATCH
+            return not self._recorded % BATCH
 
-    def take(self) -> list[UsageEvent]:
+    def put_plain(self, event: Plain) -> bool:
+        """Add an event that is not a model yet, as `put` does."""
+        with self._lock:
+            self._events.append((event, time.time(), 0))
+            self._recorded += 1
+            return not self._recorded % BATCH
+
+    def take(self) -> list[Waiting]:
         """Remove and return the oldest events, with ids, so that they may be sent again."""
         with self._lock:
-            count = min(_BATCH, len(self._events))
+            count = min(BATCH, len(self._events))
             taken = [self._events.popleft() for _ in range(count)]
             self._on_their_way = count
-        return [_identified(event, recorded_at) for event, recorded_at in taken]
+        return [(event, at, log_id or uuid4().int) for event, at, log_id in taken]
 
-    def settle(self, batch: Sequence[UsageEvent], outcomes: Sequence[Outcome[UsageLog]]) -> bool:
+    def settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome[UsageLog]]) -> bool:
         """Count the outcomes of a batch, and put back what has to be sent again.
 
         Returns:
             Whether the database cannot be reached.
         """
-        again: list[UsageEvent] = []
+        again: list[Waiting] = []
         with self._lock:
             for event, outcome in zip(batch, outcomes, strict=True):
                 if outcome:
@@ -113,12 +129,12 @@ class UsageQueue:
             self._put_back(again)
         return bool(again)
 
-    def put_back(self, batch: Sequence[UsageEvent]) -> None:
+    def put_back(self, batch: Sequence[Waiting]) -> None:
         """Add a batch again whose sending was interrupted."""
         with self._lock:
             self._put_back(batch)
 
-    def fail(self, batch: Sequence[UsageEvent]) -> None:
+    def fail(self, batch: Sequence[Waiting]) -> None:
         """Count a batch as failed."""
         with self._lock:
             self._on_their_way = 0
@@ -171,12 +187,12 @@ class UsageQueue:
             self._last_error or "none",
         )
 
-    def _put_back(self, batch: Sequence[UsageEvent]) -> None:
+    def _put_back(self, batch: Sequence[Waiting]) -> None:
         self._on_their_way = 0
         # The deque would drop the newest events.
         room = (self._events.maxlen or 0) - len(self._events)
         kept = batch[max(0, len(batch) - room) :]
-        self._events.extendleft((event, 0.0) for event in reversed(kept))
+        self._events.extendleft(reversed(kept))
 
     def _statistics(self) -> UsageStatistics:
         queued = len(self._events) + self._on_their_way
@@ -184,11 +200,25 @@ class UsageQueue:
         return UsageStatistics(queued, self._sent, dropped, self._failed)
 
 
-def _identified(event: UsageEvent, recorded_at: float) -> UsageEvent:
-    """Return an event with an id, and with the time at which it was recorded."""
-    missing: dict[str, Any] = {}
-    if event.log_id is None:
-        missing["log_id"] = uuid4()
-    if event.timestamp is None:
-        missing["timestamp"] = datetime.fromtimestamp(recorded_at, UTC)
-    return event.model_copy(update=missing) if missing else event
+def models(batch: Iterable[Waiting]) -> Iterator[UsageEvent]:
+    """Yield the events of a batch, with their ids and the times at which they were recorded."""
+    for event, recorded_at, log_id in batch:
+        moment = datetime.fromtimestamp(recorded_at, UTC)
+        if not isinstance(event, UsageEvent):
+            key, endpoint, method, status_code, ip_address, user_agent = event
+            yield UsageEvent(
+                api_key_id=UUID(int=key),
+                endpoint=endpoint,
+                method=method,
+                status_code=status_code,
+                ip_address=ip_address,
+                user_agent=user_agent,
+                timestamp=moment,
+                log_id=UUID(int=log_id),
+            )
+            continue
+        new = {
+            "log_id": event.log_id or UUID(int=log_id),
+            "timestamp": event.timestamp or moment,
+        }
+        yield event.model_copy(update=new)

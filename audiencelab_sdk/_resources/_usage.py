@@ -9,10 +9,10 @@ from pydantic import StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_int,
-    checked_items,
     checked_moment,
     checked_text,
     checked_uuid,
+    each_item,
     made_storable,
 )
 from audiencelab_sdk._http._listing import Listing, by_parameters, checked_page_size
@@ -125,21 +125,16 @@ class KeyUsage(Resource[D]):
         Returns:
             An outcome for each event, in the order of the events.
         """
-        batch = checked_items("events", events, UsageEvent)
+        # Converted one by one, because many models at once are work for the garbage collector.
+        every_row = [_row(event) for event in each_item("events", events, UsageEvent)]
         outcomes: list[Outcome[UsageLog]] = []
-        for first in range(0, len(batch), _EVENTS_PER_REQUEST):
-            chunk = batch[first : first + _EVENTS_PER_REQUEST]
-            # With ids, the driver may retry after a lost response.
-            rows = [
-                event.model_dump(mode="json", exclude_none=True)
-                | {"log_id": str(event.log_id or uuid4())}
-                for event in chunk
-            ]
+        for first in range(0, len(every_row), _EVENTS_PER_REQUEST):
+            rows = every_row[first : first + _EVENTS_PER_REQUEST]
             try:
                 response = yield rpc("log_api_key_usage_batch", {"p_events": rows}, repeatable=True)
-                outcomes += read_batch(response, first, len(chunk))
+                outcomes += read_batch(response, first, len(rows))
             except AudienceLabError as error:
-                outcomes += [Outcome(first + index, error=error) for index in range(len(chunk))]
+                outcomes += [Outcome(first + index, error=error) for index in range(len(rows))]
         return outcomes
 
     @listing
@@ -261,6 +256,12 @@ def of_account(account_id: Any, api_key_id: Any) -> dict[str, Any]:
     if api_key_id is not None:
         arguments["p_api_key_id"] = str(checked_uuid("api_key_id", api_key_id))
     return arguments
+
+
+def _row(event: UsageEvent) -> dict[str, Any]:
+    # With ids, the driver may retry after a lost response.
+    new_id = {} if event.log_id else {"log_id": str(uuid4())}
+    return event.model_dump(mode="json", exclude_none=True) | new_id
 
 
 def _usage_page(

@@ -26,10 +26,10 @@ from audiencelab_sdk import (
     UsageStatistics,
 )
 from audiencelab_sdk._backend import _recorders, _usage_queue
-from audiencelab_sdk._backend._usage_queue import UsageQueue
+from audiencelab_sdk._backend._usage_queue import UsageQueue, models
 from tests.unit._backends import close_recorder, event, recorder_of, soon
 from tests.unit._both_clients import maybe_await
-from tests.unit._samples import KEY, URL
+from tests.unit._samples import KEY, KEY_ID, URL
 
 Respond = Callable[[list[dict[str, Any]]], httpx.Response]
 
@@ -201,7 +201,7 @@ def test_what_is_put_back_gives_way_to_newer_events() -> None:
     for number in range(3, 5):
         queue.put(event(f"/{number}"))
     queue.put_back(batch)
-    assert [each.endpoint for each in queue.take()] == ["/2", "/3", "/4"]
+    assert [each.endpoint for each in models(queue.take())] == ["/2", "/3", "/4"]
     assert queue.statistics == UsageStatistics(queued=3, sent=0, dropped=2, failed=0)
     assert queue.settled == 2
     queue.close()
@@ -372,6 +372,20 @@ async def test_threads_record_for_a_task(log: Log) -> None:
         await anyio.to_thread.run_sync(record)
         await soon(lambda: recorder.statistics.sent == 500)
         assert time.monotonic() - began < 0.9
+
+
+async def test_events_that_are_not_models_yet(log: Log) -> None:
+    async with AsyncAudienceLab(URL, KEY) as client:
+        recorder = AsyncUsageRecorder(client)
+        for number in range(500):
+            recorder._record_plain((UUID(KEY_ID).int, f"/{number}", "GET", 200, None, "agent"))
+        await soon(lambda: recorder.statistics.sent == 500)
+        await recorder.aclose()
+    (batch,) = log.batches
+    assert len({each["log_id"] for each in batch}) == 500
+    expected = {"api_key_id": KEY_ID, "endpoint": "/7", "method": "GET", "user_agent": "agent"}
+    assert batch[7].items() >= expected.items()
+    assert "ip_address" not in batch[7]
 
 
 def test_events_wait_for_an_event_loop(log: Log) -> None:

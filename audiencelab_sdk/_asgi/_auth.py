@@ -1,0 +1,256 @@
+"""`ApiKeyAuth`: the API keys of requests to an application."""
+
+import logging
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from pydantic import SecretStr
+from starlette.applications import Starlette
+from starlette.requests import HTTPConnection
+
+from audiencelab_sdk._asgi._caller import Caller
+from audiencelab_sdk._asgi._exchanges import ExchangeMiddleware, exchange_of
+from audiencelab_sdk._asgi._problems import (
+    Problem,
+    forbidden,
+    several_keys,
+    unauthorized,
+    unavailable,
+    use_default_handler,
+)
+from audiencelab_sdk._asgi._rate_limits import RateLimits, parsed
+from audiencelab_sdk._asgi._requests import keys_of, peer_of
+from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator
+from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
+from audiencelab_sdk._client import AsyncAudienceLab
+from audiencelab_sdk._secrets import hidden
+from audiencelab_sdk.errors import AudienceLabError, AuthenticationOverloadedError
+from audiencelab_sdk.models import ApiKeyAuthentication
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+logger = logging.getLogger("audiencelab_sdk")
+
+_NO_KEY = "The request has no API key."
+Limit = str | Callable[[Caller], str | None]
+
+
+class Authenticator(Protocol):
+    """An AsyncKeyAuthenticator, or what stands in for it in a test."""
+
+    async def authenticate(
+        self, api_key: str | SecretStr, ip: str | None = None, /
+    ) -> ApiKeyAuthentication:
+        """Check whether a text is an API key that may be used, whose, and what it may do."""
+        ...
+
+
+class ApiKeyAuth:
+    """Checks the API keys of requests to an application of Starlette, and logs their usage.
+
+    A revoked key is refused everywhere after 30 seconds, see AsyncKeyAuthenticator. ::
+
+        auth = ApiKeyAuth(AsyncAudienceLab.from_env(), usage=True)
+
+
+        async def read_segment(request: Request) -> Response:
+            caller = await auth.check(request, "segment", "read", id="segment_id")
+            ...
+
+
+        app = Starlette(
+            routes=[Route("/v1/segments/{segment_id}", read_segment)], lifespan=auth.lifespan
+        )
+
+    A request sends its key as ``X-API-Key``, or as ``Authorization: Bearer sk_…``. Refused requests
+    are answered with ``application/problem+json`` (RFC 9457), unless the application has a handler
+    of its own for Starlette's HTTPException.
+
+    Args:
+        client: A client that acts as the service role.
+        usage: Whether `lifespan` logs the requests with valid keys, or the recorder to log them
+            with, which stays the caller's to close.
+        authenticator: What checks keys. None means an AsyncKeyAuthenticator of the client.
+        jwt_secret: The secret that signs the project's tokens, for `Caller.client`.
+        signing_key: Another key that signs them, as `client.as_api_key` takes it.
+        limit: How many requests a key may make, such as ``100/minute`` or ``100/minute; 5/second``,
+            or a function that returns it for a Caller, and None for no limit. Needs the extra
+            ``limits`` and asyncio. Responses have the headers ``RateLimit-Limit``,
+            ``RateLimit-Remaining`` and ``RateLimit-Reset`` (in seconds).
+        limit_storage: Where requests are counted: ``memory://`` for each process on its own, or a
+            URL such as ``redis://localhost:6379``, see `limits`.
+
+    Attributes:
+        authenticator: What checks keys. A test may replace it.
+        recorder: What logs requests. None unless `usage` is set and the application runs.
+
+    Raises:
+        ConfigurationError: `limit` or `limit_storage` is not usable.
+    """
+
+    def __init__(
+        self,
+        client: AsyncAudienceLab,
+        *,
+        usage: bool | AsyncUsageRecorder = False,
+        authenticator: Authenticator | None = None,
+        jwt_secret: str | SecretStr | None = None,
+        signing_key: Any = None,
+        limit: Limit | None = None,
+        limit_storage: str = "memory://",
+    ) -> None:
+        jwt_secret = jwt_secret and hidden(jwt_secret)
+        signing_key = hidden(signing_key)
+        self.authenticator: Authenticator = authenticator or AsyncKeyAuthenticator(client)
+        self.recorder: AsyncUsageRecorder | None = None
+        self._client = client
+        self._usage = usage
+        given = {"jwt_secret": jwt_secret, "signing_key": signing_key}
+        options = {name: value for name, value in given.items() if value is not None}
+        as_api_key: Any = partial(client.as_api_key, **options)
+        self._client_of: Callable[[UUID], AsyncAudienceLab] | None = as_api_key if options else None
+        self._limit = limit
+        self._limits = RateLimits(limit_storage) if limit is not None else None
+        if isinstance(limit, str):
+            parsed(limit)
+        self._has_warned = False
+        # FastAPI's dependencies. One for each requirement, so that `dependency_overrides` finds it.
+        self._requirements: dict[tuple[str, str, str] | None, Any] = {}
+
+    @asynccontextmanager
+    async def lifespan(self, app: Any) -> AsyncGenerator[None]:
+        """Log the usage of keys while an application runs; at its end, send what is left.
+
+        Pass it as the `lifespan` of the application, or enter it in your own::
+
+            @asynccontextmanager
+            async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+                async with auth.lifespan(app):
+                    yield
+
+        Args:
+            app: An application of Starlette or FastAPI. Applications that are mounted in it are
+                served, too.
+        """
+        if not self._usage and self._limits is None:
+            yield
+            return
+        middleware = _installed(app)
+        async with AsyncExitStack() as stack:
+            recorder = self._usage
+            if recorder is True:
+                # A new one, because an application may be started again, such as by each test.
+                recorder = await stack.enter_async_context(AsyncUsageRecorder(self._client))
+            self.recorder = middleware.recorder = recorder or None
+            try:
+                yield
+            finally:
+                self.recorder = middleware.recorder = None
+
+    async def authenticate(self, connection: HTTPConnection) -> Caller:
+        """Return the key of a request.
+
+        Args:
+            connection: The request or the websocket, which need not be accepted.
+
+        Returns:
+            The key, which is valid. Its scopes are not checked.
+
+        Raises:
+            Problem: There is no valid key (401) or more than one (400), the key has made too many
+                requests (429), or keys cannot be checked now (503).
+        """
+        keys = keys_of(connection)
+        if len(keys) != 1:
+            raise _shown(connection, several_keys() if keys else unauthorized(_NO_KEY))
+        try:
+            answer = await self.authenticator.authenticate(keys[0], peer_of(connection))
+        except AudienceLabError as error:
+            problem = _unavailable(error)
+        else:
+            if answer:
+                caller = Caller(answer, self._client_of)
+                self._note(connection, caller)
+                if self._limits is not None:
+                    await self._count(connection, caller, self._limits)
+                return caller
+            problem = unauthorized("The API key is not valid.", error="invalid_token")
+        # Without the error, which is logged, as its context.
+        raise _shown(connection, problem)
+
+    async def check(
+        self,
+        connection: HTTPConnection,
+        entity_type: str,
+        action: str,
+        *,
+        id: str = "*",  # noqa: A002 - the name of the field of a scope
+    ) -> Caller:
+        """Return the key of a request, which may do an action.
+
+        Args:
+            connection: The request or the websocket, which need not be accepted.
+            entity_type: The kind of entity, such as ``segment``.
+            action: The action, such as ``read``.
+            id: The name of a path parameter with the entity's id; else the id itself, or ``*`` for
+                all entities.
+
+        Returns:
+            The key.
+
+        Raises:
+            Problem: The key lacks the scope (403), or what `authenticate` raises.
+        """
+        caller = await self.authenticate(connection)
+        entity_id = str(connection.path_params.get(id, id))
+        if not caller.allows(entity_type, entity_id, action):
+            raise _shown(connection, forbidden(entity_type, entity_id, action))
+        return caller
+
+    def _note(self, connection: HTTPConnection, caller: Caller) -> None:
+        exchange = exchange_of(connection)
+        if exchange is not None:
+            exchange.caller, exchange.connection = caller, connection
+        elif self._usage and not self._has_warned:
+            self._has_warned = True
+            logger.warning("the usage of API keys is not logged: auth.lifespan does not run")
+
+    async def _count(self, connection: HTTPConnection, caller: Caller, limits: RateLimits) -> None:
+        limit = self._limit(caller) if callable(self._limit) else self._limit
+        if limit is None:
+            return
+        try:
+            headers = await limits.count(caller.api_key_id, limit)
+        except Problem as problem:
+            raise _shown(connection, problem)  # noqa: B904 - the same error
+        exchange = exchange_of(connection)
+        if exchange is not None:
+            exchange.headers = [
+                (name.lower().encode(), value.encode()) for name, value in headers.items()
+            ]
+
+
+def _installed(app: Any) -> ExchangeMiddleware:
+    """Return the middleware around all others of an application, which is starting."""
+    assert isinstance(app, Starlette)  # noqa: S101 - the type of a lifespan
+    stack = app.middleware_stack
+    if isinstance(stack, ExchangeMiddleware):
+        return stack
+    middleware = ExchangeMiddleware(stack or app.build_middleware_stack())
+    app.middleware_stack = middleware
+    return middleware
+
+
+def _shown(connection: HTTPConnection, problem: Problem) -> Problem:
+    use_default_handler(connection)
+    return problem
+
+
+def _unavailable(error: AudienceLabError) -> Problem:
+    """Return the problem of a key that cannot be checked, which may be valid."""
+    if not isinstance(error, AuthenticationOverloadedError):
+        logger.error("API keys cannot be checked: %s", error)
+    return unavailable(getattr(error, "retry_after", None))

@@ -1,0 +1,110 @@
+"""Responses for errors: ``application/problem+json``, RFC 9457."""
+
+import math
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
+from starlette.responses import JSONResponse
+from starlette.websockets import WebSocket, WebSocketState
+
+_POLICY_VIOLATION = 1008
+# The handlers that the frameworks register by themselves. Any other one is the application's.
+_DEFAULT_HANDLERS = ("starlette.middleware.exceptions", "fastapi.exception_handlers")
+
+
+class Problem(HTTPException):
+    """A refused request. An application's own handler of HTTPException gets it, if there is one.
+
+    Attributes:
+        status_code: The HTTP status.
+        detail: What is wrong, for people.
+        headers: Headers of the response, such as ``WWW-Authenticate``.
+        members: Further members of the problem document, such as ``missing_scope``.
+    """
+
+    def __init__(
+        self,
+        status_code: int,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        members: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(status_code, detail, dict(headers or {}))
+        self.members = dict(members or {})
+
+
+def unauthorized(detail: str, *, error: str | None = None) -> Problem:
+    """Return the problem of a request without a valid key."""
+    challenge = f'Bearer error="{error}"' if error else "Bearer"
+    return Problem(401, detail, headers={"WWW-Authenticate": challenge})
+
+
+def several_keys() -> Problem:
+    """Return the problem of a request with more than one key."""
+    return Problem(400, "The request has several API keys: send one, in one header.")
+
+
+def forbidden(entity_type: str, entity_id: str, action: str) -> Problem:
+    """Return the problem of a key that lacks a scope."""
+    scope = {"entity_type": entity_type, "entity_id": entity_id, "action": action}
+    return Problem(
+        403,
+        f"The API key lacks the scope to {action} this {entity_type}.",
+        headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
+        members={"missing_scope": scope},
+    )
+
+
+def unavailable(retry_after: float | None = None) -> Problem:
+    """Return the problem of a request that may succeed later."""
+    return Problem(503, "The service is temporarily unavailable.", headers=retry(retry_after))
+
+
+def retry(seconds: float | None) -> dict[str, str]:
+    """Return the header that says when to retry, with whole seconds."""
+    return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    """Return the problem document of a problem as a response."""
+    return JSONResponse(
+        {
+            "type": "about:blank",
+            "title": HTTPStatus(problem.status_code).phrase,
+            "status": problem.status_code,
+            "detail": problem.detail,
+            **problem.members,
+        },
+        problem.status_code,
+        problem.headers,
+        "application/problem+json",
+    )
+
+
+async def respond(connection: HTTPConnection, problem: Exception) -> JSONResponse | None:
+    """Return the response to a request; refuse a websocket, or close it."""
+    assert isinstance(problem, Problem)  # noqa: S101 - the type of an exception handler
+    response = problem_response(problem)
+    if not isinstance(connection, WebSocket):
+        return response
+    is_open = connection.application_state is not WebSocketState.CONNECTING
+    if is_open or "websocket.http.response" not in connection.scope.get("extensions", {}):
+        await connection.close(_POLICY_VIOLATION, problem.detail)
+    else:
+        await connection.send_denial_response(response)
+    return None
+
+
+def use_default_handler(connection: HTTPConnection) -> None:
+    """Let the application answer problems by `respond`, unless it handles HTTPException itself.
+
+    Called for each problem, because an application that only declares routes has no other place.
+    """
+    handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
+    default = getattr(handlers.get(HTTPException), "__module__", None)
+    if default in _DEFAULT_HANDLERS:
+        handlers.setdefault(Problem, respond)
