@@ -1,0 +1,44 @@
+"""API keys in an application of Flask.
+
+flask --app examples/recipes/flask_app run
+"""
+
+from flask import Flask, Response, g, request
+
+from audiencelab_sdk import AudienceLab, KeyAuthenticator, UsageEvent, UsageRecorder
+
+client = AudienceLab.from_env()
+authenticator, recorder = KeyAuthenticator(client), UsageRecorder(client)
+app = Flask(__name__)
+
+
+@app.before_request
+def check_key() -> Response | None:
+    """Refuse requests without a valid key."""
+    g.caller = authenticator.authenticate(request.headers.get("X-API-Key", ""), request.remote_addr)
+    return None if g.caller else Response("Invalid API key", 401, {"WWW-Authenticate": "Bearer"})
+
+
+@app.after_request
+def log_usage(response: Response) -> Response:
+    """Log requests with a valid key."""
+    if g.caller:
+        recorder.record(
+            UsageEvent(
+                api_key_id=g.caller.api_key_id,
+                endpoint=request.url_rule.rule if request.url_rule else request.path,
+                method=request.method,
+                status_code=response.status_code,
+                ip_address=request.remote_addr,
+                user_agent=request.headers.get("User-Agent"),
+            )
+        )
+    return response
+
+
+@app.get("/v1/segments/<segment_id>")
+def read_segment(segment_id: str) -> Response:
+    """Answer callers that may read the segment."""
+    if not g.caller.allows("segment", segment_id, "read"):
+        return Response("The API key lacks the scope segment:read", 403)
+    return Response(f"{segment_id} of {g.caller.account_id}")
