@@ -23,7 +23,7 @@ class ApiKeyUser(BaseUser):
     """
 
     def __init__(self, caller: Caller) -> None:
-        self.caller = caller
+        self.caller: Caller = caller
 
     @property
     def is_authenticated(self) -> bool:

@@ -25,7 +25,7 @@ class Caller:
         key: AuthenticatedApiKey,
         client_of: Callable[[UUID], AsyncAudienceLab] | None = None,
     ) -> None:
-        self.key = key
+        self.key: AuthenticatedApiKey = key
         self._client_of = client_of
 
     @property

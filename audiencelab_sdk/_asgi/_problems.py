@@ -34,7 +34,7 @@ class Problem(HTTPException):
         members: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(status_code, detail, dict(headers or {}))
-        self.members = dict(members or {})
+        self.members: dict[str, Any] = dict(members or {})
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:

@@ -72,10 +72,8 @@ def template_of(scope: Any) -> str:
         return route_format or "/"
     segments = path.split("/")
     count += sum(str(parameters[name]).count("/") for name in in_route)
-    prefix = segments[: len(segments) - count]
+    prefix = "/".join(segments[: len(segments) - count]) + "/"
     for name in parameters.keys() - in_route:
-        value = str(parameters[name])
-        if value in prefix:
-            last = len(prefix) - 1 - prefix[::-1].index(value)
-            prefix[last] = f"{{{name}}}"
-    return ("/".join(prefix) + route_format) or "/"
+        before, found, after = prefix.rpartition(f"/{parameters[name]}/")
+        prefix = f"{before}/{{{name}}}/{after}" if found else prefix
+    return (prefix[:-1] + route_format) or "/"

@@ -3,11 +3,13 @@
 import asyncio
 import ssl
 from datetime import UTC, datetime, timedelta
-from typing import assert_type
+from typing import Annotated, assert_type
 from uuid import UUID
 
 import supabase
+from fastapi import FastAPI, WebSocket
 from pydantic import JsonValue, SecretStr
+from starlette.requests import Request
 
 from audiencelab_sdk import (
     UNSET,
@@ -18,9 +20,11 @@ from audiencelab_sdk import (
     APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
+    AsyncKeyAuthenticator,
     AsyncPage,
     AsyncPages,
     AsyncProgress,
+    AsyncUsageRecorder,
     AudienceLab,
     AudienceLabError,
     AuthenticatedApiKey,
@@ -31,6 +35,7 @@ from audiencelab_sdk import (
     EnrichmentStatus,
     EnrichmentType,
     InvalidApiKey,
+    KeyAuthenticator,
     LoggedRequest,
     NewSegment,
     Outcome,
@@ -50,8 +55,13 @@ from audiencelab_sdk import (
     UsageEvent,
     UsageLog,
     UsageLogError,
+    UsageRecorder,
+    UsageStatistics,
     ValidApiKey,
 )
+from audiencelab_sdk.fastapi import ApiKeyAuth, Caller, install_error_handlers
+from audiencelab_sdk.starlette import ApiKeyAuth as StarletteApiKeyAuth
+from audiencelab_sdk.testing import AsyncFakeAuthenticator, FakeAuthenticator, authenticated_key
 
 
 def sync_client(account: UUID) -> None:
@@ -238,3 +248,50 @@ def errors(error: APIStatusError, limit: RateLimitError, late: APITimeoutError) 
 
 def failure(error: EnrichmentFailedError) -> None:
     assert_type(error.job, EnrichmentJob)
+
+
+def backend(client: AudienceLab, event: UsageEvent) -> None:
+    caller = KeyAuthenticator(client, max_age=10).authenticate(SecretStr("sk_"), "192.0.2.1")
+    assert_type(caller, AuthenticatedApiKey | RejectedApiKey)
+    with UsageRecorder(client) as recorder:
+        assert_type(recorder, UsageRecorder)
+        recorder.record(event)
+        assert_type(recorder.flush(), bool)
+        assert_type(recorder.statistics, UsageStatistics)
+
+
+async def async_backend(client: AsyncAudienceLab, event: UsageEvent) -> None:
+    caller = await AsyncKeyAuthenticator(client).authenticate("sk_")
+    assert_type(caller, AuthenticatedApiKey | RejectedApiKey)
+    async with AsyncUsageRecorder(client) as recorder:
+        assert_type(recorder, AsyncUsageRecorder)
+        recorder.record(event)
+        assert_type(await recorder.flush(), bool)
+
+
+def handlers(client: AsyncAudienceLab) -> None:
+    auth = ApiKeyAuth(client, usage=True, jwt_secret="secret", limit="100/minute")
+    app = FastAPI(lifespan=auth.lifespan)
+    install_error_handlers(app)
+
+    async def read(
+        segment: UUID, caller: Annotated[Caller, auth.require("segment", "read", id="segment")]
+    ) -> Segment:
+        assert_type(caller, Caller)
+        assert_type(caller.account_id, UUID)
+        assert_type(caller.scopes, tuple[Scope, ...])
+        assert_type(caller.client, AsyncAudienceLab)
+        return await caller.client.segments.get(segment)
+
+    async def watch(websocket: WebSocket, caller: Annotated[Caller, auth.require_key()]) -> None:
+        assert_type(caller.allows("segment", "*", "read"), bool)
+
+    app.add_api_route("/segments/{segment}", read)
+    app.add_api_websocket_route("/watch", watch)
+
+
+async def starlette_handler(auth: StarletteApiKeyAuth, request: Request) -> None:
+    assert_type(await auth.check(request, "segment", "read", id="segment_id"), Caller)
+    auth.authenticator = AsyncKeyAuthenticator(AsyncAudienceLab.from_env())
+    auth.authenticator = AsyncFakeAuthenticator({"sk_": authenticated_key()})
+    assert_type(FakeAuthenticator().authenticate("sk_"), AuthenticatedApiKey | RejectedApiKey)
