@@ -205,9 +205,7 @@ class ApiKeyAuth:
             Problem: The key lacks the scope (403), or what `authenticate` raises.
         """
         caller = await self.authenticate(connection)
-        entity_id = str(connection.path_params.get(id, id))
-        if not caller.allows(entity_type, entity_id, action):
-            raise _shown(connection, forbidden(entity_type, entity_id, action))
+        require_scope(connection, caller, entity_type, action, id)
         return caller
 
     def _note(self, connection: HTTPConnection, caller: Caller) -> None:
@@ -231,6 +229,19 @@ class ApiKeyAuth:
             exchange.headers = [
                 (name.lower().encode(), value.encode()) for name, value in headers.items()
             ]
+
+
+def require_scope(
+    connection: HTTPConnection, caller: Caller, entity_type: str, action: str, entity_id: str
+) -> None:
+    """Check a scope, as `ApiKeyAuth.check` does.
+
+    Raises:
+        Problem: The key lacks it (403).
+    """
+    entity_id = str(connection.scope.get("path_params", {}).get(entity_id, entity_id))
+    if not caller.allows(entity_type, entity_id, action):
+        raise _shown(connection, forbidden(entity_type, entity_id, action))
 
 
 def _installed(app: Any) -> ExchangeMiddleware:

@@ -29,10 +29,10 @@ class Requirement(SecurityBase):
 
     async def __call__(self, connection: HTTPConnection) -> Caller:
         """Return the key of a request."""
-        if self._scope is None:
-            return await self._auth.authenticate(connection)
-        entity_type, action, entity_id = self._scope
-        return await self._auth.check(connection, entity_type, action, id=entity_id)
+        caller = await self._auth.authenticate(connection)
+        if self._scope is not None:
+            _auth.require_scope(connection, caller, *self._scope)
+        return caller
 
 
 class ApiKeyAuth(_auth.ApiKeyAuth):

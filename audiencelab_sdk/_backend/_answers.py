@@ -196,12 +196,17 @@ class Answers(Generic[Signal]):
             self._changes += 1
             self._flights.clear()
             for cache in (self._valid, self._invalid):
-                for digest, entry in list(cache.items()):
-                    if change.concerns(entry.answer):
+                for digest in list(cache):
+                    # By the base class, because this is no use of the entry.
+                    if change.concerns(super(LRUCache, cache).__getitem__(digest).answer):
                         del cache[digest]
 
     def _find(self, digest: bytes) -> ApiKeyAuthentication | None:
-        entry = self._valid.get(digest) or self._invalid.get(digest)
+        entry: _Entry | None
+        try:
+            entry = self._valid[digest]
+        except KeyError:
+            entry = self._invalid.get(digest)
         if entry is None or time.monotonic() >= entry.fresh_until:
             return None
         return entry.answer

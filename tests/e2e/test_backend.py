@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import socket
@@ -9,15 +10,24 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import httpx
 import pytest
+import trio
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from audiencelab_sdk import AudienceLab, KeyAuthenticator, UsageEvent, UsageRecorder
+from audiencelab_sdk import (
+    AsyncAudienceLab,
+    AsyncKeyAuthenticator,
+    AudienceLab,
+    KeyAuthenticator,
+    UsageEvent,
+    UsageRecorder,
+)
 from tests._waiting import wait_until
 from tests.e2e._scenarios import READ_SEGMENTS
 
@@ -245,6 +255,22 @@ def test_a_revoked_key(project: Project, key: CreatedApiKey) -> None:
         assert authenticator.authenticate(key.key)  # for 30 seconds
         time.sleep(0.5)
         assert not other_process.authenticate(key.key)
+
+
+def test_several_event_loops_share_an_authenticator(project: Project, key: CreatedApiKey) -> None:
+    client = AsyncAudienceLab(project.url, project.service_role_key, max_retries=0)
+    authenticator = AsyncKeyAuthenticator(client)
+
+    async def authenticate() -> int:
+        valid = 0
+        for _ in range(50):
+            valid += bool(await authenticator.authenticate(key.key))
+            await client.api_keys.enable(key.id)  # forgets it
+        return valid
+
+    with ThreadPoolExecutor(6) as threads:
+        runs = [lambda: asyncio.run(authenticate()), lambda: trio.run(authenticate)] * 3
+        assert list(threads.map(lambda run: run(), runs)) == [50] * 6
 
 
 def test_the_database_is_away(project: Project, key: CreatedApiKey, tmp_path: Path) -> None:
