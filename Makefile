@@ -28,7 +28,7 @@ test: $(DEV_READY) ## run all tests
 
 test-full: $(DEV_READY) ## run all tests with more rounds, and the benchmarks in full size
 	@AUDIENCELAB_FORK_ROUNDS=30 $(BIN)/python -m pytest $(PYTEST_ARGS)
-	@for name in backend database direct_access migrations rest sdk; do \
+	@for name in backend database direct_access enrichment migrations rest sdk; do \
 	  $(BIN)/python tests/benchmarks/$$name.py || exit; done
 
 coverage: $(DEV_READY) ## fail unless the unit tests cover every branch of the client

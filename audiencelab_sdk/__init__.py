@@ -4,6 +4,8 @@ from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator, KeyA
 from audiencelab_sdk._backend._recorders import AsyncUsageRecorder, UsageRecorder
 from audiencelab_sdk._backend._usage_queue import UsageStatistics
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk._resources._async_running import AsyncEnrichmentRun
+from audiencelab_sdk._resources._running import EnrichmentRun
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import (
@@ -16,7 +18,9 @@ from audiencelab_sdk.errors import (
     ClientClosedError,
     ConfigurationError,
     ConflictError,
+    EnrichmentChunkError,
     EnrichmentFailedError,
+    EnrichmentRecordError,
     EnrichmentTimeoutError,
     InsecureURLWarning,
     InvalidArgumentError,
@@ -78,6 +82,7 @@ __all__ = [
     "ApiKeyEvent",
     "ApiKeyVerification",
     "AsyncAudienceLab",
+    "AsyncEnrichmentRun",
     "AsyncKeyAuthenticator",
     "AsyncPage",
     "AsyncPages",
@@ -93,8 +98,11 @@ __all__ = [
     "ConflictError",
     "CreatedApiKey",
     "CustomColumn",
+    "EnrichmentChunkError",
     "EnrichmentFailedError",
     "EnrichmentJob",
+    "EnrichmentRecordError",
+    "EnrichmentRun",
     "EnrichmentStatus",
     "EnrichmentTimeoutError",
     "EnrichmentType",

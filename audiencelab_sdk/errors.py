@@ -12,6 +12,8 @@
     ├── AuthenticationOverloadedError
     ├── EnrichmentFailedError
     ├── EnrichmentTimeoutError
+    ├── EnrichmentRecordError
+    ├── EnrichmentChunkError
     └── APIStatusError
         ├── AuthenticationError      401
         ├── PermissionDeniedError    403
@@ -154,6 +156,49 @@ class EnrichmentTimeoutError(AudienceLabError):
             f"enrichment job {job.id} is still {job.status} after {self.timeout:g} s{progress}: "
             "wait again, or pass a longer timeout"
         )
+
+
+class EnrichmentRecordError(AudienceLabError):
+    """The function passed to `run` raised an exception for a record. It is the ``__cause__``.
+
+    The traceback in the worker is a note of the error. An exception of another process that cannot
+    be pickled is replaced by one with its type and message as text.
+
+    Attributes:
+        index: The index of the record, from 0.
+        reason: The type and the message of the exception.
+    """
+
+    def __init__(self, index: int, reason: str) -> None:
+        super().__init__(index, reason)
+        self.index = index
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"record {self.index}: {shown(self.reason)}"
+
+
+class EnrichmentChunkError(AudienceLabError):
+    """The executor passed to `run` did not run a chunk of records. Its error is the ``__cause__``.
+
+    For example, the record made the worker process crash in each attempt, or a value cannot be
+    pickled.
+
+    Attributes:
+        records: The chunk, such as "records 2000 to 2999". The numbers are indices, from 0.
+        attempts: How many times the executor tried.
+        reason: The type and the message of the executor's error.
+    """
+
+    def __init__(self, records: str, attempts: int, reason: str) -> None:
+        super().__init__(records, attempts, reason)
+        self.records = records
+        self.attempts = attempts
+        self.reason = reason
+
+    def __str__(self) -> str:
+        times = "1 attempt" if self.attempts == 1 else f"{self.attempts} attempts"
+        return f"{self.records} did not run in {times}: {shown(self.reason)}"
 
 
 class APIStatusError(AudienceLabError):

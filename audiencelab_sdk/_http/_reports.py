@@ -41,7 +41,7 @@ class Reports:
         self.span: Callable[[str], AbstractContextManager[object]] = (
             partial(_span, tracer) if tracer else nullcontext
         )
-        self.is_used = self._is_traced or on_response is not None
+        self.is_used: bool = self._is_traced or on_response is not None
 
     def report(
         self,

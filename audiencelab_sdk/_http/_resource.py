@@ -107,6 +107,13 @@ def made_by(
     return decorate
 
 
+def overloaded(
+    decorate: Callable[[Callable[..., Any]], Any],
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Leave the types of a decorated method to its overloads."""
+    return decorate
+
+
 def _plain(
     function: Callable[..., Any], finish: Callable[[Any, str, Any], Any], result: Any
 ) -> Callable[..., Any]:

@@ -1,9 +1,10 @@
 """Enrichment jobs: `client.enrichment`."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
 
 from audiencelab_sdk._arguments import (
@@ -17,11 +18,21 @@ from audiencelab_sdk._arguments import (
 from audiencelab_sdk._http._listing import Listing
 from audiencelab_sdk._http._operation import Operation, rpc
 from audiencelab_sdk._http._reading import read
-from audiencelab_sdk._http._resource import D, Resource, listing, made_by, operation
+from audiencelab_sdk._http._resource import (
+    D,
+    Resource,
+    listing,
+    made_by,
+    operation,
+    overloaded,
+)
 from audiencelab_sdk._http._table import created, creator, equal
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
+from audiencelab_sdk._resources._async_running import AsyncEnrichmentRun
 from audiencelab_sdk._resources._bar import Observer, observer
+from audiencelab_sdk._resources._plans import NewExecutor, OnError, Plan
+from audiencelab_sdk._resources._running import EnrichmentRun
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
 from audiencelab_sdk.errors import (
     AudienceLabError,
@@ -29,6 +40,12 @@ from audiencelab_sdk.errors import (
     EnrichmentTimeoutError,
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
+
+if TYPE_CHECKING:
+    from audiencelab_sdk._http._drivers import AsyncDriver, Driver
+
+R = TypeVar("R")
+T = TypeVar("T")
 
 
 class Enrichment(Resource[D]):
@@ -391,3 +408,142 @@ class Enrichment(Resource[D]):
                 caller may not work on it.
         """
         return Tracking(job, worker=worker, complete=complete, show=show)
+
+    @overload
+    def run(
+        self: "Enrichment[Driver]",
+        job: EnrichmentJob | UUID | str,
+        records: Iterable[R],
+        enrich: Callable[[R], T],
+        *,
+        executor: Executor | NewExecutor | None = None,
+        chunk_size: int = 1000,
+        in_flight: int = 64,
+        attempts: int = 3,
+        unit: str | None = None,
+        on_error: OnError = "fail",
+        show: bool = False,
+    ) -> EnrichmentRun[T]: ...
+    @overload
+    def run(
+        self: "Enrichment[AsyncDriver]",
+        job: EnrichmentJob | UUID | str,
+        records: Iterable[R],
+        enrich: Callable[[R], Awaitable[T]],
+        *,
+        executor: None = None,
+        chunk_size: int = 1000,
+        in_flight: int = 64,
+        attempts: int = 3,
+        unit: str | None = None,
+        on_error: OnError = "fail",
+        show: bool = False,
+    ) -> AsyncEnrichmentRun[T]: ...
+    @overload
+    def run(
+        self: "Enrichment[AsyncDriver]",
+        job: EnrichmentJob | UUID | str,
+        records: Iterable[R],
+        enrich: Callable[[R], T],
+        *,
+        executor: Executor | NewExecutor,
+        chunk_size: int = 1000,
+        in_flight: int = 64,
+        attempts: int = 3,
+        unit: str | None = None,
+        on_error: OnError = "fail",
+        show: bool = False,
+    ) -> AsyncEnrichmentRun[T]: ...
+    @overloaded(made_by(EnrichmentRun[Any], AsyncEnrichmentRun[Any]))
+    def run(
+        self,
+        job: EnrichmentJob | UUID | str,
+        records: Iterable[Any],
+        enrich: Callable[[Any], Any],
+        *,
+        executor: Executor | NewExecutor | None = None,
+        chunk_size: int = 1000,
+        in_flight: int = 64,
+        attempts: int = 3,
+        unit: str | None = None,
+        on_error: OnError = "fail",
+        show: bool = False,
+    ) -> Plan[Any, Any]:
+        """Return a context manager that enriches records, and iterates over their outcomes.
+
+        `enrich` may run more than once for a record, for example after a worker process was killed.
+        It must therefore be safe to repeat. Each record has exactly one outcome and counts once.
+
+        ::
+
+            with client.enrichment.run(job, records, find_email, executor=executor) as outcomes:
+                for outcome in outcomes:
+                    save(outcome.index, outcome.value if outcome else None)
+
+            async with async_client.enrichment.run(job, records, find_email) as outcomes:
+                async for outcome in outcomes:
+                    await save(outcome.index, outcome.value if outcome else None)
+
+        Entering the block starts a pending job. Records are read as needed, so they may come from
+        an endless generator, and sent to the executor in chunks. The outcomes come in no particular
+        order. An exception of `enrich` is the outcome of its record, an EnrichmentRecordError.
+
+        Leaving the block after the last outcome completes the job. If the block raises or is left
+        earlier, queued chunks are canceled and the job fails with the reason. Calls of `enrich`
+        that run in threads finish first. Chunks that run elsewhere are abandoned.
+
+        Only this process talks to the API. It reports the outcomes that the loop has dealt with, at
+        most once a second, and at least every 30 seconds. A transient error of a report does not
+        interrupt the work. The last report is retried for up to a minute. Calls the database
+        function ``report_enrichment_progress``, and reads and updates the table
+        ``enrichment_tracking``.
+
+        Args:
+            job: The job, or its id.
+            records: Any iterable. Processes and clusters need records that can be pickled.
+            enrich: Called with a record. Its result is the outcome's value. The asynchronous client
+                takes a coroutine function, or a plain function and an executor. Processes need a
+                function at the top level of a module.
+            executor: Any executor of ``concurrent.futures``, such as a ProcessPoolExecutor or
+                ``dask.distributed.Client.get_executor()``. It is not shut down. A function that
+                creates an executor may be passed instead: the run then shuts it down, and replaces
+                it if a worker is killed. None means a pool of threads.
+            chunk_size: How many records a worker gets at once, and enriches one after the other. A
+                coroutine function gets single records.
+            in_flight: How many chunks are submitted and not consumed yet, at most. A slow loop
+                therefore slows the workers. For a coroutine function, how many records.
+            attempts: How many times a chunk is tried if the executor does not run it to its end,
+                for example because its worker was killed.
+            unit: The name under which the totals are reported. Totals of different names are added
+                up: a run for other records, such as those without an outcome, needs another name.
+                Under one name each record counts once: a run that starts again from the first
+                record, for example after this process was killed, needs the same name. None means a
+                random name.
+            on_error: Whether a block that raises or is left early fails the job, or leaves it
+                processing, so that another run can go on with the remaining records.
+            show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
+
+        Returns:
+            The context manager, which is the iterator as well. Its `processed` and `failed` are the
+            totals, also after an error.
+
+        Raises:
+            ConfigurationError: `show` is true, and rich is not installed.
+            ConflictError: The job is completed or failed. The iterator raises it if the job ends
+                meanwhile.
+            NotFoundError: The job does not exist, or the caller may not work on it.
+            EnrichmentChunkError: The executor did not run a chunk in all attempts. The iterator
+                raises it.
+        """
+        return Plan(
+            job,
+            records,
+            enrich,
+            executor=executor,
+            chunk_size=chunk_size,
+            in_flight=in_flight,
+            attempts=attempts,
+            unit=unit,
+            on_error=on_error,
+            show=show,
+        )

@@ -12,7 +12,8 @@ T = TypeVar("T")
 class Outcome(Generic[T]):
     """The outcome of one item of a batch: a value or an error. It is truthy for a value.
 
-    A batch returns one outcome per item, in the order of the items::
+    A batch returns one outcome per item, in the order of the items. `enrichment.run` yields them as
+    they come::
 
         for outcome in client.segments.create_many(account_id, segments):
             if outcome.error:
@@ -27,6 +28,16 @@ class Outcome(Generic[T]):
     index: int
     value: T | None = None
     error: AudienceLabError | None = None
+
+    def __init__(
+        self, index: int, value: T | None = None, error: AudienceLabError | None = None
+    ) -> None:
+        # `run` creates millions of outcomes. The constructor of a frozen dataclass takes twice as
+        # long.
+        fields = self.__dict__
+        fields["index"] = index
+        fields["value"] = value
+        fields["error"] = error
 
     def __bool__(self) -> bool:
         return self.error is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -138,10 +139,26 @@ def advance_late(client: Client, job: Thing) -> None:
     client.track(job.id, work)
 
 
+def run(client: Client, job: Thing) -> None:
+    client.run(job.id, job.meanwhile)
+
+
+def run_without_threads(client: Client, job: Thing) -> None:
+    with ThreadPoolExecutor() as threads:
+        client.run(job.id, threads.shutdown, executor=threads, chunk_size=5)
+
+
 # Calls of other methods than those of a resource, and calls in several steps.
 SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
     "enrichment.track": track,
     "enrichment.track(show)": lambda client, job: client.track(job.id, lambda _: None, show=True),
+    "enrichment.run": run,
+    "enrichment.run(show)": lambda client, job: client.run(job.id, lambda: None, show=True),
+    "enrichment.run(0)": lambda client, job: client.run(job.id, lambda: None, chunk_size=0),
+    "enrichment.run(no threads)": run_without_threads,
+    "EnrichmentRun.job": lambda client, job: (
+        client.client.enrichment.run(job.id, [], str, executor=ThreadPoolExecutor).job
+    ),
     "Progress.advance": advance_late,
     "Progress.advance(-1)": lambda client, job: client.track(job.id, lambda advance: advance(-1)),
     "Progress.job": lambda client, job: client.client.enrichment.track(job.id).job,

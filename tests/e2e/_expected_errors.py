@@ -10,6 +10,7 @@ from audiencelab_sdk import (
     AuthenticationError,
     ConfigurationError,
     ConflictError,
+    EnrichmentChunkError,
     EnrichmentFailedError,
     EnrichmentTimeoutError,
     InvalidArgumentError,
@@ -72,9 +73,11 @@ UNSEEN_JOB = Refusal(
 NO_JOB = Refusal(NotFoundError, 404, "PT404", "the enrichment job does not exist")
 WRONG_STATUS = conflict(None, "the enrichment job is ")
 ENDED = conflict("PT409", "the enrichment job is already ")
+ALREADY_ENDED = conflict(None, "the enrichment job is already ")
 READ_ONLY = Refusal(PermissionDeniedError, 403, None, "this client may read the enrichment job")
 FULL = conflict("PT409", "the account has 1000 live API keys")
 THROTTLED = Refusal(RateLimitError, 429, "PT429", "too many invalid API keys with this prefix")
+NOT_RUN = Refusal(EnrichmentChunkError, None, None, "records 5 to 9 did not run in 1 attempt: ")
 FAILED = Refusal(EnrichmentFailedError, None, None, "enrichment job ")
 TIMED_OUT = Refusal(EnrichmentTimeoutError, None, None, "enrichment job ")
 NO_RICH = unusable("the progress bar needs rich")
@@ -347,6 +350,21 @@ ENRICHMENT: Table = [
     ("enrichment.track", "no job", "member service", NO_JOB),
     ("enrichment.track", "deleted job", "member", NO_JOB),
     ("enrichment.track(show)", "job, no rich", "member", NO_RICH),
+    ("enrichment.run", "pending job", "member service key", RETURNS),
+    ("enrichment.run", "pending job", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_JOB),
+    ("enrichment.run", "pending job", "read_key", NO_JOB),
+    ("enrichment.run", "pending job", "anon", ANONYMOUS),
+    ("enrichment.run", "processing job", "member", RETURNS),
+    ("enrichment.run", "completed job", "member service key", ALREADY_ENDED),
+    ("enrichment.run", "failed job", "member", ALREADY_ENDED),
+    ("enrichment.run", "stopped job", "member", ENDED),
+    ("enrichment.run", "left job", "member", NO_JOB),
+    ("enrichment.run", "no job", "member service", UNSEEN_JOB),
+    ("enrichment.run", "deleted job", "member", UNSEEN_JOB),
+    ("enrichment.run(0)", "pending job", "member", invalid("chunk_size must be from 1 to")),
+    ("enrichment.run(show)", "job, no rich", "member", NO_RICH),
+    ("enrichment.run(no threads)", "pending job", "member", NOT_RUN),
+    ("EnrichmentRun.job", "pending job", "member", invalid("the job is not available yet")),
     ("Progress.advance", "stopped job", "member", ENDED),
     ("Progress.advance", "left job", "member", NO_JOB),
     ("Progress.advance(-1)", "pending job", "member", invalid("processed must be from 0 to")),

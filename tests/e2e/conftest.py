@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -76,6 +77,13 @@ class SyncClient:
             body(progress.advance)
         return progress.job
 
+    def run(self, job: Any, body: Callable[[], object], **options: Any) -> EnrichmentJob:
+        """Enrich a few records, call `body` inside the block of `run`, and return the job."""
+        with self.client.enrichment.run(job, range(10), str, **options) as outcomes:
+            body()
+            assert len(list(outcomes)) == 10
+        return outcomes.job
+
     def with_options(self, **options: Any) -> SyncClient:
         return SyncClient(self.client.with_options(**options))
 
@@ -123,6 +131,18 @@ class AsyncClient:
 
                 await anyio.to_thread.run_sync(body, advance)
             return progress.job
+
+        return self._portal.call(run)
+
+    def run(self, job: Any, body: Callable[[], object], **options: Any) -> EnrichmentJob:
+        """Enrich a few records, call `body` inside the block of `run`, and return the job."""
+
+        async def run() -> EnrichmentJob:
+            options.setdefault("executor", ThreadPoolExecutor)
+            async with self.client.enrichment.run(job, range(10), str, **options) as outcomes:
+                await anyio.to_thread.run_sync(body)
+                assert len([outcome async for outcome in outcomes]) == 10
+            return outcomes.job
 
         return self._portal.call(run)
 

@@ -6,11 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from audiencelab_sdk import AudienceLab, Scope
+from tests.e2e._dask import dask_cluster
 
 if TYPE_CHECKING:
     from tests.e2e._project import Project
@@ -30,6 +31,10 @@ STORIES = {
         "is pending",
         "is completed: 400 records are processed",
         "8 of them failed",
+    ],
+    "enrichment_cluster.py": [
+        "is completed: 2000 records are processed",
+        "1960 addresses were found, 40 were not",
     ],
     "rotation.py": [
         "the old key is valid",
@@ -110,6 +115,22 @@ def test_the_examples_print_each_step(project: Project, example: str, named: boo
     assert "Warning" not in result.stderr
     for part in STORIES[example]:
         assert part in result.stdout
+
+
+def test_the_enrichment_runs_on_a_cluster_if_the_environment_names_one(project: Project) -> None:
+    name = "enrichment_cluster.py"
+    with dask_cluster(workers=2) as (cluster, dask):
+        environment = environment_of(project) | {"DASK_SCHEDULER": cluster.scheduler_address}
+        result = run(environment, EXAMPLES / name)
+        tasks = dask.run_on_scheduler(names_of_tasks)
+    assert result.returncode == 0, result.stderr
+    for part in STORIES[name]:
+        assert part in result.stdout
+    assert len({task for task in tasks if "run_chunk" in task}) == 40
+
+
+def names_of_tasks(dask_scheduler: Any) -> list[str]:
+    return [str(transition[0]) for transition in dask_scheduler.transition_log]
 
 
 @pytest.mark.parametrize("named", [True, False])

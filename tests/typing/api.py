@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from concurrent.futures import Executor, ProcessPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, assert_type
 from uuid import UUID
@@ -20,6 +21,7 @@ from audiencelab_sdk import (
     APIStatusError,
     APITimeoutError,
     AsyncAudienceLab,
+    AsyncEnrichmentRun,
     AsyncKeyAuthenticator,
     AsyncPage,
     AsyncPages,
@@ -30,8 +32,11 @@ from audiencelab_sdk import (
     AuthenticatedApiKey,
     CreatedApiKey,
     CustomColumn,
+    EnrichmentChunkError,
     EnrichmentFailedError,
     EnrichmentJob,
+    EnrichmentRecordError,
+    EnrichmentRun,
     EnrichmentStatus,
     EnrichmentType,
     InvalidApiKey,
@@ -175,6 +180,38 @@ async def async_segments_and_jobs(client: AsyncAudienceLab, segment: UUID) -> No
         await progress.advance()
 
 
+def find_email(record: int) -> str | None:
+    return str(record)
+
+
+async def find_email_later(record: int) -> str | None:
+    return str(record)
+
+
+def runs(client: AudienceLab, job: EnrichmentJob, executor: Executor) -> None:
+    with client.enrichment.run(job, [1, 2], find_email, executor=executor) as outcomes:
+        assert_type(outcomes, EnrichmentRun[str | None])
+        for outcome in outcomes:
+            assert_type(outcome, Outcome[str | None])
+            assert_type(outcome.unwrap(), str | None)
+        assert_type(next(outcomes), Outcome[str | None])
+    assert_type(outcomes.job, EnrichmentJob)
+    assert_type(outcomes.processed, int)
+    assert_type(outcomes.unit, str)
+    client.enrichment.run(job, ["a"], len, executor=ProcessPoolExecutor, on_error="leave")
+    client.enrichment.run(job, ["a"], find_email)  # type: ignore[arg-type] # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+async def async_runs(client: AsyncAudienceLab, job: UUID, executor: Executor) -> None:
+    async with client.enrichment.run(job, [1, 2], find_email_later) as outcomes:
+        assert_type(outcomes, AsyncEnrichmentRun[str | None])
+        async for outcome in outcomes:
+            assert_type(outcome, Outcome[str | None])
+    async with client.enrichment.run(job, [1], find_email, executor=executor) as plain:
+        assert_type(plain, AsyncEnrichmentRun[str | None])
+    client.enrichment.run(job, [1], find_email)  # type: ignore[arg-type] # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
 async def async_client(account: UUID) -> None:
     async with AsyncAudienceLab("https://a.supabase.co", "key") as client:
         assert_type(client, AsyncAudienceLab)
@@ -246,8 +283,12 @@ def errors(error: APIStatusError, limit: RateLimitError, late: APITimeoutError) 
     assert_type(UsageLogError("why").code, str | None)
 
 
-def failure(error: EnrichmentFailedError) -> None:
+def failure(
+    error: EnrichmentFailedError, record: EnrichmentRecordError, chunk: EnrichmentChunkError
+) -> None:
     assert_type(error.job, EnrichmentJob)
+    assert_type(record.index, int)
+    assert_type(chunk.attempts, int)
 
 
 def backend(client: AudienceLab, event: UsageEvent) -> None:

@@ -17,8 +17,8 @@ async def close(client: Any) -> None:
 
 def in_sync_words(text: str) -> str:
     """Rewrite a signature of the asynchronous client as the synchronous one has it."""
-    text = text.replace("AsyncPages", "Page")
-    text = re.sub(r"Async(?=AudienceLab|Client|Page|Driver|Progress)", "", text)
+    text = text.replace("AsyncPages", "Page").replace("_async_running", "_running")
+    text = re.sub(r"Async(?=AudienceLab|Client|Page|Driver|EnrichmentRun|Progress)", "", text)
     awaitable = re.compile(r"(?:collections\.abc\.)?Awaitable\[")
     while found := awaitable.search(text):
         end, depth = found.end(), 1

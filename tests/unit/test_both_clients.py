@@ -7,9 +7,11 @@ import pytest
 
 from audiencelab_sdk import (
     AsyncAudienceLab,
+    AsyncEnrichmentRun,
     AsyncPage,
     AsyncProgress,
     AudienceLab,
+    EnrichmentRun,
     Page,
     Progress,
 )
@@ -19,6 +21,7 @@ PAIRS: list[tuple[type, type]] = [
     (AudienceLab, AsyncAudienceLab),
     (Page, AsyncPage),
     (Progress, AsyncProgress),
+    (EnrichmentRun, AsyncEnrichmentRun),
 ]
 RENAMED = {"close": "aclose"}
 NOT_AWAITED = {"__init__", "from_env", "from_supabase", "as_user", "as_api_key", "with_options"}

@@ -14,7 +14,9 @@ from audiencelab_sdk.errors import (
     APITimeoutError,
     AudienceLabError,
     ConfigurationError,
+    EnrichmentChunkError,
     EnrichmentFailedError,
+    EnrichmentRecordError,
     EnrichmentTimeoutError,
     InsecureURLWarning,
     InvalidArgumentError,
@@ -44,6 +46,8 @@ EXAMPLES = [
     PermissionDeniedError(403, "42501", "permission denied", "details", "ask", "r-2"),
     EnrichmentFailedError(EnrichmentJob.model_validate(JOB)),
     EnrichmentTimeoutError(EnrichmentJob.model_validate(JOB), 2.5),
+    EnrichmentRecordError(7, "ValueError: odd"),
+    EnrichmentChunkError("records 0 to 9", 1, "BrokenProcessPool: killed"),
     rate_limit(),
 ]
 

@@ -63,8 +63,9 @@ def test_methods_are_ordinary_methods_of_both_clients(
     assert not inspect.iscoroutinefunction(plain)
     # A method that returns pages is not an `async def`, which Python 3.11 cannot be told.
     is_known = name not in {"list", "log", "events"} or sys.version_info >= (3, 12)
-    assert inspect.iscoroutinefunction(awaited) is (name != "track" and is_known)
-    assert inspect.iscoroutinefunction(partial(awaited)) is (name != "track" and is_known)
+    is_awaited = name not in {"track", "run"} and is_known
+    assert inspect.iscoroutinefunction(awaited) is is_awaited
+    assert inspect.iscoroutinefunction(partial(awaited)) is is_awaited
 
 
 def test_help_shows_the_methods_of_a_resource() -> None:

@@ -1,0 +1,212 @@
+"""What the synchronous and the asynchronous run share: the totals, and how they are reported."""
+
+import logging
+import time
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from uuid import UUID
+
+from audiencelab_sdk._http._operation import Operation
+from audiencelab_sdk._http._resource import D
+from audiencelab_sdk._resources import _jobs as jobs
+from audiencelab_sdk._resources._bar import Observer, observer
+from audiencelab_sdk._resources._plans import Plan
+from audiencelab_sdk._resources._portions import Portion, Totals
+from audiencelab_sdk._resources._tracking import (
+    _retry_until_deadline as retry_until_deadline,  # pyright: ignore[reportPrivateUsage] - both report the last totals like this
+)
+from audiencelab_sdk.errors import AudienceLabError, ConflictError, InvalidArgumentError
+from audiencelab_sdk.models import EnrichmentJob
+
+logger = logging.getLogger("audiencelab_sdk")
+
+T = TypeVar("T")
+Reason: TypeAlias = BaseException | str | None
+
+SECONDS_BETWEEN_REPORTS = 1.0
+SECONDS_BETWEEN_HEARTBEATS = 30.0
+_NOT_ENTERED = (
+    "the outcomes are available inside a with block only: "
+    "with client.enrichment.run(...) as outcomes"
+)
+
+
+class Source(Protocol[T]):
+    """The outcomes of a run in portions, as they become available."""
+
+    @property
+    def sent(self) -> int:
+        """The number of records that were sent off."""
+        ...
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no record is left: neither to send nor to consume."""
+        ...
+
+    @property
+    def has_ended_calls(self) -> bool:
+        """Whether `take` has something to return."""
+        ...
+
+    def supply(self) -> None:
+        """Send records off, as many as the limit admits."""
+
+    def take(self) -> Portion[T] | None:
+        """Return the next portion, without waiting. None if there is none."""
+        ...
+
+    def consumed(self) -> None:
+        """Make room for another portion."""
+
+    def has_more_records(self) -> bool:
+        """Whether a record is left that was not sent off. Takes that record."""
+        ...
+
+    async def aclose(self) -> None:
+        """Stop everything that runs."""
+
+
+class RunBase(Generic[D, T]):
+    """The totals of a run and the job's state. It performs no I/O."""
+
+    def __init__(self, driver: D, name: str, plan: Plan[Any, Any]) -> None:
+        self._run: D = driver
+        self._name = name
+        self._plan = plan
+        self._job: EnrichmentJob | None = None
+        # The totals of earlier portions, and the current one. Replaced as a whole, because another
+        # thread reads it.
+        self._progress: tuple[Totals, Portion[T] | None] = Totals(0, 0), None
+        self._is_entered = False
+        self._is_open = False
+        # What the iteration raised. The block may have handled it.
+        self._error: BaseException | None = None
+        # What stopped the reports. The iteration raises it.
+        self._report_error: Exception | None = None
+        self._reported = Totals(0, 0)
+        self._reported_at = 0.0
+        self._display = ExitStack()
+        self._observe: Observer | None = None
+
+    @property
+    def unit(self) -> str:
+        """The name under which the run reports its totals."""
+        return self._plan.unit
+
+    @property
+    def processed(self) -> int:
+        """The number of outcomes that the loop has dealt with, failures included."""
+        return self._totals().processed
+
+    @property
+    def failed(self) -> int:
+        """How many of these were failures."""
+        return self._totals().failed
+
+    @property
+    def job(self) -> EnrichmentJob:
+        """The job as of the last report.
+
+        Raises:
+            InvalidArgumentError: The ``with`` block was not entered yet.
+        """
+        if self._job is None:
+            raise InvalidArgumentError("the job is not available yet: enter the with block first")
+        return self._job
+
+    def _begin(self) -> None:
+        if self._is_entered:
+            raise InvalidArgumentError("a run can be entered once: call run again")
+        self._is_entered = True
+        self._observe = self._display.enter_context(observer(None, show=self._plan.show))
+
+    def _check_entered(self) -> None:
+        if not self._is_open:
+            raise InvalidArgumentError(_NOT_ENTERED)
+
+    def _update(self, job: EnrichmentJob) -> None:
+        self._job = job
+        if self._observe:
+            self._observe(job)
+
+    def _check_job(self) -> Operation[EnrichmentJob]:
+        """Read the job, and make sure that it has not ended."""
+        job = yield from jobs.TABLE.get(self._plan.job_id)
+        if job.is_final:
+            message = (
+                f"the enrichment job is already {job.status}: its progress can no longer change"
+            )
+            raise ConflictError(409, None, message)
+        return job
+
+    def _is_report_due(self) -> bool:
+        age = time.monotonic() - self._reported_at
+        if age >= SECONDS_BETWEEN_HEARTBEATS:
+            return True
+        return age >= SECONDS_BETWEEN_REPORTS and self._reported != self._totals()
+
+    def _totals(self) -> Totals:
+        earlier, portion = self._progress
+        return _sum(earlier, portion.dealt_with()) if portion else earlier
+
+    def _count_portion(self) -> None:
+        """Count all outcomes that were handed out, and end the portion."""
+        earlier, portion = self._progress
+        if portion:
+            self._progress = _sum(earlier, portion.handed_out()), None
+
+    def _report(self, delay: float = 0.0) -> Operation[EnrichmentJob]:
+        self._reported_at = time.monotonic()
+        self._reported = self._totals()
+        return jobs.report_progress(
+            self._plan.job_id, self._plan.unit, *self._reported, delay=delay
+        )
+
+    def _end(self, reason: Reason) -> Operation[EnrichmentJob]:
+        """Report the last totals, and complete the job, or fail it for this reason, or leave it."""
+        if reason is None:
+            yield from retry_until_deadline(self._report)
+            moment = datetime.now(UTC)
+            return (
+                yield from retry_until_deadline(
+                    lambda delay: jobs.complete(self._plan.job_id, moment=moment, delay=delay)
+                )
+            )
+        if self._plan.leave:
+            return (yield from self._report())
+        try:
+            yield from self._report()
+        except AudienceLabError as error:
+            # Failing the job matters more than the last totals.
+            logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
+        return (yield from jobs.fail(self._job_id, reason))
+
+    @property
+    def _job_id(self) -> UUID:
+        return self._plan.job_id
+
+    def _log_lost_report(self, error: AudienceLabError) -> None:
+        logger.warning(
+            "a report for enrichment job %s failed, the next one includes its totals: %s",
+            self._job_id,
+            error,
+        )
+
+    def _why_unfinished(self, source: Source[T]) -> Reason:
+        """Return why the block, which has not raised, ends early. None if it ends in time."""
+        self._count_portion()
+        if self._error is not None:
+            return self._error
+        if self.processed == source.sent and not source.has_more_records():
+            return None
+        return f"the run was left before its last outcome, with {self.processed} records processed"
+
+    def _not_ended(self, error: object) -> str:
+        done = "reported" if self._plan.leave else "marked as failed"
+        return f"Enrichment job {self._job_id} could not be {done}: {error}"
+
+
+def _sum(one: Totals, other: Totals) -> Totals:
+    return Totals(one.processed + other.processed, one.failed + other.failed)
