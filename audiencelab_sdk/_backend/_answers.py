@@ -20,6 +20,7 @@ from pydantic import SecretStr
 from audiencelab_sdk._backend._bucket import TokenBucket
 from audiencelab_sdk._backend._forks import reset_in_children
 from audiencelab_sdk._resources._key_changes import KeyChange, add_listener
+from audiencelab_sdk._secrets import checked_secret
 from audiencelab_sdk.errors import (
     APIConnectionError,
     AudienceLabError,
@@ -121,7 +122,11 @@ class Answers(Generic[Signal]):
     def find(self, digest: bytes) -> ApiKeyAuthentication | None:
         """Return the answer for a digest, if it may be used."""
         with self._lock:
-            return self._find(digest)
+            try:
+                entry = self._valid[digest]
+            except KeyError:
+                return self._find(digest)
+            return entry.answer if time.monotonic() < entry.fresh_until else None
 
     def board(
         self, question: Question, digest: bytes, loop: object, signal: Signal
@@ -202,11 +207,7 @@ class Answers(Generic[Signal]):
                         del cache[digest]
 
     def _find(self, digest: bytes) -> ApiKeyAuthentication | None:
-        entry: _Entry | None
-        try:
-            entry = self._valid[digest]
-        except KeyError:
-            entry = self._invalid.get(digest)
+        entry = self._valid.get(digest) or self._invalid.get(digest)
         if entry is None or time.monotonic() >= entry.fresh_until:
             return None
         return entry.answer
@@ -226,11 +227,17 @@ class Answers(Generic[Signal]):
         return _Entry(answer, min(fresh_until, usable_until), usable_until)
 
 
-def digest_of(key: SecretStr) -> bytes | None:
-    """Return the digest of a text by which answers are found; None if it is too long for a key."""
+def digest_of(key: object) -> bytes | None:
+    """Return the digest of a text by which answers are found; None if it is too long for a key.
+
+    Raises:
+        InvalidArgumentError: It is not a text.
+    """
+    if not isinstance(key, SecretStr):
+        key = checked_secret("api_key", key)
     if len(key) > _LONGEST_TEXT:
         return None
-    text = key.get_secret_value().encode(errors="surrogatepass")
+    text = key.get_secret_value().encode("utf-8", "surrogatepass")
     return hashlib.blake2b(text, key=_DIGEST_KEY, digest_size=16).digest()
 
 

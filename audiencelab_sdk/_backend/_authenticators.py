@@ -18,7 +18,7 @@ from audiencelab_sdk._backend._loops import event_loop, spawn
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._key_format import may_be_api_key
 from audiencelab_sdk._resources._api_key_fields import address
-from audiencelab_sdk._secrets import checked_secret, hidden
+from audiencelab_sdk._secrets import hidden
 from audiencelab_sdk.models import ApiKeyAuthentication, RejectedApiKey, RejectionCode
 
 _MALFORMED = RejectedApiKey(code=RejectionCode.NOT_FOUND)
@@ -96,7 +96,7 @@ class KeyAuthenticator:
         """
         api_key = hidden(api_key)
         answers = self._answers
-        digest = digest_of(checked_secret("api_key", api_key))
+        digest = digest_of(api_key)
         if digest is None:
             return _MALFORMED
         answer = answers.find(digest)
@@ -214,7 +214,7 @@ class AsyncKeyAuthenticator:
         """
         api_key = hidden(api_key)
         answers = self._answers
-        digest = digest_of(checked_secret("api_key", api_key))
+        digest = digest_of(api_key)
         if digest is None:
             return _MALFORMED
         answer = answers.find(digest)

@@ -223,12 +223,15 @@ class AuthenticatedApiKey(Model, frozen=True):
             entity_id: The entity's id.
             action: The action, such as ``read``.
         """
-        return any(
-            scope.entity_type in {entity_type, "*"}
-            and scope.entity_id in {entity_id, "*"}
-            and scope.action in {action, "*"}
-            for scope in self.scopes
-        )
+        # A loop, because backends call it for each request.
+        for scope in self.scopes:
+            if (
+                scope.entity_type in (entity_type, "*")
+                and scope.entity_id in (entity_id, "*")
+                and scope.action in (action, "*")
+            ):
+                return True
+        return False
 
 
 class RejectedApiKey(Model, frozen=True):

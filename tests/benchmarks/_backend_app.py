@@ -1,6 +1,10 @@
-"""An application with one endpoint in three variants. It logs usage if `USAGE` is set."""
+"""An application with one endpoint, in the variant that `VARIANT` names.
+
+It logs usage if `USAGE` is set.
+"""
 
 import os
+from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException
@@ -22,13 +26,11 @@ async def name_of(connection: HTTPConnection) -> str:
     return name
 
 
-@app.get("/open/{segment_id}")
 async def read_without_a_key(segment_id: str) -> dict[str, str]:
     """Answer everybody."""
     return {"id": segment_id}
 
 
-@app.get("/dictionary/{segment_id}")
 async def read_with_a_dictionary(
     segment_id: str, _: Annotated[str, Depends(name_of)]
 ) -> dict[str, str]:
@@ -36,9 +38,16 @@ async def read_with_a_dictionary(
     return {"id": segment_id}
 
 
-@app.get("/required/{segment_id}")
 async def read_with_a_key(
     segment_id: str, _: Annotated[Caller, auth.require("segment", "read", id="segment_id")]
 ) -> dict[str, str]:
     """Answer those whose key may read the segment."""
     return {"id": segment_id}
+
+
+variants: dict[str, Callable[..., object]] = {
+    "open": read_without_a_key,
+    "dictionary": read_with_a_dictionary,
+    "required": read_with_a_key,
+}
+app.add_api_route("/segments/{segment_id}", variants[os.environ["VARIANT"]])
