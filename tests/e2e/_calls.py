@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
 from audiencelab_sdk import UsageEvent
@@ -148,6 +148,13 @@ def run_without_threads(client: Client, job: Thing) -> None:
         client.run(job.id, threads.shutdown, executor=threads, chunk_size=5)
 
 
+def authenticate(client: Client, *texts: str) -> None:
+    """Authenticate texts one after the other, of which the first exhausts the bound."""
+    authenticator = client.authenticator(max_lookups=0.001)
+    for text in texts:
+        client.wait_for(authenticator.authenticate(text))
+
+
 # Calls of other methods than those of a resource, and calls in several steps.
 SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
     "enrichment.track": track,
@@ -176,6 +183,13 @@ SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
     "AudienceLab.as_api_key(public key)": lambda client, key: client.as_api_key(
         key.id, signing_key={"kty": "EC", "crv": "P-256"}
     ),
+    "KeyAuthenticator.__init__": lambda client, _: client.authenticator(max_age=-1),
+    "KeyAuthenticator.authenticate": lambda client, _: authenticate(client, "sk_aaaaaaaa"),
+    "KeyAuthenticator.authenticate(two)": lambda client, _: authenticate(
+        client, "sk_aaaaaaaa", "sk_bbbbbbbb"
+    ),
+    "UsageRecorder.__init__": lambda client, _: client.recorder(max_queued=0),
+    "UsageRecorder.record": lambda client, _: client.recorder().record(cast("Any", "no event")),
     "AudienceLab.with_options": lambda client, _: client.with_options(timeout=1),
     "AudienceLab.with_options(0)": lambda client, _: client.with_options(timeout=0),
 }

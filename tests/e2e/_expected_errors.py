@@ -8,6 +8,7 @@ from functools import partial
 from audiencelab_sdk import (
     AudienceLabError,
     AuthenticationError,
+    AuthenticationOverloadedError,
     ConfigurationError,
     ConflictError,
     EnrichmentChunkError,
@@ -40,6 +41,7 @@ refused = partial(Refusal, InvalidRequestError, 400, "22023")
 not_logged = partial(Refusal, UsageLogError, None, "23503")
 invalid = partial(Refusal, InvalidArgumentError, None, None)
 unusable = partial(Refusal, ConfigurationError, None, None)
+OVERLOADED = Refusal(AuthenticationOverloadedError, None, None, "too many unknown API keys")
 
 ANONYMOUS = unauthenticated("42501", "permission denied for ")
 EXPIRED = unauthenticated("PGRST303", "JWT expired")
@@ -384,6 +386,14 @@ CLIENT: Table = [
     ("AudienceLab.with_options", "nothing", "service", RETURNS),
     ("AudienceLab.with_options(0)", "nothing", "service", unusable("timeout must be more than 0")),
 ]
+BACKEND: Table = [
+    ("KeyAuthenticator.__init__", "nothing", "service", invalid("max_age must be a number of")),
+    ("KeyAuthenticator.authenticate", "nothing", "service", RETURNS),
+    ("KeyAuthenticator.authenticate", "nothing", "member", NOT_ITS_ROLE),
+    ("KeyAuthenticator.authenticate(two)", "nothing", "service", OVERLOADED),
+    ("UsageRecorder.__init__", "nothing", "service", invalid("max_queued must be from 1")),
+    ("UsageRecorder.record", "nothing", "service", invalid("event must be a UsageEvent")),
+]
 
 
 @dataclass(frozen=True)
@@ -403,6 +413,7 @@ class Row:
 
 ROWS = [
     Row(name, thing, caller, expected)
-    for name, thing, callers, expected in (*API_KEYS, *LIFE_CYCLE, *SEGMENTS, *ENRICHMENT, *CLIENT)
+    for table in (API_KEYS, LIFE_CYCLE, SEGMENTS, ENRICHMENT, CLIENT, BACKEND)
+    for name, thing, callers, expected in table
     for caller in callers.split()
 ]

@@ -11,7 +11,15 @@ import anyio.to_thread
 import pytest
 from anyio.from_thread import start_blocking_portal
 
-from audiencelab_sdk import AsyncAudienceLab, AudienceLab, CreatedApiKey
+from audiencelab_sdk import (
+    AsyncAudienceLab,
+    AsyncKeyAuthenticator,
+    AsyncUsageRecorder,
+    AudienceLab,
+    CreatedApiKey,
+    KeyAuthenticator,
+    UsageRecorder,
+)
 from audiencelab_sdk.local import LocalStack
 from tests.e2e._project import Project, Tenant
 from tests.e2e._scenarios import EVERYTHING
@@ -69,6 +77,15 @@ class SyncClient:
     def next_page(self, page: Any) -> Any:
         return page.next()
 
+    def authenticator(self, **options: Any) -> KeyAuthenticator:
+        return KeyAuthenticator(self.client, **options)
+
+    def recorder(self, **options: Any) -> UsageRecorder:
+        return UsageRecorder(self.client, **options)
+
+    def wait_for(self, result: Any) -> Any:
+        return result
+
     def track(
         self, job: Any, body: Callable[[Callable[..., None]], None], **options: Any
     ) -> EnrichmentJob:
@@ -119,6 +136,18 @@ class AsyncClient:
 
     def next_page(self, page: Any) -> Any:
         return self._portal.call(page.next)
+
+    def authenticator(self, **options: Any) -> AsyncKeyAuthenticator:
+        return AsyncKeyAuthenticator(self.client, **options)
+
+    def recorder(self, **options: Any) -> AsyncUsageRecorder:
+        return AsyncUsageRecorder(self.client, **options)
+
+    def wait_for(self, awaitable: Any) -> Any:
+        async def wait() -> Any:
+            return await awaitable
+
+        return self._portal.call(wait)
 
     def track(
         self, job: Any, body: Callable[[Callable[..., None]], None], **options: Any

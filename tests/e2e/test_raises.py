@@ -115,7 +115,7 @@ GENERAL = {
 }
 BASES = {AudienceLabError, APIStatusError}
 # These raise the errors of other calls.
-PASSING_ON = {"Page.next", "Outcome.unwrap"}
+PASSING_ON = {"Page.next", "Outcome.unwrap", "KeyAuthenticator.authenticate"}
 OUTAGES = {
     *(APIConnectionError, ClientClosedError, RateLimitError, ServerError, UnexpectedResponseError),
 }
