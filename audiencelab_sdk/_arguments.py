@@ -7,7 +7,7 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, SupportsIndex, TypeVar, cast
 from uuid import UUID
 
@@ -85,6 +85,15 @@ def checked_seconds(name: str, value: Any) -> float:
     if not (math.isfinite(value) and value > 0):
         raise InvalidArgumentError(f"{name} must be more than 0 seconds and finite, not {value}")
     return float(value)
+
+
+def checked_timedelta(name: str, value: Any, lowest: timedelta, highest: timedelta) -> timedelta:
+    """`value`, a length of time within the limits."""
+    if not isinstance(value, timedelta):
+        raise InvalidArgumentError(f"{name} must be a timedelta, not {_kind(value)}")
+    if not lowest <= value <= highest:
+        raise InvalidArgumentError(f"{name} must be from {lowest} to {highest}, not {value}")
+    return value
 
 
 def checked_texts(name: str, value: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""Two workers share an enrichment job, and a progress bar shows their progress.
+"""Two threads share an enrichment job, each with a unit of work, and a bar shows the progress.
 
 Needs the extra `progress`.
 
@@ -45,17 +45,20 @@ def sign_in(jwt_secret: str) -> str:
     return jwt.encode(claims, jwt_secret, algorithm="HS256")
 
 
-def work(client: AudienceLab, job: EnrichmentJob, worker: str) -> None:
-    """Enrich half of the records in batches of ten. One record in fifty has no match."""
-    # The caller completes the job, after both workers have ended.
-    with client.enrichment.track(job, worker=worker, complete=False) as progress:
+def work(client: AudienceLab, job: EnrichmentJob, unit: str) -> None:
+    """Enrich half of the records in batches of ten. One record in fifty has no match.
+
+    If this process crashes, another one may process the same unit again: it counts once.
+    """
+    # The caller completes the job, after both units are finished.
+    with client.enrichment.track(job, unit=unit, complete=False) as progress:
         for first in range(0, RECORDS // 2, 10):
             time.sleep(0.1)  # stands for a request to a vendor
             progress.advance(10, failed=1 if first % 50 == 0 else 0)
 
 
 def main() -> None:
-    """Create a job, run two workers and wait for the job."""
+    """Create a job, work on its two units and wait for it."""
     with project() as (url, key, jwt_secret), AudienceLab(url, key) as backend:
         member = backend.as_user(sign_in(jwt_secret))
         job = member.enrichment.create(ACCOUNT_ID, uuid4(), "email", total_records=RECORDS)
@@ -64,7 +67,9 @@ def main() -> None:
             watcher = threads.submit(
                 member.enrichment.wait, job.id, timeout=60, poll_interval=0.5, show=True
             )
-            workers = [threads.submit(work, backend, job, name) for name in ("w1", "w2")]
+            workers = [
+                threads.submit(work, backend, job, name) for name in ("first half", "second half")
+            ]
             for worker in workers:
                 worker.result()
             backend.enrichment.complete(job.id)

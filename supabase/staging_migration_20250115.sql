@@ -3679,13 +3679,15 @@ begin
   end if;
 end;
 $requirements$;
-select audiencelab_private.require_ownership('enrichment_private', '{worker_progress}');
+select audiencelab_private.require_ownership('enrichment_private', '{unit_progress,partial_sums,worker_progress}');
 select audiencelab_private.require_ownership(
-  'public', '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress}'
+  'public',
+  '{enrichment_tracking,report_enrichment_progress,reset_enrichment_progress,retry_enrichment_job,
+    fail_stale_enrichment_jobs}'
 );
 
 create schema if not exists enrichment_private;
-comment on schema enrichment_private is 'The progress of the workers of enrichment jobs. Not exposed by the REST API.';
+comment on schema enrichment_private is 'The progress of the units of enrichment jobs. Not exposed by the REST API.';
 select audiencelab_private.revoke_privileges('enrichment_private');
 grant usage on schema enrichment_private to service_role;
 
@@ -3709,6 +3711,116 @@ $$;
 comment on function enrichment_private.keep_counters() is
   'Trigger function, before an update that decreases a counter: raises 42501, except for service_role and the table owner.';
 select audiencelab_private.revoke_privileges('enrichment_private', '{keep_counters}');
+
+-- A report locks its unit, and not the job: reports on one job do not wait for each other. They share an advisory lock on
+-- the job until they are committed. What must see all reports takes the lock exclusively, after it has locked the job.
+-- No session that holds the advisory lock waits for the lock on the job, so the two cannot deadlock. SKIP LOCKED is no
+-- exception: it can wait for the lock on a newer version of the row.
+create or replace function enrichment_private.lock_reports(p_job_id uuid)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform enrichment_private.require_read_committed();
+  perform pg_advisory_xact_lock(uuid_hash_extended(p_job_id, 0));
+end;
+$$;
+comment on function enrichment_private.lock_reports(uuid) is
+  'Waits for the reports on a job that are not committed yet, and holds off others until the transaction ends. The next'
+  ' statement reads all of them.';
+
+create or replace function enrichment_private.require_read_committed()
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- At a higher level, all statements read the snapshot of the first one, and miss what is committed before the lock is taken.
+  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then
+    raise exception using
+      errcode = 'invalid_transaction_state',
+      message = format(
+        'the progress of enrichment jobs is counted at isolation level read committed, not %s',
+        current_setting('transaction_isolation')
+      );
+  end if;
+end;
+$$;
+comment on function enrichment_private.require_read_committed() is
+  'Raises 25000 at an isolation level at which a statement does not read what was committed before it.';
+
+create or replace function enrichment_private.count_units(p_job_id uuid)
+returns table (processed_records integer, failed_records integer)
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_processed bigint;
+  v_failed bigint;
+begin
+  select coalesce(sum(progress.processed_records), 0), coalesce(sum(progress.failed_records), 0)
+  into v_processed, v_failed
+  from enrichment_private.unit_progress as progress
+  where progress.job_id = p_job_id;
+
+  delete from enrichment_private.partial_sums as part where part.job_id = p_job_id;
+  if v_processed > 0 or v_failed > 0 then
+    insert into enrichment_private.partial_sums (job_id, session_pid, processed_records, failed_records)
+    values (p_job_id, 0, v_processed, v_failed);
+  end if;
+  -- Limited to the range of the columns, so that a wrong report does not make others fail.
+  return query select least(v_processed, 2147483647)::integer, least(v_failed, 2147483647)::integer;
+end;
+$$;
+comment on function enrichment_private.count_units(uuid) is
+  'Returns the sums of the totals of all units of a job, each limited to 2147483647, and replaces its partial sums by one'
+  ' row. Requires lock_reports.';
+
+create or replace function enrichment_private.add_up_records()
+returns trigger
+language plpgsql
+volatile
+-- Definer: callers have no access to the totals of units. It changes the updated row, and the partial sums of its job.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform enrichment_private.lock_reports(new.id);
+  select
+    greatest(new.processed_records, counted.processed_records),
+    greatest(new.failed_records, counted.failed_records)
+  into new.processed_records, new.failed_records
+  from enrichment_private.count_units(new.id) as counted;
+  return new;
+end;
+$$;
+comment on function enrichment_private.add_up_records() is
+  'Trigger function, before an update that completes or fails a job: sets its counters to the sums over all units, unless'
+  ' they are greater. Waits for the reports that are not committed yet; later ones raise PT409.';
+
+create or replace function enrichment_private.delete_partial_sums()
+returns trigger
+language plpgsql
+volatile
+-- Definer: service_role deletes jobs, and cannot write partial sums.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from enrichment_private.partial_sums as part where tg_op = 'TRUNCATE' or part.job_id = old.id;
+  return null;
+end;
+$$;
+comment on function enrichment_private.delete_partial_sums() is
+  'Trigger function, after a job is deleted: deletes its partial sums, or all of them after TRUNCATE.';
+select audiencelab_private.revoke_privileges(
+  'enrichment_private',
+  '{lock_reports,require_read_committed,count_units,add_up_records,delete_partial_sums}'
+);
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
@@ -3764,6 +3876,18 @@ create trigger keep_counters_enrichment_tracking
   for each row
   when (new.processed_records < old.processed_records or new.failed_records < old.failed_records)
   execute function enrichment_private.keep_counters();
+create trigger add_up_records_enrichment_tracking
+  before update on audiencelab_desired.enrichment_tracking
+  for each row
+  when (new.status <> old.status and new.status in ('completed', 'failed'))
+  execute function enrichment_private.add_up_records();
+-- Not a foreign key of the partial sums: its check would wait for the lock on the job.
+create trigger delete_partial_sums_enrichment_tracking
+  after delete on audiencelab_desired.enrichment_tracking
+  for each row execute function enrichment_private.delete_partial_sums();
+create trigger truncate_partial_sums_enrichment_tracking
+  after truncate on audiencelab_desired.enrichment_tracking
+  for each statement execute function enrichment_private.delete_partial_sums();
 
 create trigger enrichment_tracking_total_records_limit
   before insert or update of total_records on audiencelab_desired.enrichment_tracking
@@ -3859,33 +3983,72 @@ grant update (
 ) on public.enrichment_tracking to api_key;
 select audiencelab_private.publish('public.enrichment_tracking');
 
-create table audiencelab_desired.worker_progress (
+-- Earlier versions of this migration named the table and its columns after workers.
+do $renaming$
+begin
+  if to_regclass('enrichment_private.worker_progress') is null then
+    return;
+  elsif to_regclass('enrichment_private.unit_progress') is null then
+    alter table enrichment_private.worker_progress rename to unit_progress;
+    alter table enrichment_private.unit_progress rename column worker to unit;
+    alter table enrichment_private.unit_progress rename constraint worker_progress_pkey to unit_progress_pkey;
+    alter table enrichment_private.unit_progress rename constraint worker_progress_job_id_fkey to unit_progress_job_id_fkey;
+  end if;
+end;
+$renaming$;
+
+create table audiencelab_desired.unit_progress (
   job_id uuid not null,
-  worker text not null,
+  unit text not null,
   processed_records integer not null,
   failed_records integer not null,
   updated_at timestamptz not null default now(),
-  constraint worker_progress_pkey primary key (job_id, worker)
+  added_processed integer not null default 0,
+  added_failed integer not null default 0,
+  constraint unit_progress_pkey primary key (job_id, unit)
 );
-select audiencelab_private.apply_table('enrichment_private', 'worker_progress');
-comment on table enrichment_private.worker_progress is
-  'The running totals of each worker of a job. The counters of the job are their sums.';
--- No policies: only service_role has access, and it bypasses row level security.
-grant select, insert, update, delete on enrichment_private.worker_progress to service_role;
+select audiencelab_private.apply_table('enrichment_private', 'unit_progress');
+comment on table enrichment_private.unit_progress is
+  'The running totals of each unit of work of a job. The counters of the job are their sums.';
+comment on column enrichment_private.unit_progress.added_processed is
+  'The difference that the last change made to processed_records.';
+comment on column enrichment_private.unit_progress.added_failed is
+  'The difference that the last change made to failed_records.';
+-- No policies: only service_role has access, and it bypasses row level security. Totals that were written directly would not
+-- be in the partial sums.
+grant select on enrichment_private.unit_progress to service_role;
+
+create table audiencelab_desired.partial_sums (
+  job_id uuid not null,
+  session_pid integer not null,
+  processed_records bigint not null,
+  failed_records bigint not null,
+  constraint partial_sums_pkey primary key (job_id, session_pid)
+);
+select audiencelab_private.apply_table('enrichment_private', 'partial_sums');
+comment on table enrichment_private.partial_sums is
+  'The sums of the totals of all units of a job, in a few rows. Each session adds to a row of its own, so that reports do not'
+  ' wait for each other.';
+comment on column enrichment_private.partial_sums.session_pid is
+  'The process of the session that adds to the row, or 0 for the sum of rows that were combined.';
+grant select on enrichment_private.partial_sums to service_role;
 
 create or replace function enrichment_private.may_write(p_job public.enrichment_tracking)
 returns boolean
-language sql
+-- Not language sql, whose statements PostgreSQL plans in each call.
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+begin
   -- In a definer function, current_user is the owner, but the setting "role" is still the role of the request.
-  select case current_setting('role')
+  return case current_setting('role')
     when 'service_role' then true
     when 'authenticated' then audiencelab_private.is_member((p_job).account_id)
     when 'api_key' then api_keys_private.caller_may_write('enrichment', (p_job).account_id, (p_job).id)
     else false
   end;
+end;
 $$;
 comment on function enrichment_private.may_write(public.enrichment_tracking) is
   'Returns whether the caller may report progress of the job: service_role, the members of its account, and API keys with a'
@@ -3893,67 +4056,128 @@ comment on function enrichment_private.may_write(public.enrichment_tracking) is
 select audiencelab_private.revoke_privileges('enrichment_private', '{may_write}');
 
 select audiencelab_private.prepare_functions(
-  'report_enrichment_progress(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
+  'report_enrichment_progress(p_job_id uuid, p_unit text, p_processed integer, p_failed integer)
    returns public.enrichment_tracking',
-  'reset_enrichment_progress(p_job_id uuid, p_worker text DEFAULT NULL::text) returns public.enrichment_tracking'
+  'reset_enrichment_progress(p_job_id uuid, p_unit text DEFAULT NULL::text) returns public.enrichment_tracking',
+  'retry_enrichment_job(p_job_id uuid, p_reset boolean DEFAULT false) returns public.enrichment_tracking',
+  'fail_stale_enrichment_jobs(p_older_than interval) returns integer'
 );
+-- A function of earlier versions, which no other function calls.
+-- squawk-ignore ban-drop-function
+drop function if exists enrichment_private.count_records(uuid);
 
-create or replace function enrichment_private.count_records(p_job_id uuid)
-returns table (processed_records integer, failed_records integer)
+create or replace function enrichment_private.combine_partial_sums(p_job_id uuid)
+returns void
 language sql
-stable
+volatile
 set search_path = pg_catalog, pg_temp
 as $$
-  -- The sums are limited to the range of the columns, so that a wrong report does not make those of other workers fail.
-  select
-    least(coalesce(sum(progress.processed_records), 0), 2147483647)::integer,
-    least(coalesce(sum(progress.failed_records), 0), 2147483647)::integer
-  from enrichment_private.worker_progress as progress
-  where progress.job_id = p_job_id;
+  with combined as (
+    delete from enrichment_private.partial_sums as part
+    where part.job_id = p_job_id
+      and part.session_pid in (
+        -- A session that is reporting keeps its row.
+        select free.session_pid
+        from enrichment_private.partial_sums as free
+        where free.job_id = p_job_id and free.session_pid <> 0
+        for update skip locked
+      )
+    returning part.processed_records, part.failed_records
+  )
+  insert into enrichment_private.partial_sums as part (job_id, session_pid, processed_records, failed_records)
+  select p_job_id, 0, sum(combined.processed_records), sum(combined.failed_records)
+  from combined
+  having count(*) > 0
+  on conflict (job_id, session_pid) do update
+  set
+    processed_records = part.processed_records + excluded.processed_records,
+    failed_records = part.failed_records + excluded.failed_records;
 $$;
-comment on function enrichment_private.count_records(uuid) is
-  'Returns the sums of the totals of all workers of a job, each limited to 2147483647.';
-select audiencelab_private.revoke_privileges('enrichment_private', '{count_records}');
+comment on function enrichment_private.combine_partial_sums(uuid) is
+  'Combines the partial sums of a job in one row, so that sessions of the past do not slow down its reports. Requires the'
+  ' lock on the job.';
+select audiencelab_private.revoke_privileges('enrichment_private', '{combine_partial_sums}');
 
 create or replace function public.report_enrichment_progress(
   p_job_id uuid,
-  p_worker text,
+  p_unit text,
   p_processed integer,
   p_failed integer
 )
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer: callers have no access to worker_progress. The function checks write access to the job itself.
+-- Definer: callers have no access to unit_progress. The function checks write access to the job itself.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  -- Each update of the job is sent to all that watch it.
+  c_interval constant interval := interval '200 milliseconds';
+  c_few_partial_sums constant integer := 3;
+  -- Most are of sessions that have ended.
+  c_max_partial_sums constant integer := 64;
   v_job public.enrichment_tracking;
-  v_may_write boolean;
+  v_found record;
+  v_updates boolean := false;
+  v_added_processed integer;
+  v_added_failed integer;
   v_processed integer;
   v_failed integer;
+  v_parts bigint;
 begin
-  if p_worker is null or btrim(p_worker) = '' or length(p_worker) > 255 then
+  if p_unit is null or btrim(p_unit) = '' or length(p_unit) > 255 then
     raise exception using
       errcode = 'invalid_parameter_value',
-      message = 'the worker name must not be blank and must have at most 255 characters';
+      message = 'the name of the unit must not be blank and must have at most 255 characters';
   end if;
   if p_processed is null or p_processed < 0 or p_failed is null or p_failed < 0 then
     raise exception using
       errcode = 'invalid_parameter_value',
       message = 'the numbers of processed and failed records must be 0 or more';
   end if;
+  -- Calls are avoided here: one that sets its search_path takes as long as a look-up.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform enrichment_private.require_read_committed();
+  end if;
+
+  select
+    job,
+    exists (
+      select from enrichment_private.unit_progress as progress
+      where progress.job_id = job.id and progress.unit = p_unit
+    ) as has_unit
+  into v_found
+  from public.enrichment_tracking as job
+  where job.id = p_job_id;
+  v_job := v_found.job;
+  -- Locks only after the check, so that callers without access neither wait nor block others.
+  if current_setting('role') <> 'service_role' and enrichment_private.may_write(v_job) is not true then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the enrichment job does not exist, or you may not update it';
+  end if;
+
+  -- Every lock on the job precedes the advisory lock: see lock_reports.
+  if v_job.status = 'pending' then
+    perform from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+    v_updates := true;
+  -- A time in the future is from before the clock was set back.
+  elsif v_job.updated_at not between clock_timestamp() - c_interval and clock_timestamp() then
+    perform from public.enrichment_tracking as job
+    where job.id = p_job_id and job.updated_at not between clock_timestamp() - c_interval and clock_timestamp()
+    -- Reports do not queue for the lock: the session that has it is updating the job.
+    for no key update skip locked;
+    v_updates := found;
+  end if;
+  if not v_updates and not v_found.has_unit then
+    -- As the check of the foreign key will.
+    perform from public.enrichment_tracking as job where job.id = p_job_id for key share;
+  end if;
+  perform pg_advisory_xact_lock_shared(uuid_hash_extended(p_job_id, 0));
 
   select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
-  v_may_write := enrichment_private.may_write(v_job);
-  if v_may_write then
-    -- Locks only after the check, so that callers without access neither wait nor block others. The lock serializes reports
-    -- on one job, so that each sum includes all earlier reports.
-    select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
-    v_may_write := found;
-  end if;
-  if v_may_write is not true then
+  if not found then
     raise exception using
       errcode = 'PT404',
       message = 'the enrichment job does not exist, or you may not update it';
@@ -3964,75 +4188,122 @@ begin
       message = format('the enrichment job is already %s: its progress can no longer change', v_job.status);
   end if;
 
+  -- Another first report may have updated the job while this one waited.
+  v_updates := v_updates and (
+    v_job.status = 'pending' or v_job.updated_at not between clock_timestamp() - c_interval and clock_timestamp()
+  );
+
   -- Totals only increase, so repeated and late reports change nothing.
-  insert into enrichment_private.worker_progress as progress (job_id, worker, processed_records, failed_records)
-  values (p_job_id, p_worker, p_processed, p_failed)
-  on conflict (job_id, worker) do update
+  insert into enrichment_private.unit_progress as progress (
+    job_id, unit, processed_records, failed_records, added_processed, added_failed
+  )
+  values (p_job_id, p_unit, p_processed, p_failed, p_processed, p_failed)
+  on conflict (job_id, unit) do update
   set
     processed_records = greatest(progress.processed_records, excluded.processed_records),
     failed_records = greatest(progress.failed_records, excluded.failed_records),
+    added_processed = greatest(excluded.processed_records - progress.processed_records, 0),
+    added_failed = greatest(excluded.failed_records - progress.failed_records, 0),
     updated_at = now()
   where progress.processed_records < excluded.processed_records
-    or progress.failed_records < excluded.failed_records;
+    or progress.failed_records < excluded.failed_records
+  returning progress.added_processed, progress.added_failed into v_added_processed, v_added_failed;
+  if v_added_processed > 0 or v_added_failed > 0 then
+    insert into enrichment_private.partial_sums as part (job_id, session_pid, processed_records, failed_records)
+    values (p_job_id, pg_backend_pid(), v_added_processed, v_added_failed)
+    on conflict (job_id, session_pid) do update
+    set
+      processed_records = part.processed_records + excluded.processed_records,
+      failed_records = part.failed_records + excluded.failed_records;
+  end if;
 
-  select counted.processed_records, counted.failed_records
-  into v_processed, v_failed
-  from enrichment_private.count_records(p_job_id) as counted;
+  -- The sums are limited to the range of the columns, so that a wrong report does not make those of other units fail.
+  if not v_updates then
+    -- A few rows are read for each report. If there are more, the job is busy, and is updated soon.
+    select
+      least(coalesce(sum(part.processed_records), 0), 2147483647)::integer,
+      least(coalesce(sum(part.failed_records), 0), 2147483647)::integer,
+      count(*)
+    into v_processed, v_failed, v_parts
+    from (
+      select few.processed_records, few.failed_records
+      from enrichment_private.partial_sums as few
+      where few.job_id = p_job_id
+      limit c_few_partial_sums + 1
+    ) as part;
+    if v_parts > c_few_partial_sums then
+      v_processed := p_processed;
+      v_failed := p_failed;
+    end if;
+    v_job.processed_records := greatest(v_job.processed_records, v_processed);
+    v_job.failed_records := greatest(v_job.failed_records, v_failed);
+    return v_job;
+  end if;
 
+  select
+    least(coalesce(sum(part.processed_records), 0), 2147483647)::integer,
+    least(coalesce(sum(part.failed_records), 0), 2147483647)::integer,
+    count(*)
+  into v_processed, v_failed, v_parts
+  from enrichment_private.partial_sums as part
+  where part.job_id = p_job_id;
+  if v_parts > c_max_partial_sums then
+    perform enrichment_private.combine_partial_sums(p_job_id);
+  end if;
   update public.enrichment_tracking as job
   set
     status = 'processing',
     started_at = coalesce(job.started_at, now()),
-    processed_records = v_processed,
-    failed_records = v_failed
+    processed_records = greatest(job.processed_records, v_processed),
+    failed_records = greatest(job.failed_records, v_failed)
   where job.id = p_job_id
-    and (job.status, job.processed_records, job.failed_records) is distinct from ('processing', v_processed, v_failed)
   returning * into v_job;
-  if not found then
-    select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
-  end if;
   return v_job;
 end;
 $$;
 comment on function public.report_enrichment_progress(uuid, text, integer, integer) is
-$$Stores the running totals of a worker and returns the job. The counters of the job become the sums over all its workers. The
-first report sets the status to processing and, if it is null, started_at to now(). Totals never decrease, so a repeated
-or late report changes nothing.
+$$Stores the running totals of a unit of work and returns the job. The counters of the job become the sums over all its units.
+The first report sets the status to processing and, if it is null, started_at to now(). Totals never decrease, so a repeated
+or late report changes no counter: a unit that is processed again after a crash, under the same name, counts once.
+
+The counters, and updated_at, change with the first report after 200 milliseconds, so they can lag behind the reports by that
+time, and behind the last report until the next one. They are exact once the job is completed or failed. The counters of
+the returned job are at least the totals of this report.
 
 Callers: service_role; authenticated, as a member of the account of the job; api_key, with a scope for writing the job.
 
-- p_worker: a name that identifies the worker within the job; not blank, at most 255 characters.
-- p_processed: the number of records that the worker has processed since the job started; 0 or more.
+- p_unit: a name that identifies the unit of work within the job; not blank, at most 255 characters.
+- p_processed: the number of records of the unit that are processed; 0 or more.
 - p_failed: how many of them failed; 0 or more.
 
 Errors: 22023 for an invalid argument; PT404 (HTTP 404) if the job does not exist or the caller may not update it; PT409
-(HTTP 409) if the job is completed or failed.$$;
+(HTTP 409) if the job is completed or failed; 25000 at an isolation level above read committed.$$;
 select audiencelab_private.revoke_privileges('public', '{report_enrichment_progress}');
 grant execute on function public.report_enrichment_progress(uuid, text, integer, integer)
   to authenticated, service_role, api_key;
 
-create or replace function public.reset_enrichment_progress(p_job_id uuid, p_worker text default null)
+create or replace function public.reset_enrichment_progress(p_job_id uuid, p_unit text default null)
 returns public.enrichment_tracking
 language plpgsql
 volatile
--- Definer: callers cannot execute count_records. Only service_role may call this function.
+-- Definer: callers cannot write unit_progress. Only service_role may call this function.
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_job public.enrichment_tracking;
 begin
-  -- The lock serializes this with reports on the job.
-  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+  perform from public.enrichment_tracking as job where job.id = p_job_id for no key update;
   if not found then
     raise exception using errcode = 'PT404', message = 'the enrichment job does not exist';
   end if;
-  delete from enrichment_private.worker_progress as progress
-  where progress.job_id = p_job_id and (p_worker is null or progress.worker = p_worker);
+  perform enrichment_private.lock_reports(p_job_id);
+  delete from enrichment_private.unit_progress as progress
+  where progress.job_id = p_job_id and (p_unit is null or progress.unit = p_unit);
   update public.enrichment_tracking as job
   set (processed_records, failed_records) = (
     select counted.processed_records, counted.failed_records
-    from enrichment_private.count_records(p_job_id) as counted
+    from enrichment_private.count_units(p_job_id) as counted
   )
   where job.id = p_job_id
   returning * into v_job;
@@ -4040,25 +4311,176 @@ begin
 end;
 $$;
 comment on function public.reset_enrichment_progress(uuid, text) is
-$$Deletes the totals of a worker of a job, recalculates the counters of the job and returns it.
+$$Deletes the totals of a unit of a job, recalculates the counters of the job and returns it.
 
 Callers: service_role.
 
-- p_worker: the name of the worker. Null, the default, means all workers of the job.
+- p_unit: the name of the unit. Null, the default, means all units of the job.
 
-Errors: PT404 (HTTP 404) if the job does not exist.$$;
+Errors: PT404 (HTTP 404) if the job does not exist; 25000 at an isolation level above read committed.$$;
 select audiencelab_private.revoke_privileges('public', '{reset_enrichment_progress}');
 grant execute on function public.reset_enrichment_progress(uuid, text) to service_role;
+
+create or replace function public.retry_enrichment_job(p_job_id uuid, p_reset boolean default false)
+returns public.enrichment_tracking
+language plpgsql
+volatile
+-- Definer: callers cannot write unit_progress. The function checks write access to the job itself.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_job public.enrichment_tracking;
+  v_may_write boolean;
+begin
+  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id;
+  v_may_write := enrichment_private.may_write(v_job);
+  if v_may_write then
+    -- Locks only after the check, so that callers without access neither wait nor block others.
+    select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+    v_may_write := found;
+  end if;
+  if v_may_write is not true then
+    raise exception using
+      errcode = 'PT404',
+      message = 'the enrichment job does not exist, or you may not update it';
+  end if;
+  if v_job.status <> 'failed' then
+    raise exception using
+      errcode = 'PT409',
+      message = format('the enrichment job is %s: only a failed job can be retried', v_job.status);
+  end if;
+
+  if p_reset then
+    perform enrichment_private.lock_reports(p_job_id);
+    delete from enrichment_private.unit_progress as progress where progress.job_id = p_job_id;
+    perform enrichment_private.count_units(p_job_id);
+    v_job.processed_records := 0;
+    v_job.failed_records := 0;
+    v_job.started_at := null;
+  end if;
+  update public.enrichment_tracking as job
+  set
+    status = 'pending',
+    processed_records = v_job.processed_records,
+    failed_records = v_job.failed_records,
+    started_at = v_job.started_at,
+    completed_at = null,
+    metadata = case when jsonb_typeof(job.metadata) = 'object' then job.metadata - 'error' else job.metadata end
+  where job.id = p_job_id
+  returning * into v_job;
+  return v_job;
+end;
+$$;
+comment on function public.retry_enrichment_job(uuid, boolean) is
+$$Sets a failed job to pending again and returns it. completed_at becomes null, and the key error is removed from metadata.
+
+Callers: service_role; authenticated, as a member of the account of the job; api_key, with a scope for writing the job.
+
+- p_reset: whether the job starts from the beginning: the totals of its units are deleted, its counters become 0 and
+  started_at becomes null. By default all of these are kept, so that finished units need not be processed again.
+
+Errors: PT404 (HTTP 404) if the job does not exist or the caller may not update it; PT409 (HTTP 409) if the job is not
+failed.$$;
+select audiencelab_private.revoke_privileges('public', '{retry_enrichment_job}');
+grant execute on function public.retry_enrichment_job(uuid, boolean) to authenticated, service_role, api_key;
+
+create or replace function public.fail_stale_enrichment_jobs(p_older_than interval)
+returns integer
+language plpgsql
+volatile
+-- Definer: the owner may execute the functions of the triggers. Only service_role may call this function.
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  -- Each job takes an entry of PostgreSQL's table of locks.
+  c_max_jobs constant integer := 1000;
+  v_job_id uuid;
+  v_count integer := 0;
+begin
+  -- Shorter than a minute, it would fail jobs whose worker sends a report every 30 seconds and was delayed once.
+  if (p_older_than between interval '1 minute' and interval '365 days') is not true then
+    raise exception using
+      errcode = 'invalid_parameter_value',
+      message = 'the time without a report must be between 1 minute and 365 days';
+  end if;
+
+  for v_job_id in
+    select job.id
+    from public.enrichment_tracking as job
+    where job.status = 'processing' and job.updated_at < now() - p_older_than
+    order by job.updated_at
+    limit c_max_jobs
+  loop
+    -- Without waiting: a lock on the job is a sign of life, and so is a report that is not committed yet.
+    perform from public.enrichment_tracking as job
+    where job.id = v_job_id and job.status = 'processing' and job.updated_at < now() - p_older_than
+    for no key update skip locked;
+    continue when not found or not pg_try_advisory_xact_lock(uuid_hash_extended(v_job_id, 0));
+    update public.enrichment_tracking as job
+    set
+      status = 'failed',
+      completed_at = now(),
+      metadata = case when jsonb_typeof(job.metadata) = 'object' then job.metadata else '{}' end
+        || jsonb_build_object('error', format('no report for %s', p_older_than))
+    where job.id = v_job_id;
+    v_count := v_count + 1;
+  end loop;
+  return v_count;
+end;
+$$;
+comment on function public.fail_stale_enrichment_jobs(interval) is
+$$Sets processing jobs to failed that were not updated for so long, at most 1,000 of them, those that are silent longest first.
+Returns their number. The key error of their metadata is the reason. Jobs that are being reported on or updated are skipped.
+
+Callers: service_role.
+
+- p_older_than: the time without a report, between 1 minute and 365 days.
+
+Errors: 22023 if p_older_than is out of range; 25000 at an isolation level above read committed.$$;
+select audiencelab_private.revoke_privileges('public', '{fail_stale_enrichment_jobs}');
+grant execute on function public.fail_stale_enrichment_jobs(interval) to service_role;
 
 drop schema audiencelab_desired cascade;
 
 -- Deletes the progress of jobs that no longer exist, for example because the table of jobs was dropped.
-delete from enrichment_private.worker_progress as progress
+delete from enrichment_private.unit_progress as progress
 where not exists (select from public.enrichment_tracking as job where job.id = progress.job_id);
+delete from enrichment_private.partial_sums as part
+where not exists (select from public.enrichment_tracking as job where job.id = part.job_id);
+
+-- If an earlier version of this migration was applied after this one, there are two tables.
+do $merging$
+begin
+  if to_regclass('enrichment_private.worker_progress') is null then
+    return;
+  end if;
+  insert into enrichment_private.unit_progress as progress (job_id, unit, processed_records, failed_records, updated_at)
+  select earlier.job_id, earlier.worker, earlier.processed_records, earlier.failed_records, earlier.updated_at
+  from enrichment_private.worker_progress as earlier
+  where exists (select from public.enrichment_tracking as job where job.id = earlier.job_id)
+  on conflict (job_id, unit) do update
+  set
+    processed_records = greatest(progress.processed_records, excluded.processed_records),
+    failed_records = greatest(progress.failed_records, excluded.failed_records);
+  delete from enrichment_private.partial_sums;
+  drop table enrichment_private.worker_progress;
+end;
+$merging$;
+
+-- Totals from before the partial sums.
+insert into enrichment_private.partial_sums (job_id, session_pid, processed_records, failed_records)
+select progress.job_id, 0, sum(progress.processed_records), sum(progress.failed_records)
+from enrichment_private.unit_progress as progress
+where not exists (select from enrichment_private.partial_sums as part where part.job_id = progress.job_id)
+group by progress.job_id
+having sum(progress.processed_records) > 0 or sum(progress.failed_records) > 0
+on conflict do nothing;
 
 -- Foreign keys come last, because adding one locks the referenced table until the transaction ends.
-select audiencelab_private.apply_foreign_keys('enrichment_private.worker_progress', '{
-  "worker_progress_job_id_fkey":
+select audiencelab_private.apply_foreign_keys('enrichment_private.unit_progress', '{
+  "unit_progress_job_id_fkey":
     "FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE"
 }');
 select audiencelab_private.apply_foreign_keys('public.enrichment_tracking', '{

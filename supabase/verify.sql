@@ -44,7 +44,9 @@ as $verification$
       ('function', 'delete_studio_segment'),
       ('function', 'restore_studio_segment'),
       ('function', 'report_enrichment_progress'),
-      ('function', 'reset_enrichment_progress')
+      ('function', 'reset_enrichment_progress'),
+      ('function', 'retry_enrichment_job'),
+      ('function', 'fail_stale_enrichment_jobs')
   ),
   our_schemas as (
     select oid, nspname, nspowner, nspacl
@@ -357,12 +359,20 @@ END',
         'id boolean not null default true',
         'manage_keys_role character varying(50)'
       ]),
-      ('columns', 'enrichment_private.worker_progress', array[
+      ('columns', 'enrichment_private.partial_sums', array[
+        'failed_records bigint not null',
+        'job_id uuid not null',
+        'processed_records bigint not null',
+        'session_pid integer not null'
+      ]),
+      ('columns', 'enrichment_private.unit_progress', array[
+        'added_failed integer not null default 0',
+        'added_processed integer not null default 0',
         'failed_records integer not null',
         'job_id uuid not null',
         'processed_records integer not null',
-        'updated_at timestamp with time zone not null default now()',
-        'worker text not null'
+        'unit text not null',
+        'updated_at timestamp with time zone not null default now()'
       ]),
       ('columns', 'public.enrichment_tracking', array[
         'account_id uuid not null',
@@ -454,6 +464,9 @@ END',
       ('constraint', 'failed_comparisons_pkey on api_keys_private.failed_comparisons', array[
         'PRIMARY KEY (key_prefix)'
       ]),
+      ('constraint', 'partial_sums_pkey on enrichment_private.partial_sums', array[
+        'PRIMARY KEY (job_id, session_pid)'
+      ]),
       ('constraint', 'segments_account_id_fkey on public.segments', array[
         'FOREIGN KEY (account_id) REFERENCES public.accounts(id) ON DELETE CASCADE'
       ]),
@@ -475,11 +488,11 @@ END',
       ('constraint', 'settings_pkey on api_keys_private.settings', array[
         'PRIMARY KEY (id)'
       ]),
-      ('constraint', 'worker_progress_job_id_fkey on enrichment_private.worker_progress', array[
+      ('constraint', 'unit_progress_job_id_fkey on enrichment_private.unit_progress', array[
         'FOREIGN KEY (job_id) REFERENCES public.enrichment_tracking(id) ON DELETE CASCADE'
       ]),
-      ('constraint', 'worker_progress_pkey on enrichment_private.worker_progress', array[
-        'PRIMARY KEY (job_id, worker)'
+      ('constraint', 'unit_progress_pkey on enrichment_private.unit_progress', array[
+        'PRIMARY KEY (job_id, unit)'
       ]),
       ('function', 'api_keys_direct.configured_function()', array[
         'arguments ',
@@ -1030,14 +1043,41 @@ END',
         'security invoker',
         'stable'
       ]),
-      ('function', 'enrichment_private.count_records(uuid)', array[
+      ('function', 'enrichment_private.add_up_records()', array[
+        'arguments ',
+        'body 06ffcac4201d844284309c79a19f1840',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'enrichment_private.combine_partial_sums(uuid)', array[
         'arguments p_job_id uuid',
-        'body 3bd411155e67cd1f5974c8c59f4af4df',
+        'body e51e89a9363a16e7bb1888f1b2f06620',
         'language sql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'enrichment_private.count_units(uuid)', array[
+        'arguments p_job_id uuid',
+        'body 6ba366bb251fef38130e9fd89aab264e',
+        'language plpgsql',
         'returns TABLE(processed_records integer, failed_records integer)',
         'search_path=pg_catalog, pg_temp',
         'security invoker',
-        'stable'
+        'volatile'
+      ]),
+      ('function', 'enrichment_private.delete_partial_sums()', array[
+        'arguments ',
+        'body 68504548a94a25500dcde62a723de63e',
+        'language plpgsql',
+        'returns trigger',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
       ]),
       ('function', 'enrichment_private.keep_counters()', array[
         'arguments ',
@@ -1048,14 +1088,32 @@ END',
         'security invoker',
         'volatile'
       ]),
+      ('function', 'enrichment_private.lock_reports(uuid)', array[
+        'arguments p_job_id uuid',
+        'body ada0f402b2c7ca166696d626cbb1c4fc',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
       ('function', 'enrichment_private.may_write(public.enrichment_tracking)', array[
         'arguments p_job public.enrichment_tracking',
-        'body 0d975cb8d1386e5edb14310edd01519e',
-        'language sql',
+        'body 2a0e069eaa50ab9b43cf18318380cace',
+        'language plpgsql',
         'returns boolean',
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'stable'
+      ]),
+      ('function', 'enrichment_private.require_read_committed()', array[
+        'arguments ',
+        'body d246832a56773ec8c9c814df4efbc237',
+        'language plpgsql',
+        'returns void',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
       ]),
       ('function', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
         'arguments p_account_id uuid, p_api_key_id uuid DEFAULT NULL::uuid, p_limit integer DEFAULT 100, p_before timestamp with time zone DEFAULT NULL::timestamp with time zone, p_before_id uuid DEFAULT NULL::uuid',
@@ -1125,6 +1183,15 @@ END',
         'body 53d496054921646bc5d4d31838f7b7be',
         'language plpgsql',
         'returns public.api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.fail_stale_enrichment_jobs(interval)', array[
+        'arguments p_older_than interval',
+        'body f2c47f62331d61d3275728196f03dc6b',
+        'language plpgsql',
+        'returns integer',
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
@@ -1211,8 +1278,8 @@ END',
         'volatile'
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
-        'arguments p_job_id uuid, p_worker text, p_processed integer, p_failed integer',
-        'body 12f3b78d54cbf1de36073356463a911b',
+        'arguments p_job_id uuid, p_unit text, p_processed integer, p_failed integer',
+        'body be1f5e5bbb18798c3a7636010752ac1f',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
@@ -1220,8 +1287,8 @@ END',
         'volatile'
       ]),
       ('function', 'public.reset_enrichment_progress(uuid,text)', array[
-        'arguments p_job_id uuid, p_worker text DEFAULT NULL::text',
-        'body d5be41ca25c9ce047c49f0f39d5e0f53',
+        'arguments p_job_id uuid, p_unit text DEFAULT NULL::text',
+        'body 0b254a172d0ceaeaed2921f94ff042b9',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
@@ -1233,6 +1300,15 @@ END',
         'body 4db364022723419a9b1bfb08a72cf7d8',
         'language plpgsql',
         'returns public.segments',
+        'search_path=pg_catalog, pg_temp',
+        'security definer',
+        'volatile'
+      ]),
+      ('function', 'public.retry_enrichment_job(uuid,boolean)', array[
+        'arguments p_job_id uuid, p_reset boolean DEFAULT false',
+        'body bcf18a10abbe011d52aaf1eda4298d18',
+        'language plpgsql',
+        'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
         'security definer',
         'volatile'
@@ -1330,8 +1406,11 @@ END',
       ('index', 'api_keys_private.settings_pkey', array[
         'CREATE UNIQUE INDEX settings_pkey ON api_keys_private.settings USING btree (id)'
       ]),
-      ('index', 'enrichment_private.worker_progress_pkey', array[
-        'CREATE UNIQUE INDEX worker_progress_pkey ON enrichment_private.worker_progress USING btree (job_id, worker)'
+      ('index', 'enrichment_private.partial_sums_pkey', array[
+        'CREATE UNIQUE INDEX partial_sums_pkey ON enrichment_private.partial_sums USING btree (job_id, session_pid)'
+      ]),
+      ('index', 'enrichment_private.unit_progress_pkey', array[
+        'CREATE UNIQUE INDEX unit_progress_pkey ON enrichment_private.unit_progress USING btree (job_id, unit)'
       ]),
       ('index', 'public.enrichment_tracking_account_id_created_at_id_idx', array[
         'CREATE INDEX enrichment_tracking_account_id_created_at_id_idx ON public.enrichment_tracking USING btree (account_id, created_at DESC, id DESC)'
@@ -1514,11 +1593,11 @@ END',
       ('privileges', 'audiencelab_private.member_account_ids()', array[
         'execute to authenticated'
       ]),
-      ('privileges', 'enrichment_private.worker_progress', array[
-        'delete to service_role',
-        'insert to service_role',
-        'select to service_role',
-        'update to service_role'
+      ('privileges', 'enrichment_private.partial_sums', array[
+        'select to service_role'
+      ]),
+      ('privileges', 'enrichment_private.unit_progress', array[
+        'select to service_role'
       ]),
       ('privileges', 'public.api_key_log(uuid,uuid,integer,timestamp with time zone,uuid)', array[
         'execute to authenticated',
@@ -1569,6 +1648,9 @@ END',
         'update to authenticated',
         'update to service_role'
       ]),
+      ('privileges', 'public.fail_stale_enrichment_jobs(interval)', array[
+        'execute to service_role'
+      ]),
       ('privileges', 'public.get_api_key(uuid)', array[
         'execute to authenticated',
         'execute to service_role'
@@ -1610,6 +1692,11 @@ END',
       ('privileges', 'public.restore_studio_segment(uuid)', array[
         'execute to api_key',
         'execute to authenticated'
+      ]),
+      ('privileges', 'public.retry_enrichment_job(uuid,boolean)', array[
+        'execute to api_key',
+        'execute to authenticated',
+        'execute to service_role'
       ]),
       ('privileges', 'public.revoke_api_key(uuid)', array[
         'execute to authenticated',
@@ -1709,7 +1796,11 @@ END',
         'row level security enabled',
         'table'
       ]),
-      ('table', 'enrichment_private.worker_progress', array[
+      ('table', 'enrichment_private.partial_sums', array[
+        'row level security enabled',
+        'table'
+      ]),
+      ('table', 'enrichment_private.unit_progress', array[
         'row level security enabled',
         'table'
       ]),
@@ -1720,6 +1811,10 @@ END',
       ('table', 'public.segments', array[
         'row level security enabled',
         'table'
+      ]),
+      ('trigger', 'add_up_records_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER add_up_records_enrichment_tracking BEFORE UPDATE ON public.enrichment_tracking FOR EACH ROW WHEN (((new.status <> old.status) AND (new.status = ANY (ARRAY[''completed''::text, ''failed''::text])))) EXECUTE FUNCTION enrichment_private.add_up_records()',
+        'enabled'
       ]),
       ('trigger', 'api_keys_allowed_ips_limit on api_keys_private.api_keys', array[
         'CREATE TRIGGER api_keys_allowed_ips_limit BEFORE INSERT OR UPDATE OF allowed_ips ON api_keys_private.api_keys FOR EACH ROW WHEN (((cardinality(new.allowed_ips) < 1) OR (cardinality(new.allowed_ips) > 50))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''allowed_ips'', ''must be null or have 1 to 50 networks'')',
@@ -1751,6 +1846,10 @@ END',
             WHEN ''array''::text THEN jsonb_array_length(new.scopes)
             ELSE NULL::integer
         END > 100) OR (new.scopes @? ''$[*].*?(@ like_regex "^.{255}." flag "s")''::jsonpath))) EXECUTE FUNCTION audiencelab_private.enforce_limit(''scopes'', ''must have at most 100 elements, with values of at most 255 characters'')',
+        'enabled'
+      ]),
+      ('trigger', 'delete_partial_sums_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER delete_partial_sums_enrichment_tracking AFTER DELETE ON public.enrichment_tracking FOR EACH ROW EXECUTE FUNCTION enrichment_private.delete_partial_sums()',
         'enabled'
       ]),
       ('trigger', 'enrichment_tracking_completed_at_limit on public.enrichment_tracking', array[
@@ -1835,6 +1934,10 @@ END',
       ]),
       ('trigger', 'set_timestamps_segments on public.segments', array[
         'CREATE TRIGGER set_timestamps_segments BEFORE UPDATE ON public.segments FOR EACH ROW EXECUTE FUNCTION public.trigger_set_timestamps()',
+        'enabled'
+      ]),
+      ('trigger', 'truncate_partial_sums_enrichment_tracking on public.enrichment_tracking', array[
+        'CREATE TRIGGER truncate_partial_sums_enrichment_tracking AFTER TRUNCATE ON public.enrichment_tracking FOR EACH STATEMENT EXECUTE FUNCTION enrichment_private.delete_partial_sums()',
         'enabled'
       ]),
       ('type', 'public.api_key_response', array[

@@ -24,6 +24,7 @@ _CALLERS = {
     "delete_studio_segment": _AS_USER,
     "disable_api_key": _NOT_AS_API_KEY,
     "enable_api_key": _NOT_AS_API_KEY,
+    "fail_stale_enrichment_jobs": _AS_SERVICE_ROLE,
     "get_api_key": _NOT_AS_API_KEY,
     "get_api_key_account_id": _AS_API_KEY,
     "has_scope": _AS_API_KEY,

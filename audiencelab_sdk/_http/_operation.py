@@ -88,14 +88,19 @@ Operation: TypeAlias = Generator[Request, Response, T]
 
 
 def rpc(
-    function: str, arguments: Mapping[str, Any], *, repeatable: bool, delay: float = 0.0
+    function: str,
+    arguments: Mapping[str, Any],
+    *,
+    repeatable: bool,
+    delay: float = 0.0,
+    retried: bool = True,
 ) -> Request:
     """Return the request that calls a database function. SecretStr arguments are unwrapped."""
 
     def build(api: PostgrestClient) -> RequestBuilder:
         return api.rpc(function, {name: _plain(value) for name, value in arguments.items()})
 
-    return Request(build, repeatable=repeatable, delay=delay)
+    return Request(build, repeatable=repeatable, delay=delay, retried=retried)
 
 
 def _plain(value: Any) -> Any:

@@ -93,18 +93,30 @@ class Table(Generic[R]):
         return self._checked(row_id, rows[0]) if rows else None
 
     def listing(
-        self, conditions: Sequence[Condition], page_size: int, cursor: str | None
+        self,
+        conditions: Sequence[Condition],
+        page_size: int,
+        cursor: str | None,
+        *,
+        moving: Mapping[Condition, object] | None = None,
     ) -> Listing[R]:
-        """Return the rows that meet the conditions, from a cursor on."""
+        """Return the rows that meet the conditions, from a cursor on.
+
+        `moving` has further conditions that depend on the present time, and what each means: a
+        cursor remains valid while that is the same.
+        """
+        moving = moving or {}
 
         def select(api: PostgrestClient) -> "BaseSelectRequestBuilder[Any]":
             request = api.from_(self.rows.name).select("*")
-            for column, operator, value in (*conditions, *self.visible):
+            for column, operator, value in (*conditions, *moving, *self.visible):
                 request = request.filter(column, operator, str(value))
             return request
 
         expected = {column: value for column, operator, value in conditions if operator == "eq"}
-        identity = repr([self.rows.name, *(tuple(map(str, each)) for each in conditions)])
+        identity = repr(
+            [self.rows.name, *(tuple(map(str, each)) for each in conditions), *moving.values()]
+        )
         page_size = checked_page_size(page_size)
         listing = Listing(self.rows, by_columns(select), page_size, identity, expected)
         return listing.starting_at(cursor)

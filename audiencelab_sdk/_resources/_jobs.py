@@ -1,14 +1,17 @@
 """Operations on enrichment jobs, for `client.enrichment` and `track`."""
 
-from datetime import UTC, datetime
-from typing import Any
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, TypeAlias
 from uuid import UUID
 
-from pydantic import TypeAdapter
+from pydantic import StrictInt, TypeAdapter
 
 from audiencelab_sdk._arguments import (
     checked_int,
     checked_text,
+    checked_timedelta,
     checked_uuid,
     made_storable,
 )
@@ -19,6 +22,7 @@ from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk.errors import (
     APIConnectionError,
     ConflictError,
+    InvalidArgumentError,
     PermissionDeniedError,
     RateLimitError,
     ServerError,
@@ -38,21 +42,38 @@ TABLE = Table(
 )
 # Transient errors: `wait` and `track` continue after them.
 TRANSIENT = (APIConnectionError, RateLimitError, ServerError)
+# As in the database.
+SHORTEST_SILENCE, LONGEST_SILENCE = timedelta(minutes=1), timedelta(days=365)
+OnError: TypeAlias = Literal["fail", "leave"]
+"""What becomes of a job whose block raises."""
+
+_MOST_STALE = 1_000
+_SECONDS_TO_END = 60.0
+_LONGEST_DELAY = 10.0
+_COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
 _LONGEST_ERROR = 10_000
 _MOST_TRIES = 10
 
 
 def report_progress(
-    job_id: UUID | str, worker: str, processed: int, failed: int, *, delay: float = 0.0
+    job_id: UUID | str,
+    unit: str,
+    processed: int,
+    failed: int,
+    *,
+    delay: float = 0.0,
+    retried: bool = True,
 ) -> Operation[EnrichmentJob]:
-    """Report a worker's totals."""
+    """Report the totals of a unit of work."""
     arguments = {
         "p_job_id": str(checked_uuid("job_id", job_id)),
-        "p_worker": checked_text("worker", worker, longest=LONGEST_NAME),
+        "p_unit": checked_text("unit", unit, longest=LONGEST_NAME),
         "p_processed": checked_int("processed", processed, 0, MOST_RECORDS),
         "p_failed": checked_int("failed", failed, 0, MOST_RECORDS),
     }
-    response = yield rpc("report_enrichment_progress", arguments, repeatable=True, delay=delay)
+    response = yield rpc(
+        "report_enrichment_progress", arguments, repeatable=True, delay=delay, retried=retried
+    )
     return read("report_enrichment_progress", TABLE.rows.one, response)
 
 
@@ -101,6 +122,27 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
     )
 
 
+def retry(job_id: UUID | str, *, reset: bool) -> Operation[EnrichmentJob]:
+    """Move a failed job to pending."""
+    arguments = {"p_job_id": str(checked_uuid("job_id", job_id)), "p_reset": bool(reset)}
+    # A repeated request would find the job pending.
+    response = yield rpc("retry_enrichment_job", arguments, repeatable=False)
+    return read("retry_enrichment_job", TABLE.rows.one, response)
+
+
+def fail_stale(older_than: timedelta) -> Operation[int]:
+    """Move the jobs that nobody works on to failed, and return their number."""
+    silence = checked_timedelta("older_than", older_than, SHORTEST_SILENCE, LONGEST_SILENCE)
+    arguments = {"p_older_than": f"{silence.total_seconds():f} seconds"}
+    count = 0
+    while True:
+        response = yield rpc("fail_stale_enrichment_jobs", arguments, repeatable=True)
+        failed = read("fail_stale_enrichment_jobs", _COUNT, response)
+        count += failed
+        if failed < _MOST_STALE:
+            return count
+
+
 def _move(
     job_id: UUID | str,
     source: EnrichmentStatus,
@@ -137,3 +179,32 @@ def _impossible(job: EnrichmentJob, target: EnrichmentStatus) -> ConflictError:
     )
     hint = "Call start or report_progress first." if job.status is PENDING else None
     return ConflictError(409, None, f"the enrichment job is {state}", None, hint)
+
+
+def checked_leave(on_error: Any) -> bool:
+    """Return whether `on_error` leaves the job processing.
+
+    Raises:
+        InvalidArgumentError: It is another value.
+    """
+    if on_error not in {"fail", "leave"}:
+        raise InvalidArgumentError("on_error must be 'fail' or 'leave'")
+    return bool(on_error == "leave")
+
+
+def retry_until_deadline(
+    operation: Callable[[float], Operation[EnrichmentJob]],
+) -> Operation[EnrichmentJob]:
+    """Retry an operation with growing delays until a deadline if the error is transient.
+
+    A restart of the server at the end of hours of work must not lose the totals.
+    """
+    deadline = time.monotonic() + _SECONDS_TO_END
+    delay = 0.0
+    while True:
+        try:
+            return (yield from operation(delay))
+        except TRANSIENT:
+            delay = min(2 * delay + 1, _LONGEST_DELAY)
+            if time.monotonic() + delay > deadline:
+                raise

@@ -5,11 +5,12 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from functools import partial
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID, uuid4
 
 from audiencelab_sdk._arguments import checked_int, checked_text, checked_uuid
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
+from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._chunks import described
 from audiencelab_sdk.errors import InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
@@ -17,7 +18,6 @@ from audiencelab_sdk.models import EnrichmentJob
 R = TypeVar("R")
 T = TypeVar("T")
 
-OnError: TypeAlias = Literal["fail", "leave"]
 NewExecutor: TypeAlias = Callable[[], Executor]
 
 
@@ -40,7 +40,7 @@ class Plan(Generic[R, T]):
         in_flight: int,
         attempts: int,
         unit: str | None,
-        on_error: OnError,
+        on_error: jobs.OnError,
         show: bool,
     ) -> None:
         self.job_id: UUID = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
@@ -60,9 +60,7 @@ class Plan(Generic[R, T]):
         self.in_flight: int = checked_int("in_flight", in_flight, 1, MOST_RECORDS)
         self.attempts: int = checked_int("attempts", attempts, 1, MOST_RECORDS)
         self.unit: str = checked_text("unit", unit or f"run-{uuid4()}", longest=LONGEST_NAME)
-        if on_error not in {"fail", "leave"}:
-            raise InvalidArgumentError('on_error must be "fail" or "leave"')
-        self.leave: bool = on_error == "leave"
+        self.leave: bool = jobs.checked_leave(on_error)
         self.show: bool = show
 
     @property

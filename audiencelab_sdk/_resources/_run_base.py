@@ -13,9 +13,6 @@ from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk._resources._plans import Plan
 from audiencelab_sdk._resources._portions import Portion, Totals
-from audiencelab_sdk._resources._tracking import (
-    _retry_until_deadline as retry_until_deadline,  # pyright: ignore[reportPrivateUsage] - both report the last totals like this
-)
 from audiencelab_sdk.errors import AudienceLabError, ConflictError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
@@ -167,10 +164,10 @@ class RunBase(Generic[D, T]):
     def _end(self, reason: Reason) -> Operation[EnrichmentJob]:
         """Report the last totals, and complete the job, or fail it for this reason, or leave it."""
         if reason is None:
-            yield from retry_until_deadline(self._report)
+            yield from jobs.retry_until_deadline(self._report)
             moment = datetime.now(UTC)
             return (
-                yield from retry_until_deadline(
+                yield from jobs.retry_until_deadline(
                     lambda delay: jobs.complete(self._plan.job_id, moment=moment, delay=delay)
                 )
             )

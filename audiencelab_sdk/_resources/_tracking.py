@@ -1,16 +1,13 @@
-"""`track`: count the records that a worker processes, and report its totals."""
+"""`track`: count the records of a unit of work that are processed, and report the totals."""
 
 import logging
-import os
-import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Generic, Self
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import anyio
 
@@ -21,57 +18,81 @@ from audiencelab_sdk._http._resource import D
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._bar import Observer, observer
-from audiencelab_sdk.errors import AudienceLabError, InvalidArgumentError
+from audiencelab_sdk._resources._heartbeat import AsyncHeartbeat, Heartbeat
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    ConflictError,
+    InvalidArgumentError,
+    NotFoundError,
+)
 from audiencelab_sdk.models import EnrichmentJob
 
 logger = logging.getLogger("audiencelab_sdk")
 
+_WHOLE_JOB = "all"
 _SECONDS_BETWEEN_REPORTS = 1.0
-_SECONDS_TO_END = 60.0
-_LONGEST_DELAY = 10.0
+_SECONDS_BETWEEN_HEARTBEATS = 30.0
 _SECONDS_TO_FAIL = 30.0
+_SECONDS_TO_LEAVE = 5.0
 
 
 class Tracking:
     """The checked arguments of `track`."""
 
     def __init__(
-        self, job: EnrichmentJob | UUID | str, *, worker: str | None, complete: bool, show: bool
+        self,
+        job: EnrichmentJob | UUID | str,
+        *,
+        unit: str | None,
+        complete: bool,
+        on_error: jobs.OnError,
+        show: bool,
     ) -> None:
         self.job_id: UUID = checked_uuid("job", job.id if isinstance(job, EnrichmentJob) else job)
         self.job: EnrichmentJob | None = job if isinstance(job, EnrichmentJob) else None
-        self.worker: str = checked_text("worker", worker or _unique_name(), longest=LONGEST_NAME)
+        if unit is None:
+            if not complete:
+                raise InvalidArgumentError(
+                    "unit is missing: with complete=False, other blocks may work on the job, and "
+                    "each needs the name of its own unit of work"
+                )
+            unit = _WHOLE_JOB
+        self.unit: str = checked_text("unit", unit, longest=LONGEST_NAME)
         self.complete = complete
+        self.leave: bool = jobs.checked_leave(on_error)
         self.show = show
 
 
-class _Worker(Generic[D]):
-    """The totals of a worker, and when the next report is due."""
+class _Unit(Generic[D]):
+    """The totals of a unit of work, and when the next report is due."""
 
     def __init__(self, driver: D, name: str, tracking: Tracking) -> None:
         self._run: D = driver
         self._name = name
         self._job_id = tracking.job_id
-        self._worker = tracking.worker
+        self._unit = tracking.unit
         self._complete = tracking.complete
+        self._leaves_job = tracking.leave
         self._show = tracking.show
         self._job = tracking.job
         self._processed = 0
         self._failed = 0
         self._reported_at = 0.0
-        # Threads of a worker may share it.
+        self._is_open = False
+        self._is_report_due = False
+        # Threads may share it.
         self._lock = threading.Lock()
         self._display = ExitStack()
         self._observe: Observer | None = None
 
     @property
-    def worker(self) -> str:
-        """The worker's name."""
-        return self._worker
+    def unit(self) -> str:
+        """The name of the unit of work."""
+        return self._unit
 
     @property
     def processed(self) -> int:
-        """The number of records that this worker has processed, failures included."""
+        """The number of records that were processed in this block, failures included."""
         return self._processed
 
     @property
@@ -81,7 +102,7 @@ class _Worker(Generic[D]):
 
     @property
     def job(self) -> EnrichmentJob:
-        """The job as of the last report, with the totals of all workers.
+        """The job as of the last report. Its counters may lag behind until it has ended.
 
         Raises:
             InvalidArgumentError: `track` was called with the job's id, and the ``with`` block was
@@ -98,22 +119,31 @@ class _Worker(Generic[D]):
         with self._lock:
             self._processed += processed
             self._failed += failed
-            due = time.monotonic() >= self._reported_at + _SECONDS_BETWEEN_REPORTS
-            if due:
+            is_due = self._is_report_due or self._age() >= _SECONDS_BETWEEN_REPORTS
+            if is_due:
                 self._reported_at = time.monotonic()
-            return due
+            return is_due
 
-    def _report(self, delay: float = 0.0) -> Operation[EnrichmentJob]:
+    def _age(self) -> float:
+        """Return the seconds since the last report."""
+        return time.monotonic() - self._reported_at
+
+    def _report(self, delay: float = 0.0, *, retried: bool = True) -> Operation[EnrichmentJob]:
         with self._lock:
             self._reported_at = time.monotonic()
+            self._is_report_due = False
             totals = self._processed, self._failed
-        return jobs.report_progress(self._job_id, self._worker, *totals, delay=delay)
+        return jobs.report_progress(self._job_id, self._unit, *totals, delay=delay, retried=retried)
+
+    def _heartbeat(self) -> Operation[EnrichmentJob]:
+        # Not retried by the driver, so that the end of the block need not wait for it for long.
+        return self._report(retried=False)
 
     def _report_and_end(self) -> Operation[EnrichmentJob]:
-        job = yield from _retry_until_deadline(self._report)
+        job = yield from jobs.retry_until_deadline(self._report)
         if self._complete:
             moment = datetime.now(UTC)
-            job = yield from _retry_until_deadline(
+            job = yield from jobs.retry_until_deadline(
                 lambda delay: jobs.complete(self._job_id, moment=moment, delay=delay)
             )
         return job
@@ -125,6 +155,30 @@ class _Worker(Generic[D]):
             # Failing the job matters more than the last totals.
             logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
         return (yield from jobs.fail(self._job_id, reason))
+
+    def _fails(self, reason: BaseException) -> bool:
+        """Return whether an exception of the block fails the job."""
+        # KeyboardInterrupt, SystemExit and cancellation are no subclasses of Exception.
+        return not self._leaves_job and isinstance(reason, Exception)
+
+    def _pause(self) -> float:
+        """Return the seconds until the next heartbeat."""
+        return max(0.0, _SECONDS_BETWEEN_HEARTBEATS - self._age())
+
+    def _pause_after(self, error: AudienceLabError) -> float | None:
+        """Return the seconds until the next heartbeat after this one failed, or None."""
+        if not self._is_open:
+            return None
+        if not isinstance(error, jobs.TRANSIENT):
+            # The next `advance` reports at once, and raises the error.
+            self._is_report_due = True
+        logger.warning("a heartbeat of enrichment job %s failed: %s", self._job_id, error)
+        return None if isinstance(error, ConflictError | NotFoundError) else self._pause()
+
+    def _update_after_heartbeat(self, before: EnrichmentJob | None, job: EnrichmentJob) -> None:
+        # Unless a report has returned meanwhile, which is newer.
+        if self._is_open and self._job is before:
+            self._update(job)
 
     def _update(self, job: EnrichmentJob) -> None:
         self._job = job
@@ -141,12 +195,15 @@ class _Worker(Generic[D]):
             error,
         )
 
+    def _log_left(self, error: AudienceLabError) -> None:
+        logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
+
     def _not_failed(self, reason: object) -> str:
         return f"Enrichment job {self._job_id} could not be marked as failed: {reason}"
 
 
-class Progress(_Worker[Driver]):
-    """Counts the records that a worker processes. Returned by `client.enrichment.track`.
+class Progress(_Unit[Driver]):
+    """Counts the records of a unit of work. Returned by `client.enrichment.track`.
 
     Threads may share it.
     """
@@ -170,6 +227,9 @@ class Progress(_Worker[Driver]):
         self._open_display()
         try:
             self._update(self._run(self._name, self._report()))
+            self._is_open = True
+            self._heart = Heartbeat(self._beat, self._pause())
+            self._heart.start()
         except BaseException:
             self._display.close()
             raise
@@ -182,10 +242,25 @@ class Progress(_Worker[Driver]):
         traceback: TracebackType | None,
     ) -> None:
         with self._display:
-            if exc_value is not None:
+            self._is_open = False
+            self._heart.stop()
+            if exc_value is None:
+                self._update(self._run(self._name, self._report_and_end()))
+            elif self._fails(exc_value):
                 self._fail(exc_value)
-                return
-            self._update(self._run(self._name, self._report_and_end()))
+            else:
+                self._leave()
+
+    def _beat(self) -> float | None:
+        if self._pause() > 0:
+            return self._pause()
+        before = self._job
+        try:
+            job = self._run(self._name, self._heartbeat())
+        except AudienceLabError as error:
+            return self._pause_after(error)
+        self._update_after_heartbeat(before, job)
+        return self._pause()
 
     def _try_report(self) -> None:
         try:
@@ -199,9 +274,15 @@ class Progress(_Worker[Driver]):
         except AudienceLabError as error:
             reason.add_note(self._not_failed(error))
 
+    def _leave(self) -> None:
+        try:
+            self._update(self._run(self._name, self._heartbeat()))
+        except AudienceLabError as error:
+            self._log_left(error)
 
-class AsyncProgress(_Worker[AsyncDriver]):
-    """Counts the records that a worker processes. Returned by `async_client.enrichment.track`."""
+
+class AsyncProgress(_Unit[AsyncDriver]):
+    """Counts the records of a unit of work. Returned by `async_client.enrichment.track`."""
 
     async def advance(self, processed: int = 1, *, failed: int = 0) -> None:
         """Count records, and report the totals if the last report is at least a second old.
@@ -222,6 +303,9 @@ class AsyncProgress(_Worker[AsyncDriver]):
         self._open_display()
         try:
             self._update(await self._run(self._name, self._report()))
+            self._is_open = True
+            self._heart = AsyncHeartbeat(self._beat, self._pause())
+            self._heart.start()
         except BaseException:
             self._display.close()
             raise
@@ -234,10 +318,25 @@ class AsyncProgress(_Worker[AsyncDriver]):
         traceback: TracebackType | None,
     ) -> None:
         with self._display:
-            if exc_value is not None:
+            self._is_open = False
+            await self._heart.stop()
+            if exc_value is None:
+                self._update(await self._run(self._name, self._report_and_end()))
+            elif self._fails(exc_value):
                 await self._fail(exc_value)
-                return
-            self._update(await self._run(self._name, self._report_and_end()))
+            else:
+                await self._leave()
+
+    async def _beat(self) -> float | None:
+        if self._pause() > 0:
+            return self._pause()
+        before = self._job
+        try:
+            job = await self._run(self._name, self._heartbeat())
+        except AudienceLabError as error:
+            return self._pause_after(error)
+        self._update_after_heartbeat(before, job)
+        return self._pause()
 
     async def _try_report(self) -> None:
         try:
@@ -246,7 +345,7 @@ class AsyncProgress(_Worker[AsyncDriver]):
             self._log_lost_report(error)
 
     async def _fail(self, reason: BaseException) -> None:
-        # Shielded, so that a canceled worker fails its job too.
+        # Shielded, so that the job fails even if the task is canceled as well.
         with anyio.move_on_after(_SECONDS_TO_FAIL, shield=True) as scope:
             try:
                 self._update(await self._run(self._name, self._report_and_fail(reason)))
@@ -255,24 +354,10 @@ class AsyncProgress(_Worker[AsyncDriver]):
         if scope.cancelled_caught:
             reason.add_note(self._not_failed(f"no response within {_SECONDS_TO_FAIL:g} s"))
 
-
-def _retry_until_deadline(
-    operation: Callable[[float], Operation[EnrichmentJob]],
-) -> Operation[EnrichmentJob]:
-    """Retry an operation with growing delays until a deadline if the error is transient.
-
-    A restart of the server at the end of hours of work must not lose the totals.
-    """
-    deadline = time.monotonic() + _SECONDS_TO_END
-    delay = 0.0
-    while True:
-        try:
-            return (yield from operation(delay))
-        except jobs.TRANSIENT:
-            delay = min(2 * delay + 1, _LONGEST_DELAY)
-            if time.monotonic() + delay > deadline:
-                raise
-
-
-def _unique_name() -> str:
-    return f"{socket.gethostname()[:64]}-{os.getpid()}-{uuid4().hex[:8]}"
+    async def _leave(self) -> None:
+        # Shielded, because the task may be canceled.
+        with anyio.move_on_after(_SECONDS_TO_LEAVE, shield=True):
+            try:
+                self._update(await self._run(self._name, self._heartbeat()))
+            except AudienceLabError as error:
+                self._log_left(error)

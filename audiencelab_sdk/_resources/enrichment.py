@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 from uuid import UUID, uuid4
 
@@ -13,6 +13,7 @@ from audiencelab_sdk._arguments import (
     checked_seconds,
     checked_text,
     checked_texts,
+    checked_timedelta,
     checked_uuid,
 )
 from audiencelab_sdk._http._listing import Listing
@@ -26,18 +27,19 @@ from audiencelab_sdk._http._resource import (
     operation,
     overloaded,
 )
-from audiencelab_sdk._http._table import created, creator, equal
+from audiencelab_sdk._http._table import Condition, created, creator, equal
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._async_running import AsyncEnrichmentRun
 from audiencelab_sdk._resources._bar import Observer, observer
-from audiencelab_sdk._resources._plans import NewExecutor, OnError, Plan
+from audiencelab_sdk._resources._plans import NewExecutor, Plan
 from audiencelab_sdk._resources._running import EnrichmentRun
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
 from audiencelab_sdk.errors import (
     AudienceLabError,
     EnrichmentFailedError,
     EnrichmentTimeoutError,
+    InvalidArgumentError,
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus, EnrichmentType
 
@@ -52,8 +54,8 @@ class Enrichment(Resource[D]):
     """The enrichment jobs of accounts: pending, then processing, then completed or failed.
 
     Members of the account and the service role may call all methods, except that `reset_progress`
-    is for the service role. API keys with a scope on ``enrichment`` may read jobs and work on them.
-    Ids are UUIDs or their text.
+    and `fail_stale` are for the service role. API keys with a scope on ``enrichment`` may read jobs
+    and work on them. Ids are UUIDs or their text.
 
     Besides the errors that it documents, every method raises:
 
@@ -143,6 +145,7 @@ class Enrichment(Resource[D]):
         audience_id: UUID | str | None = None,
         status: EnrichmentStatus | str | None = None,
         enrichment_type: EnrichmentType | str | None = None,
+        stale_for: timedelta | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         page_size: int = 100,
@@ -163,6 +166,8 @@ class Enrichment(Resource[D]):
             audience_id: Only jobs of this audience.
             status: Only jobs with this status.
             enrichment_type: Only jobs of this type.
+            stale_for: Only processing jobs that were not updated for so long, by the clock of this
+                machine. While a job is worked on by `track`, it is updated every 30 seconds.
             created_after: Only jobs created after this time, an aware datetime.
             created_before: Only jobs created before this time, an aware datetime.
             page_size: How many jobs to fetch per request, 1 to 1000.
@@ -177,12 +182,20 @@ class Enrichment(Resource[D]):
             conditions.append(equal("account_id", checked_uuid("account_id", account_id)))
         if audience_id is not None:
             conditions.append(equal("audience_id", checked_uuid("audience_id", audience_id)))
+        moving: dict[Condition, object] = {}
+        if stale_for is not None:
+            if status not in {None, jobs.PROCESSING}:
+                raise InvalidArgumentError("stale_for is for processing jobs: leave status out")
+            status = jobs.PROCESSING
+            silence = checked_timedelta("stale_for", stale_for, timedelta(0), jobs.LONGEST_SILENCE)
+            last_update = datetime.now(UTC) - silence
+            moving[("updated_at", "lt", last_update.isoformat())] = silence
         if status is not None:
             conditions.append(equal("status", checked_text("status", status)))
         if enrichment_type is not None:
             checked_type = checked_text("enrichment_type", enrichment_type)
             conditions.append(equal("enrichment_type", checked_type))
-        return jobs.TABLE.listing(conditions, page_size, cursor)
+        return jobs.TABLE.listing(conditions, page_size, cursor, moving=moving)
 
     @operation
     def start(self, job_id: UUID | str) -> Operation[EnrichmentJob]:
@@ -206,41 +219,44 @@ class Enrichment(Resource[D]):
 
     @operation
     def report_progress(
-        self, job_id: UUID | str, *, worker: str, processed: int, failed: int = 0
+        self, job_id: UUID | str, *, unit: str, processed: int, failed: int = 0
     ) -> Operation[EnrichmentJob]:
-        """Report the totals of a worker since its start. The first report starts a pending job.
+        """Report the totals of a unit of work. The first report starts a pending job.
 
         Calls the database function ``report_enrichment_progress``, which adds up the totals of all
-        workers. A worker's totals never decrease, so repeated and late reports are harmless, and a
-        restarted worker needs a new name. `track` handles all of this.
+        units. The totals of a unit never decrease, so repeated and late reports are harmless. If a
+        unit is processed again after a crash, it needs its old name, and counts once. `track`
+        handles the reports of a unit.
 
         Args:
             job_id: The job's id.
-            worker: The worker's name, unique within the job.
-            processed: The number of records that the worker has processed, failures included.
+            unit: The name of the unit of work, unique within the job, such as ``"rows 0-999"``. Not
+                the name of a process.
+            processed: The number of records of the unit that are processed, failures included.
             failed: How many of these failed.
 
         Returns:
-            The updated job, with the totals of all workers.
+            The job. Its counters may lag behind the reports by up to a second while reports keep
+            coming. They are exact once the job is completed or failed.
 
         Raises:
             ConflictError: The job is completed or failed.
             NotFoundError: The job does not exist, or the caller may not work on it.
         """
-        return (yield from jobs.report_progress(job_id, worker, processed, failed))
+        return (yield from jobs.report_progress(job_id, unit, processed, failed))
 
     @operation
     def reset_progress(
-        self, job_id: UUID | str, worker: str | None = None
+        self, job_id: UUID | str, unit: str | None = None
     ) -> Operation[EnrichmentJob]:
-        """Discard the reports of one worker or of all workers, and recalculate the job's counters.
+        """Discard the reports on one unit or on all units, and recalculate the job's counters.
 
-        Use it after a worker reported wrong totals, or before a job is repeated. Calls the database
-        function ``reset_enrichment_progress``, as the service role.
+        Use it after wrong totals were reported. Calls the database function
+        ``reset_enrichment_progress``, as the service role.
 
         Args:
             job_id: The job's id.
-            worker: The worker whose reports are discarded. None means all workers.
+            unit: The unit whose totals are discarded. None means all units.
 
         Returns:
             The updated job.
@@ -250,8 +266,8 @@ class Enrichment(Resource[D]):
             NotFoundError: The job does not exist.
         """
         arguments = {"p_job_id": str(checked_uuid("job_id", job_id))}
-        if worker is not None:
-            arguments["p_worker"] = checked_text("worker", worker, longest=LONGEST_NAME)
+        if unit is not None:
+            arguments["p_unit"] = checked_text("unit", unit, longest=LONGEST_NAME)
         response = yield rpc("reset_enrichment_progress", arguments, repeatable=True)
         return read("reset_enrichment_progress", jobs.TABLE.rows.one, response)
 
@@ -298,6 +314,51 @@ class Enrichment(Resource[D]):
         return (yield from jobs.fail(job_id, error))
 
     @operation
+    def retry(self, job_id: UUID | str, *, reset: bool = False) -> Operation[EnrichmentJob]:
+        """Move a failed job to pending, so that it can be worked on again.
+
+        Calls the database function ``retry_enrichment_job``. The reason of the failure is removed
+        from `metadata`, and `completed_at` becomes None.
+
+        Args:
+            job_id: The job's id.
+            reset: Whether the job starts from the beginning, with counters of 0. By default the
+                totals of its units are kept: those that are finished need not be processed again,
+                and those that are count once.
+
+        Returns:
+            The updated job.
+
+        Raises:
+            ConflictError: The job is not failed.
+            NotFoundError: The job does not exist, or the caller may not work on it.
+        """
+        return (yield from jobs.retry(job_id, reset=reset))
+
+    @operation
+    def fail_stale(self, older_than: timedelta) -> Operation[int]:
+        """Move all processing jobs to failed that were not updated for so long.
+
+        Run it regularly, to notice workers that were killed::
+
+            client.enrichment.fail_stale(timedelta(minutes=10))
+
+        Calls the database function ``fail_stale_enrichment_jobs``, as the service role. The reason
+        is stored in `metadata`. `list` with `stale_for` returns these jobs and changes nothing.
+
+        Args:
+            older_than: How long the job was not updated, by the clock of the database: 1 minute to
+                365 days. While a job is worked on by `track`, it is updated every 30 seconds.
+
+        Returns:
+            The number of jobs that this call moved to failed.
+
+        Raises:
+            PermissionDeniedError: The caller is not the service role.
+        """
+        return (yield from jobs.fail_stale(older_than))
+
+    @operation
     def wait(
         self,
         job_id: UUID | str,
@@ -317,8 +378,9 @@ class Enrichment(Resource[D]):
             timeout: The maximum time to wait, in seconds. The last request may exceed it.
             poll_interval: The time between two reads, in seconds.
             on_progress: A plain function, called with the job after the first read and after each
-                change. An exception that it raises ends the wait.
-            show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
+                change of anything but `updated_at`. An exception that it raises ends the wait.
+            show: Whether to show a progress bar on standard error, with the rate, the time left and
+                the failed records, or how long nobody has reported. Needs the extra ``progress``.
 
         Returns:
             The completed job.
@@ -363,39 +425,53 @@ class Enrichment(Resource[D]):
         self,
         job: EnrichmentJob | UUID | str,
         *,
-        worker: str | None = None,
+        unit: str | None = None,
         complete: bool = True,
+        on_error: jobs.OnError = "fail",
         show: bool = False,
     ) -> Tracking:
-        """Return a context manager that counts a worker's records and reports its progress.
+        """Return a context manager that counts records and reports the progress of a job.
 
         ::
 
-            with client.enrichment.track(job, worker="w1") as progress:
+            with client.enrichment.track(job) as progress:
                 for batch in batches:
                     failures = enrich(batch)
                     progress.advance(len(batch), failed=failures)
 
-            async with async_client.enrichment.track(job, worker="w1") as progress:
+            async with async_client.enrichment.track(job) as progress:
                 await progress.advance(5)
 
         Entering the block starts a pending job. `advance` reports the totals at most once a second.
         The end of the block reports them again and completes the job. If the block raises, the job
-        fails with the exception's text, and the exception is re-raised. Calls the database function
+        fails with the exception's text, and the exception is re-raised. KeyboardInterrupt,
+        SystemExit and the cancellation of an asynchronous task leave the job processing instead,
+        because they end the program and say nothing about the job. Calls the database function
         ``report_enrichment_progress`` and updates the table ``enrichment_tracking``.
 
         A transient error of a report does not interrupt the work: the next report includes its
-        totals. The last report is retried for up to a minute.
+        totals. The last report is retried for up to a minute. If there is no progress, the totals
+        are reported again every 30 seconds in the background, so that `updated_at` shows that the
+        job is being worked on.
 
-        Several workers may share a job. Each passes ``complete=False``, and `complete` is called
-        after all of them have ended. If one worker raises, the job fails, and `advance` raises
-        ConflictError in the others.
+        Several blocks, in one process or in many, may work on a job, each on a unit of its own.
+        Each passes ``complete=False`` and the name of the unit, and `complete` is called after all
+        units are finished. If a block raises, the job fails, and `advance` raises ConflictError in
+        the others.
+
+        A unit is a part of the work, such as ``"rows 0-999"``, and not a process. If a process
+        crashes, another one processes the unit again, under the same name and from its beginning:
+        the unit counts once. Under a new name, the records that were reported before the crash
+        would count twice, and a job of 20,000 records would end at 20,300.
 
         Args:
             job: The job, or its id.
-            worker: The worker's name, unique within the job. Another run of the same worker needs
-                another name. None means a random name.
+            unit: The name of the unit of work, unique within the job. None means all of the job,
+                and is not allowed with ``complete=False``, where several blocks would share one
+                total.
             complete: Whether to complete the job when the block ends without an exception.
+            on_error: Whether an exception fails the job, or leaves it processing, to be taken up
+                again.
             show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
 
         Returns:
@@ -407,7 +483,7 @@ class Enrichment(Resource[D]):
             NotFoundError: On entry or at the end of the block, the job does not exist, or the
                 caller may not work on it.
         """
-        return Tracking(job, worker=worker, complete=complete, show=show)
+        return Tracking(job, unit=unit, complete=complete, on_error=on_error, show=show)
 
     @overload
     def run(
@@ -421,7 +497,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: OnError = "fail",
+        on_error: jobs.OnError = "fail",
         show: bool = False,
     ) -> EnrichmentRun[T]: ...
     @overload
@@ -436,7 +512,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: OnError = "fail",
+        on_error: jobs.OnError = "fail",
         show: bool = False,
     ) -> AsyncEnrichmentRun[T]: ...
     @overload
@@ -451,7 +527,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: OnError = "fail",
+        on_error: jobs.OnError = "fail",
         show: bool = False,
     ) -> AsyncEnrichmentRun[T]: ...
     @overloaded(made_by(EnrichmentRun[Any], AsyncEnrichmentRun[Any]))
@@ -466,7 +542,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: OnError = "fail",
+        on_error: jobs.OnError = "fail",
         show: bool = False,
     ) -> Plan[Any, Any]:
         """Return a context manager that enriches records, and iterates over their outcomes.

@@ -46,7 +46,8 @@ class EnrichmentJob(Model, frozen=True):
             str.
         status: The status of the job. A status that this version of the SDK does not know is a str.
         total_records: The number of records. 0 means unknown.
-        processed_records: The number of records that all workers have processed, failures included.
+        processed_records: The number of records that are processed, failures included. It may lag
+            behind the reports by a second until the job is completed or failed.
         failed_records: How many of these failed.
         enrichment_fields: The fields to fill.
         metadata: Further data about the job. A stored value that is not an object has the key
@@ -55,7 +56,7 @@ class EnrichmentJob(Model, frozen=True):
         completed_at: When the job was completed or failed.
         created_by: The user who created the job.
         created_at: When the job was created.
-        updated_at: When the job was last changed.
+        updated_at: When the job was last changed or reported on.
     """
 
     id: UUID

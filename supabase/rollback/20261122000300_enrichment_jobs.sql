@@ -1,6 +1,6 @@
--- Rolls back the migration of the same name: the tables of enrichment jobs and of worker progress, and their functions.
+-- Rolls back the migration of the same name: the tables of enrichment jobs and of their progress, and their functions.
 --
--- THIS DELETES DATA: all enrichment jobs, including those from before the migration, and the totals of each worker.
+-- THIS DELETES DATA: all enrichment jobs, including those from before the migration, and the totals of their units.
 -- Objects of earlier scripts that the migration replaced, such as policies and indexes, are not restored.
 -- This file raises an error and changes nothing unless confirmed in the same session:
 --
@@ -28,14 +28,17 @@ begin
 end;
 $confirmation$;
 
+drop function if exists public.fail_stale_enrichment_jobs(interval);
+drop function if exists public.retry_enrichment_job(uuid, boolean);
 drop function if exists public.reset_enrichment_progress(uuid, text);
 drop function if exists public.report_enrichment_progress(uuid, text, integer, integer);
 do $schema$
 begin
   if to_regnamespace('enrichment_private') is not null then
     drop function if exists enrichment_private.may_write(public.enrichment_tracking);
-    drop function if exists enrichment_private.count_records(uuid);
-    drop table if exists enrichment_private.worker_progress;
+    drop function if exists enrichment_private.combine_partial_sums(uuid);
+    drop table if exists enrichment_private.partial_sums;
+    drop table if exists enrichment_private.unit_progress;
   end if;
 end;
 $schema$;
@@ -44,7 +47,12 @@ drop table if exists public.enrichment_tracking;
 do $schema$
 begin
   if to_regnamespace('enrichment_private') is not null then
-    -- After the table, because a trigger of the table calls it.
+    -- After the table, because its triggers call them.
+    drop function if exists enrichment_private.delete_partial_sums();
+    drop function if exists enrichment_private.add_up_records();
+    drop function if exists enrichment_private.count_units(uuid);
+    drop function if exists enrichment_private.lock_reports(uuid);
+    drop function if exists enrichment_private.require_read_committed();
     drop function if exists enrichment_private.keep_counters();
     -- Without CASCADE, so that it raises an error if the schema contains other objects.
     drop schema enrichment_private;

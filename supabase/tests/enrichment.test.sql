@@ -1,8 +1,8 @@
--- Enrichment jobs: members create and finish them; workers report progress.
+-- Enrichment jobs: members create, finish and retry them; workers report the progress of units.
 
 begin;
 
-select plan(16);
+select plan(29);
 
 create function pg_temp.id(p_name text)
 returns uuid
@@ -52,7 +52,7 @@ select throws_ok(
   'a member cannot delete a job'
 );
 
--- Two workers report their running totals.
+-- Two units of work, with their running totals.
 select pg_temp.act_as('service_role');
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'a', 10, 1)).status,
@@ -62,17 +62,17 @@ select is(
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'b', 20, 0)).processed_records,
   30,
-  'a counter is the sum over all workers'
+  'a counter is the sum over all units'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'b', 20, 0)).processed_records,
   30,
-  'a repeated report changes nothing'
+  'a repeated report changes no counter'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'b', 5, 0)).processed_records,
   30,
-  'a late report changes nothing'
+  'a late report changes no counter'
 );
 select is(
   (public.report_enrichment_progress(pg_temp.id('job'), 'a', 15, 4)).failed_records,
@@ -89,7 +89,7 @@ select throws_ok(
   $$ select public.report_enrichment_progress(pg_temp.id('job'), ' ', 1, 0) $$,
   '22023',
   null,
-  'a blank worker name raises 22023'
+  'a blank name of a unit raises 22023'
 );
 
 -- Mallory is a member of another account only.
@@ -106,10 +106,10 @@ select throws_ok(
   'a non-member cannot report progress'
 );
 select throws_ok(
-  $$ select from enrichment_private.worker_progress $$,
+  $$ select from enrichment_private.unit_progress $$,
   '42501',
   null,
-  'a user cannot read the totals of workers'
+  'a user cannot read the totals of units'
 );
 
 -- Ada completes the job.
@@ -125,6 +125,90 @@ select results_eq(
   $$ select processed_records, failed_records from public.enrichment_tracking $$,
   $$ values (35, 4) $$,
   'the counters of a completed job do not change'
+);
+select throws_ok(
+  $$ select public.retry_enrichment_job(pg_temp.id('job')) $$,
+  'PT409',
+  null,
+  'a completed job cannot be retried'
+);
+
+-- The job fails and is retried, first from where it was.
+update public.enrichment_tracking
+set status = 'failed', metadata = '{"source": "test", "error": "out of coffee"}'
+where id = pg_temp.id('job');
+select pg_temp.act_as('authenticated', pg_temp.id('mallory'));
+select throws_ok(
+  $$ select public.retry_enrichment_job(pg_temp.id('job')) $$,
+  'PT404',
+  null,
+  'a non-member cannot retry a job'
+);
+select throws_ok(
+  $$ select public.fail_stale_enrichment_jobs('10 minutes') $$,
+  '42501',
+  null,
+  'a user cannot fail stale jobs'
+);
+select pg_temp.act_as('authenticated', pg_temp.id('ada'));
+select results_eq(
+  $$
+    select status, processed_records, failed_records, completed_at, metadata
+    from public.retry_enrichment_job(pg_temp.id('job'))
+  $$,
+  $$ values ('pending', 35, 4, null::timestamptz, '{"source": "test"}'::jsonb) $$,
+  'a retried job is pending, keeps its counters and has no error'
+);
+select isnt(
+  (public.report_enrichment_progress(pg_temp.id('job'), 'a', 16, 4)).started_at,
+  null,
+  'a retried job is started by a report'
+);
+select throws_ok(
+  $$ select public.retry_enrichment_job(pg_temp.id('job')) $$,
+  'PT409',
+  null,
+  'a processing job cannot be retried'
+);
+update public.enrichment_tracking set status = 'failed' where id = pg_temp.id('job');
+select results_eq(
+  $$ select processed_records, failed_records from public.enrichment_tracking $$,
+  $$ values (36, 4) $$,
+  'the counters of a failed job are exact'
+);
+select results_eq(
+  $$
+    select status, processed_records, failed_records, started_at
+    from public.retry_enrichment_job(pg_temp.id('job'), true)
+  $$,
+  $$ values ('pending', 0, 0, null::timestamptz) $$,
+  'a job that is reset starts from the beginning'
+);
+
+-- Nobody works on the job any more.
+select public.report_enrichment_progress(pg_temp.id('job'), 'a', 1, 0);
+reset role;
+alter table public.enrichment_tracking disable trigger set_timestamps_enrichment_tracking;
+update public.enrichment_tracking set updated_at = now() - interval '11 minutes';
+alter table public.enrichment_tracking enable trigger set_timestamps_enrichment_tracking;
+select pg_temp.act_as('service_role');
+select throws_ok(
+  $$ select public.fail_stale_enrichment_jobs('59 seconds') $$,
+  '22023',
+  null,
+  'a time without a report that is too short raises 22023'
+);
+select is(public.fail_stale_enrichment_jobs('12 minutes'), 0, 'a job that is silent for a shorter time is not failed');
+select is(public.fail_stale_enrichment_jobs('10 minutes'), 1, 'a silent job is failed');
+select results_eq(
+  $$ select status, metadata ->> 'error' from public.enrichment_tracking $$,
+  $$ values ('failed', 'no report for 00:10:00') $$,
+  'its error says why'
+);
+select is(
+  (public.reset_enrichment_progress(pg_temp.id('job'))).processed_records,
+  0,
+  'the service role resets the counters'
 );
 select throws_ok(
   $$ update public.enrichment_tracking set status = 'done' $$,

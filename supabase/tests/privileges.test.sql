@@ -2,7 +2,7 @@
 
 begin;
 
-select plan(43);
+select plan(44);
 
 select has_role('api_key', 'role api_key exists');
 select is_member_of('api_key', 'authenticator', 'authenticator can switch to api_key');
@@ -44,7 +44,8 @@ select is(
     'api_keys_private.api_key_logs'::regclass,
     'api_keys_private.failed_comparisons'::regclass,
     'api_keys_private.settings'::regclass,
-    'enrichment_private.worker_progress'::regclass
+    'enrichment_private.unit_progress'::regclass,
+    'enrichment_private.partial_sums'::regclass
   )),
   true,
   'row level security is enabled on every table'
@@ -124,7 +125,8 @@ select policies_are('api_keys_private', 'api_key_usage_hours', array[]::text[]);
 select policies_are('api_keys_private', 'api_key_usage_progress', array[]::text[]);
 select policies_are('api_keys_private', 'failed_comparisons', array[]::text[]);
 select policies_are('api_keys_private', 'settings', array[]::text[]);
-select policies_are('enrichment_private', 'worker_progress', array[]::text[]);
+select policies_are('enrichment_private', 'unit_progress', array[]::text[]);
+select policies_are('enrichment_private', 'partial_sums', array[]::text[]);
 
 -- The functions of the API, and the roles that may call each. Written by `make sql`.
 create temporary table api (function regprocedure, callers name[]);
@@ -154,7 +156,9 @@ values
   ('public.delete_studio_segment(uuid)', '{api_key,authenticated}'),
   ('public.restore_studio_segment(uuid)', '{api_key,authenticated}'),
   ('public.report_enrichment_progress(uuid, text, integer, integer)', '{api_key,authenticated,service_role}'),
-  ('public.reset_enrichment_progress(uuid, text)', '{service_role}');
+  ('public.reset_enrichment_progress(uuid, text)', '{service_role}'),
+  ('public.retry_enrichment_job(uuid, boolean)', '{api_key,authenticated,service_role}'),
+  ('public.fail_stale_enrichment_jobs(interval)', '{service_role}');
 
 select set_eq(
   $$

@@ -50,6 +50,8 @@ ROWS = 1_000_000
 TIMEOUT = "120s"
 CONNECTIONS = 16
 EVENTS = 500
+REPORTERS = 32
+UNITS = 1_000
 
 # The pages as the SDK requests them, by keyset pagination.
 _FIRST_PAGE = f"""
@@ -208,11 +210,9 @@ def many_scopes_against_one(world: World) -> Comparison:
 
 def logging_against_updating(world: World) -> Comparison:
     functions = ("public.log_api_key_usage", "benchmark.log_and_update")
-    measured = {(function, world.fresh_key_id()): list[float]() for function in functions}
-    for _ in range(3):
-        for (function, key_id), rates in measured.items():
-            rates.append(_calls_a_second(world, function, key_id))
-    ours, theirs = (median(rates) for rates in measured.values())
+    ours, theirs = _rates(
+        *(partial(_calls_a_second, world, function, world.fresh_key_id()) for function in functions)
+    )
     return times_as_many(
         f"{CONNECTIONS} connections logging one key's usage",
         "updating last_used_at every time",
@@ -317,6 +317,52 @@ def _purge(world: World, stopped: Event, purged: list[int]) -> None:
             purged.append(deleted)
 
 
+def reporting_against_adding_up(world: World) -> Comparison:
+    functions = ("public.report_enrichment_progress", "benchmark.report_and_add_up")
+    ours, theirs = _rates(
+        *(partial(_reports_a_second, world, function, jobs=1) for function in functions)
+    )
+    return times_as_many(
+        f"{REPORTERS} connections reporting on one job",
+        "adding up all workers under a lock on the job",
+        (ours, theirs),
+        at_least=5,
+    )
+
+
+def reporting_on_one_job_against_many(world: World) -> Comparison:
+    function = "public.report_enrichment_progress"
+    one, many = _rates(
+        *(partial(_reports_a_second, world, function, jobs=jobs) for jobs in (1, REPORTERS))
+    )
+    return times_as_many(
+        f"{REPORTERS} connections reporting on one job",
+        f"{REPORTERS} connections reporting on jobs of their own",
+        (one, many),
+        at_least=1.0,
+    )
+
+
+def reporting_on_many_units_against_one(world: World) -> Comparison:
+    report = (
+        "select * from public.report_enrichment_progress(%s, 'unit 1',"
+        " nextval('benchmark.totals')::integer, 0)"
+    )
+    large, small = (world.add_jobs(1)[0] for _ in range(2))
+    with world.connect(SERVICE_ROLE) as connection:
+        for number in range(1, UNITS + 1):
+            connection.execute(
+                "select public.report_enrichment_progress(%s, 'unit ' || %s, 0, 0)",
+                [large, number],
+            )
+        medians = alternating_medians(
+            call(connection, report, large), call(connection, report, small), rounds=100
+        )
+    return times_as_long(
+        f"a report on a job of {UNITS:,} units", "on a job of one", medians, at_most=1.2
+    )
+
+
 COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     verify_against_bcrypt,
     verify_against_look_up,
@@ -330,6 +376,9 @@ COMPARISONS: tuple[Callable[[World], Comparison], ...] = (
     usage_against_ready_counts,
     logging_against_updating,
     batch_against_single_calls,
+    reporting_against_adding_up,
+    reporting_on_one_job_against_many,
+    reporting_on_many_units_against_one,
     many_scopes_against_one,
     busy_member_against_member,
     # Last, because it deletes log rows.
@@ -370,22 +419,43 @@ def _count_under_slow_policy(
             connection.execute(count.encode())
 
 
+def _rates(*measure: Callable[[], float]) -> list[float]:
+    """Return the median rate of each, measured in turns."""
+    rounds = [[each() for each in measure] for _ in range(3)]
+    return [median(rates) for rates in zip(*rounds, strict=True)]
+
+
 def _calls_a_second(world: World, function: str, key_id: UUID) -> float:
-    """Return the calls per second of all connections, by pgbench, which has no global lock."""
     arguments = f"'{key_id}', '/v1/segments', 'GET', 200, '203.0.113.7', 'benchmark'"
+    return _transactions_a_second(world, f"select * from {function}({arguments});", CONNECTIONS)
+
+
+def _reports_a_second(world: World, function: str, *, jobs: int) -> float:
+    ids = ", ".join(f"'{job_id}'" for job_id in world.add_jobs(jobs))
+    job_id = f"(array[{ids}]::uuid[])[1 + :client_id % {jobs}]"
+    script = (
+        "\\set done :done + 1\n"
+        f"select * from {function}({job_id}, 'unit ' || :client_id::text, :done, 0);"
+    )
+    return _transactions_a_second(world, script, REPORTERS, "--define=done=0")
+
+
+def _transactions_a_second(world: World, script: str, clients: int, *options: str) -> float:
+    """Return the transactions per second of all clients, by pgbench, which has no global lock."""
     url = urlsplit(world.authenticator_url)
-    with tempfile.NamedTemporaryFile("w", suffix=".sql") as script:
-        script.write(f"select * from {function}({arguments});\n")
-        script.flush()
+    with tempfile.NamedTemporaryFile("w", suffix=".sql") as file:
+        file.write(f"{script}\n")
+        file.flush()
         output = subprocess.run(
             [
                 str(find_programs() / "pgbench"),
                 "--no-vacuum",
                 "--protocol=prepared",
-                f"--client={CONNECTIONS}",
+                f"--client={clients}",
                 "--jobs=2",
                 "--time=3",
-                f"--file={script.name}",
+                f"--file={file.name}",
+                *options,
                 urlunsplit(url._replace(netloc=f"{url.username}@{url.hostname}:{url.port}")),
             ],
             env={"PGPASSWORD": url.password or "", "PGOPTIONS": f"-c role={SERVICE_ROLE.role}"},

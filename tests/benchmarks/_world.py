@@ -123,6 +123,10 @@ class World:
         assert isinstance(key_id, UUID)
         return key_id
 
+    def add_jobs(self, number: int) -> list[UUID]:
+        """Create pending jobs, and return their ids."""
+        return [self.db.create_job(self.counted) for _ in range(number)]
+
     def connect(
         self, actor: Actor | None = None, db: Database | None = None
     ) -> psycopg.Connection[Any]:

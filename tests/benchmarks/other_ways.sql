@@ -86,4 +86,65 @@ begin
 end;
 $$;
 
+create table benchmark.worker_progress (
+  job_id uuid not null references public.enrichment_tracking (id) on delete cascade,
+  worker text not null,
+  processed_records integer not null,
+  failed_records integer not null,
+  updated_at timestamptz not null default now(),
+  primary key (job_id, worker)
+);
+
+-- Adds up the totals of all workers in each report, under the lock on the job.
+create function benchmark.report_and_add_up(p_job_id uuid, p_worker text, p_processed integer, p_failed integer)
+returns public.enrichment_tracking
+language plpgsql
+volatile
+security definer
+set search_path = ''
+as $$
+declare
+  v_job public.enrichment_tracking;
+  v_processed integer;
+  v_failed integer;
+begin
+  select * into v_job from public.enrichment_tracking as job where job.id = p_job_id for no key update;
+  if v_job.status in ('completed', 'failed') then
+    raise exception using errcode = 'PT409', message = 'the job has ended';
+  end if;
+
+  insert into benchmark.worker_progress as progress (job_id, worker, processed_records, failed_records)
+  values (p_job_id, p_worker, p_processed, p_failed)
+  on conflict (job_id, worker) do update
+  set
+    processed_records = greatest(progress.processed_records, excluded.processed_records),
+    failed_records = greatest(progress.failed_records, excluded.failed_records),
+    updated_at = now()
+  where progress.processed_records < excluded.processed_records
+    or progress.failed_records < excluded.failed_records;
+
+  select
+    least(coalesce(sum(progress.processed_records), 0), 2147483647),
+    least(coalesce(sum(progress.failed_records), 0), 2147483647)
+  into v_processed, v_failed
+  from benchmark.worker_progress as progress
+  where progress.job_id = p_job_id;
+
+  update public.enrichment_tracking as job
+  set
+    status = 'processing',
+    started_at = coalesce(job.started_at, now()),
+    processed_records = v_processed,
+    failed_records = v_failed
+  where job.id = p_job_id
+    and (job.status, job.processed_records, job.failed_records) is distinct from ('processing', v_processed, v_failed)
+  returning * into v_job;
+  return v_job;
+end;
+$$;
+
+-- Totals that increase.
+create sequence benchmark.totals;
+grant usage on sequence benchmark.totals to service_role;
+
 grant execute on all functions in schema benchmark to service_role;

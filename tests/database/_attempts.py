@@ -31,6 +31,7 @@ class Target:
     created_by: UUID
     segment: UUID
     job: UUID
+    failed_job: UUID
     key: UUID
     key_text: str
     key_creator: UUID
@@ -81,19 +82,20 @@ class World:
 
     def target(self) -> Target:
         account_id, owner = self._tenant.account_id, self._tenant.user_id
-        segment, job, key, key_creator = uuid4(), uuid4(), uuid4(), uuid4()
+        segment, job, failed_job, key, key_creator = (uuid4() for _ in range(5))
         text = f"sk_{key.hex}"
         self._admin.execute(
             "insert into public.segments (id, account_id, name, source_type, source_id, created_by)"
             " values (%s, %s, 'x', 'audience', '1', %s)",
             [segment, account_id, owner],
         )
-        self._admin.execute(
-            "insert into public.enrichment_tracking"
-            " (id, account_id, audience_id, enrichment_type, created_by)"
-            " values (%s, %s, gen_random_uuid(), 'email', %s)",
-            [job, account_id, owner],
-        )
+        for job_id, status in ((job, "pending"), (failed_job, "failed")):
+            self._admin.execute(
+                "insert into public.enrichment_tracking"
+                " (id, account_id, audience_id, enrichment_type, status, created_by)"
+                " values (%s, %s, gen_random_uuid(), 'email', %s, %s)",
+                [job_id, account_id, status, owner],
+            )
         self._admin.execute(
             "insert into api_keys_private.api_keys"
             " (id, account_id, name, key_prefix, key_hash, created_by)"
@@ -105,7 +107,7 @@ class World:
             " values (%s, '/', 'GET')",
             [key],
         )
-        return Target(account_id, owner, segment, job, key, text, key_creator)
+        return Target(account_id, owner, segment, job, failed_job, key, text, key_creator)
 
     def delete_softly(self, target: Target) -> None:
         self._admin.execute(

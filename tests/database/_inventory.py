@@ -252,11 +252,11 @@ PUBLIC_FUNCTIONS = (
     PublicFunction(
         "public.report_enrichment_progress(uuid, text, integer, integer)",
         to("authenticated", "service_role", "api_key"),
-        definer="callers cannot write worker totals; checks write access to the job",
+        definer="callers cannot write the totals of units; checks write access to the job",
         outcomes="x 1 1 4 4 1 4 4 4 1",
         arguments=lambda it: {
             "p_job_id": it.job,
-            "p_worker": "w",
+            "p_unit": "u",
             "p_processed": 1,
             "p_failed": 0,
         },
@@ -267,6 +267,20 @@ PUBLIC_FUNCTIONS = (
         definer=_SERVICE,
         outcomes="x x x x x x x x x 1",
         arguments=lambda it: {"p_job_id": it.job},
+    ),
+    PublicFunction(
+        "public.retry_enrichment_job(uuid, boolean)",
+        to("authenticated", "service_role", "api_key"),
+        definer="callers cannot write the totals of units; checks write access to the job",
+        outcomes="x 1 1 4 4 1 4 4 4 1",
+        arguments=lambda it: {"p_job_id": it.failed_job, "p_reset": True},
+    ),
+    PublicFunction(
+        "public.fail_stale_enrichment_jobs(interval)",
+        to("service_role"),
+        definer=_SERVICE,
+        outcomes="x x x x x x x x x 1",
+        arguments=lambda _: {"p_older_than": "10 minutes"},
     ),
 )
 
@@ -361,7 +375,18 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_direct.disable()"),
     Function("enrichment_private.keep_counters()"),
     Function("enrichment_private.may_write(enrichment_tracking)"),
-    Function("enrichment_private.count_records(uuid)"),
+    Function("enrichment_private.require_read_committed()"),
+    Function("enrichment_private.lock_reports(uuid)"),
+    Function("enrichment_private.count_units(uuid)"),
+    Function("enrichment_private.combine_partial_sums(uuid)"),
+    Function(
+        "enrichment_private.add_up_records()",
+        definer="callers cannot read the totals of units; changes the row of the update only",
+    ),
+    Function(
+        "enrichment_private.delete_partial_sums()",
+        definer="service_role cannot write partial sums; deletes those of the deleted row",
+    ),
 )
 
 # PostgREST calls the first in the transaction of each request, which calls the second.
@@ -401,7 +426,8 @@ TABLES: dict[str, dict[str, frozenset[str]]] = {
     "api_keys_private.settings": {"service_role": to("SELECT", "UPDATE")},
     "api_keys_private.live_api_keys": {"service_role": to("SELECT")},
     "api_keys_private.bcrypt_api_keys": {"service_role": to("SELECT")},
-    "enrichment_private.worker_progress": {"service_role": READ_WRITE},
+    "enrichment_private.unit_progress": {"service_role": to("SELECT")},
+    "enrichment_private.partial_sums": {"service_role": to("SELECT")},
 }
 
 PUBLIC_TABLES = tuple(name.removeprefix("public.") for name in TABLES if name.startswith("public."))

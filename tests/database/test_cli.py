@@ -221,7 +221,8 @@ def test_the_advisors_report_only_private_tables_without_policies(
         ("rls_enabled_no_policy", "api_keys_private", "api_key_usage_progress"),
         ("rls_enabled_no_policy", "api_keys_private", "failed_comparisons"),
         ("rls_enabled_no_policy", "api_keys_private", "settings"),
-        ("rls_enabled_no_policy", "enrichment_private", "worker_progress"),
+        ("rls_enabled_no_policy", "enrichment_private", "partial_sums"),
+        ("rls_enabled_no_policy", "enrichment_private", "unit_progress"),
     }
 
 

@@ -150,6 +150,57 @@ def test_after_the_old_rollback_the_migrations_apply_again(fresh: Database, db: 
     assert fresh.rows(tenant.member, report, job)
 
 
+# What an earlier version of the migration made in place of the totals of units.
+WORKERS = """
+    create table enrichment_private.worker_progress (
+      job_id uuid not null,
+      worker text not null,
+      processed_records integer not null,
+      failed_records integer not null,
+      updated_at timestamptz not null default now(),
+      constraint worker_progress_pkey primary key (job_id, worker),
+      constraint worker_progress_job_id_fkey
+        foreign key (job_id) references public.enrichment_tracking (id) on delete cascade
+    );
+    alter table enrichment_private.worker_progress enable row level security;
+"""
+
+
+@pytest.mark.parametrize("has_units", [False, True], ids=["workers", "workers and units"])
+def test_the_totals_of_workers_become_those_of_units(
+    fresh: Database, db: Database, has_units: bool
+) -> None:
+    apply_all(fresh)
+    tenant = fresh.add_tenant()
+    job, other = fresh.create_job(tenant), fresh.create_job(tenant)
+    report = "select * from public.report_enrichment_progress(%s, %s, %s, %s)"
+    if has_units:
+        fresh.rows(tenant.member, report, job, "w1", 20, 0)
+        fresh.rows(tenant.member, report, other, "w1", 5, 0)
+    else:
+        fresh.apply("drop table enrichment_private.unit_progress, enrichment_private.partial_sums;")
+    fresh.apply(WORKERS)
+    fresh.admin(
+        "insert into enrichment_private.worker_progress"
+        " values (%s, 'w1', 10, 1), (%s, 'w2', 30, 2)",
+        job,
+        job,
+    )
+
+    for _ in range(2):
+        assert warnings_of(fresh, JOBS.read_text()) == []
+
+    assert catalog(fresh) == catalog(db)
+    first = 20 if has_units else 10
+    for totals, expected in (((0, 0), first), ((25, 3), 25)):
+        (row,) = fresh.rows(tenant.member, report, job, "w1", *totals)
+        assert row["processed_records"] == expected + 30
+    for each, expected in ((job, 55), (other, 5 if has_units else 0)):
+        fresh.admin("update public.enrichment_tracking set status = 'failed' where id = %s", each)
+        (row,) = fresh.admin("select * from public.enrichment_tracking where id = %s", each)
+        assert row["processed_records"] == expected
+
+
 def test_without_the_base_schema_all_missing_objects_are_reported(server: PostgresServer) -> None:
     db = make_database(server, f"bare_{next(numbers)}", migrated=False)
     db.admin("drop extension pgcrypto")

@@ -136,7 +136,7 @@ def test_a_key_cannot_purge_or_move_rows(rows: Rows, db: Database) -> None:
         "update public.enrichment_tracking set account_id = gen_random_uuid()",
         "update public.enrichment_tracking set created_by = gen_random_uuid()",
         "select * from api_keys_private.api_keys",
-        "select * from enrichment_private.worker_progress",
+        "select * from enrichment_private.unit_progress",
     ):
         with pytest.raises(errors.InsufficientPrivilege, match="permission denied"):
             db.rows(key, statement)

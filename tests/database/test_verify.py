@@ -94,6 +94,9 @@ CHANGES = {
     "drop trigger set_timestamps_segments on public.segments": (
         "trigger set_timestamps_segments on public.segments: missing"
     ),
+    "drop trigger add_up_records_enrichment_tracking on public.enrichment_tracking": (
+        "trigger add_up_records_enrichment_tracking on public.enrichment_tracking: missing"
+    ),
     "alter table public.segments disable trigger set_timestamps_segments": (
         "found <not always enabled>"
     ),
@@ -119,8 +122,8 @@ CHANGES = {
         "constraint segments_source_type_check on public.segments: missing"
     ),
     "alter type public.verify_api_key_response add attribute x text": "found <x text>",
-    "drop table enrichment_private.worker_progress": (
-        "table enrichment_private.worker_progress: missing"
+    "drop table enrichment_private.unit_progress": (
+        "table enrichment_private.unit_progress: missing"
     ),
     "alter view api_keys_private.live_api_keys reset (security_invoker)": (
         "expected <security invoker>"

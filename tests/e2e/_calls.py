@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
@@ -95,8 +95,10 @@ ARGUMENTS: Mapping[str, Callable[[Thing], Arguments]] = {
     "enrichment.get": lambda job: given(job.id),
     "enrichment.list": lambda account: given(account_id=account.id),
     "enrichment.start": lambda job: given(job.id),
-    "enrichment.report_progress": lambda job: given(job.id, worker="w", processed=1),
+    "enrichment.report_progress": lambda job: given(job.id, unit="u", processed=1),
     "enrichment.reset_progress": lambda job: given(job.id),
+    "enrichment.retry": lambda job: given(job.id),
+    "enrichment.fail_stale": lambda _: given(timedelta(minutes=10)),
     "enrichment.complete": lambda job: given(job.id),
     "enrichment.fail": lambda job: given(job.id, "no budget"),
     "enrichment.wait": lambda job: given(
@@ -168,6 +170,9 @@ SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
     ),
     "Progress.advance": advance_late,
     "Progress.advance(-1)": lambda client, job: client.track(job.id, lambda advance: advance(-1)),
+    "enrichment.track(no unit)": lambda client, job: client.track(
+        job.id, lambda _: None, complete=False
+    ),
     "Progress.job": lambda client, job: client.client.enrichment.track(job.id).job,
     "Page.next": next_page,
     "Outcome.unwrap(log_usage_batch)": partial(unwrap, "api_keys.log_usage_batch"),

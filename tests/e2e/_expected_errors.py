@@ -76,6 +76,7 @@ NO_JOB = Refusal(NotFoundError, 404, "PT404", "the enrichment job does not exist
 WRONG_STATUS = conflict(None, "the enrichment job is ")
 ENDED = conflict("PT409", "the enrichment job is already ")
 ALREADY_ENDED = conflict(None, "the enrichment job is already ")
+NOT_FAILED = conflict("PT409", "the enrichment job is ")
 READ_ONLY = Refusal(PermissionDeniedError, 403, None, "this client may read the enrichment job")
 FULL = conflict("PT409", "the account has 1000 live API keys")
 THROTTLED = Refusal(RateLimitError, 429, "PT429", "too many invalid API keys with this prefix")
@@ -314,6 +315,17 @@ ENRICHMENT: Table = [
     ("enrichment.reset_progress", "completed job", "service", RETURNS),
     ("enrichment.reset_progress", "no job", "service", NO_JOB),
     ("enrichment.reset_progress", "deleted job", "service", NO_JOB),
+    ("enrichment.retry", "failed job", "member service key", RETURNS),
+    ("enrichment.retry", "failed job", f"{OUTSIDERS} wrong_key revoked_key read_key", NO_JOB),
+    ("enrichment.retry", "failed job", "anon", ANONYMOUS),
+    ("enrichment.retry", "pending job", "member", NOT_FAILED),
+    ("enrichment.retry", "processing job", "member service key", NOT_FAILED),
+    ("enrichment.retry", "completed job", "member", NOT_FAILED),
+    ("enrichment.retry", "no job", "member service", NO_JOB),
+    ("enrichment.retry", "deleted job", "member", NO_JOB),
+    ("enrichment.fail_stale", "processing job", "service", RETURNS),
+    ("enrichment.fail_stale", "processing job", f"member {OUTSIDERS} {KEYS}", NOT_ITS_ROLE),
+    ("enrichment.fail_stale", "processing job", "anon", ANONYMOUS),
     ("enrichment.complete", "processing job", "member service key", RETURNS),
     ("enrichment.complete", "processing job", f"{OUTSIDERS} wrong_key revoked_key", UNSEEN_JOB),
     ("enrichment.complete", "processing job", "read_key", READ_ONLY),
@@ -367,6 +379,7 @@ ENRICHMENT: Table = [
     ("enrichment.run(show)", "job, no rich", "member", NO_RICH),
     ("enrichment.run(no threads)", "pending job", "member", NOT_RUN),
     ("EnrichmentRun.job", "pending job", "member", invalid("the job is not available yet")),
+    ("enrichment.track(no unit)", "pending job", "member", invalid("unit is missing")),
     ("Progress.advance", "stopped job", "member", ENDED),
     ("Progress.advance", "left job", "member", NO_JOB),
     ("Progress.advance(-1)", "pending job", "member", invalid("processed must be from 0 to")),

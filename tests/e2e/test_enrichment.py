@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -23,6 +23,7 @@ from audiencelab_sdk import (
     PermissionDeniedError,
     Scope,
 )
+from audiencelab_sdk._resources import _tracking
 from tests._waiting import wait_until
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def test_strangers_have_no_access(
         ("complete", (), {}),
         ("fail", ("x",), {}),
         ("wait", (), {}),
-        ("report_progress", (), {"worker": "w", "processed": 1}),
+        ("report_progress", (), {"unit": "u", "processed": 1}),
     ):
         with pytest.raises(NotFoundError, match="enrichment job"):
             stranger.call(f"enrichment.{name}", job.id, *arguments, **options)
@@ -88,9 +89,7 @@ def test_a_job_goes_from_pending_to_completed(member: Client, job: EnrichmentJob
     started = member.call("enrichment.start", job.id)
     assert started.status is PROCESSING
     assert abs((started.started_at - datetime.now(UTC)).total_seconds()) < 60
-    reported = member.call(
-        "enrichment.report_progress", job.id, worker="w", processed=100, failed=3
-    )
+    reported = member.call("enrichment.report_progress", job.id, unit="u", processed=100, failed=3)
     assert (reported.processed_records, reported.failed_records) == (100, 3)
     completed = member.call("enrichment.complete", job.id)
     assert completed.status is COMPLETED
@@ -131,7 +130,7 @@ def test_invalid_transitions_conflict_and_change_nothing(
 ) -> None:
     before = reach(member, job, status)
     arguments = ["second reason"] if move == "fail" else []
-    options = {"worker": "w", "processed": 1} if move == "report_progress" else {}
+    options = {"unit": "u", "processed": 1} if move == "report_progress" else {}
     with pytest.raises(ConflictError, match=status):
         member.call(f"enrichment.{move}", job.id, *arguments, **options)
     assert member.call("enrichment.get", job.id) == before
@@ -227,7 +226,7 @@ def test_track_reports_the_counts_and_completes_the_job(member: Client, job: Enr
             advance()
         advance(2, failed=1)
 
-    job = member.track(job, work, worker="w1")
+    job = member.track(job, work, unit="u1")
     assert (job.status, job.processed_records, job.failed_records) == (COMPLETED, 35, 1)
     assert job == member.call("enrichment.get", job.id)
 
@@ -245,16 +244,14 @@ def test_track_fails_the_job_with_the_exceptions_text(member: Client, job: Enric
     assert job.metadata["source"] == "test"
 
 
-def test_two_workers_share_a_job(member: Client, job: EnrichmentJob) -> None:
+def test_two_units_share_a_job(member: Client, job: EnrichmentJob) -> None:
     def work(advance: Advance) -> None:
         for _ in range(25):
             advance(2)
 
     with ThreadPoolExecutor(2) as threads:
         list(
-            threads.map(
-                lambda worker: member.track(job, work, worker=worker, complete=False), ["a", "b"]
-            )
+            threads.map(lambda unit: member.track(job, work, unit=unit, complete=False), ["a", "b"])
         )
     job = member.call("enrichment.complete", job.id)
     assert (job.status, job.processed_records) == (COMPLETED, 100)
@@ -274,6 +271,101 @@ def test_advance_raises_after_the_job_has_ended(member: Client, job: EnrichmentJ
         member.track(job, work)
     assert "could not be marked as failed" in caught.value.__notes__[0]
     assert member.call("enrichment.get", job.id).error == "stopped"
+
+
+def test_a_unit_that_is_processed_again_after_a_crash_counts_once(
+    member: Client, job: EnrichmentJob
+) -> None:
+    def crash(advance: Advance) -> None:
+        advance(30, failed=2)
+        raise MemoryError
+
+    def work(advance: Advance) -> None:
+        for _ in range(10):
+            advance(10)
+
+    with pytest.raises(MemoryError):
+        member.track(job, crash, unit="all records", on_error="leave")
+    left = member.call("enrichment.get", job.id)
+    assert (left.status, left.error) == (PROCESSING, None)
+
+    done = member.track(job, work, unit="all records")
+
+    assert (done.status, done.processed_records, done.failed_records) == (COMPLETED, 100, 2)
+
+
+def test_a_block_without_progress_keeps_the_job_fresh(
+    member: Client, job: EnrichmentJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_tracking, "_SECONDS_BETWEEN_HEARTBEATS", 0.3)
+    updates = set[datetime]()
+
+    def work(_: Advance) -> None:
+        wait_until(has_four_updates)
+
+    def has_four_updates() -> bool:
+        read: EnrichmentJob = threads.submit(member.call, "enrichment.get", job.id).result()
+        updates.add(read.updated_at)
+        return len(updates) >= 4
+
+    with ThreadPoolExecutor(1) as threads:
+        assert member.track(job, work).processed_records == 0
+
+
+def test_a_failed_job_is_retried(member: Client, job: EnrichmentJob) -> None:
+    def work(advance: Advance) -> None:
+        advance(60, failed=2)
+        raise ValueError("the vendor is down")
+
+    with pytest.raises(ValueError, match="the vendor is down"):
+        member.track(job, work, unit="first half", complete=False)
+
+    retried = member.call("enrichment.retry", job.id)
+    assert (retried.status, retried.error, retried.completed_at) == (PENDING, None, None)
+    assert (retried.processed_records, retried.failed_records) == (60, 2)
+    assert retried.metadata == {"source": "test"}
+
+    done = member.track(job, lambda advance: advance(40), unit="second half")
+    assert (done.status, done.processed_records) == (COMPLETED, 100)
+
+
+def test_a_failed_job_starts_again_from_the_beginning(member: Client, job: EnrichmentJob) -> None:
+    member.call("enrichment.report_progress", job.id, unit="u", processed=60)
+    member.call("enrichment.fail", job.id, "no budget")
+
+    retried = member.call("enrichment.retry", job.id, reset=True)
+
+    assert (retried.status, retried.processed_records) == (PENDING, 0)
+    with pytest.raises(ConflictError, match="is pending: only a failed job can be retried"):
+        member.call("enrichment.retry", job.id)
+
+
+def test_jobs_that_nobody_works_on_are_listed_and_failed(
+    member: Client, backend: Client, tenant: Tenant, project: Project, job: EnrichmentJob
+) -> None:
+    member.call("enrichment.start", job.id)
+    ids = [
+        project.sql(
+            "insert into public.enrichment_tracking"
+            " (account_id, audience_id, enrichment_type, created_by, status, updated_at)"
+            " values (%s, gen_random_uuid(), 'email', %s, 'processing', now() - %s::interval)"
+            " returning id",
+            *(tenant.account_id, tenant.user_id, f"{minutes} minutes"),
+        )[0]["id"]
+        for minutes in (30, 20, 5)
+    ]
+
+    def stale(minutes: int, **options: Any) -> set[Any]:
+        silence = timedelta(minutes=minutes)
+        listed = member.walk_all("enrichment.list", stale_for=silence, **options)
+        return {each.id for each in listed}
+
+    assert stale(10) == stale(10, page_size=1) == set(ids[:2])
+    assert stale(1) == set(ids)
+    assert backend.call("enrichment.fail_stale", timedelta(minutes=10)) >= 2
+    assert stale(1) == {ids[2]}
+    failed = member.call("enrichment.get", ids[0])
+    assert (failed.status, failed.error) == (FAILED, "no report for 00:10:00")
 
 
 def test_track_raises_for_an_ended_job(member: Client, job: EnrichmentJob) -> None:
@@ -315,11 +407,11 @@ def test_list_filters(member: Client, tenant: Tenant) -> None:
     assert found(created_before=jobs[2].created_at, enrichment_type="email") == [0]
 
 
-def test_reset_progress_discards_the_totals_of_a_worker(
+def test_reset_progress_discards_the_totals_of_a_unit(
     backend: Client, member: Client, job: EnrichmentJob
 ) -> None:
-    member.call("enrichment.report_progress", job.id, worker="honest", processed=10, failed=1)
-    member.call("enrichment.report_progress", job.id, worker="rogue", processed=2**31 - 1)
+    member.call("enrichment.report_progress", job.id, unit="honest", processed=10, failed=1)
+    member.call("enrichment.report_progress", job.id, unit="rogue", processed=2**31 - 1)
     with pytest.raises(PermissionDeniedError):
         member.call("enrichment.reset_progress", job.id, "rogue")
     reset = backend.call("enrichment.reset_progress", job.id, "rogue")

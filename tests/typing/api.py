@@ -115,7 +115,11 @@ def sync_client(account: UUID) -> None:
     assert_type(as_key.api_keys.account_id(), UUID | None)
     assert_type(client.api_keys.revoke_all_of(account, str(account)), int)
     assert_type(page.unreadable, list[UnreadableRow])
-    assert_type(client.enrichment.reset_progress(account, "w"), EnrichmentJob)
+    assert_type(client.enrichment.reset_progress(account, "u"), EnrichmentJob)
+    assert_type(client.enrichment.retry(account, reset=True), EnrichmentJob)
+    assert_type(client.enrichment.fail_stale(timedelta(minutes=10)), int)
+    assert_type(client.enrichment.list(stale_for=timedelta(minutes=10)), Page[EnrichmentJob])
+    assert_type(client.enrichment.track(account, unit="u", on_error="leave"), Progress)
 
 
 def segments_and_jobs(client: AudienceLab, account: UUID, log: UsageEvent) -> None:

@@ -44,7 +44,7 @@ class Database:
                 raise failure
             return failure
         body = json.loads(request.content)
-        self.units.add(body["p_worker"])
+        self.units.add(body["p_unit"])
         self.reports.append((body["p_processed"], body["p_failed"]))
         self.job["status"] = "processing"
         self.job["processed_records"], self.job["failed_records"] = self.reports[-1]

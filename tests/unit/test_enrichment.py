@@ -1,9 +1,10 @@
 """Enrichment jobs: the requests of each method, and what it returns."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -15,9 +16,11 @@ from audiencelab_sdk import (
     EnrichmentJob,
     EnrichmentTimeoutError,
     InvalidArgumentError,
+    InvalidCursorError,
     NotFoundError,
     PermissionDeniedError,
 )
+from audiencelab_sdk._http._listing import Place
 from audiencelab_sdk._resources import enrichment as enrichment_module
 from tests.unit._operations import (
     drive,
@@ -47,14 +50,19 @@ def create(**options: Any) -> Any:
             "created_by is missing",
         ),
         (
-            lambda: enrichment.report_progress(KEY_ID, worker="", processed=1, failed=0),
-            "worker is empty",
+            lambda: enrichment.report_progress(KEY_ID, unit="", processed=1, failed=0),
+            "unit is empty",
         ),
         (
-            lambda: enrichment.report_progress(KEY_ID, worker="w", processed=-1, failed=0),
+            lambda: enrichment.report_progress(KEY_ID, unit="u", processed=-1, failed=0),
             "processed must be from 0",
         ),
         (lambda: enrichment.fail(KEY_ID, ""), "error is empty"),
+        (lambda: enrichment.fail_stale(600), "older_than must be a timedelta, not int"),
+        (
+            lambda: enrichment.fail_stale(timedelta(seconds=59)),
+            "older_than must be from 0:01:00 to 365 days, 0:00:00, not 0:00:59",
+        ),
         (lambda: enrichment.fail(KEY_ID, None), "error must be a str"),
         (
             lambda: enrichment.wait(KEY_ID, timeout=0, poll_interval=1),
@@ -113,12 +121,75 @@ def test_list_sends_the_filters() -> None:
     )
 
 
+def test_list_sends_the_time_of_the_last_update() -> None:
+    before = datetime.now(UTC)
+    listing = listing_of(enrichment.list, stale_for=timedelta(minutes=10))
+    query = sent(next(listing.page()))[1]
+    operator, _, text = query["updated_at"].partition(".")
+    asked = datetime.fromisoformat(text) + timedelta(minutes=10)
+    assert (query["status"], operator) == ("eq.processing", "lt")
+    assert before <= asked <= datetime.now(UTC)
+
+
 @pytest.mark.parametrize(
-    ("workers", "arguments"),
-    [((), {"p_job_id": KEY_ID}), (("w1",), {"p_job_id": KEY_ID, "p_worker": "w1"})],
+    ("options", "message"),
+    [
+        ({"stale_for": timedelta(1), "status": "failed"}, "stale_for is for processing jobs"),
+        ({"stale_for": 600}, "stale_for must be a timedelta, not int"),
+        ({"stale_for": timedelta(seconds=-1)}, "stale_for must be from 0:00:00"),
+    ],
 )
-def test_reset_progress(workers: tuple[str, ...], arguments: dict[str, str]) -> None:
-    request = next(enrichment.reset_progress(KEY_ID, *workers))
+def test_list_rejects_an_invalid_silence(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        listing_of(enrichment.list, **options)
+
+
+def test_the_cursor_of_stale_jobs_remains_valid() -> None:
+    def stale(minutes: int, cursor: str | None = None) -> Any:
+        silence = timedelta(minutes=minutes)
+        return listing_of(enrichment.list, stale_for=silence, cursor=cursor)
+
+    cursor = stale(10).cursor(Place("2026-01-02T03:04:05.678901+00:00", UUID(KEY_ID)))
+
+    assert stale(10, cursor).start is not None
+    with pytest.raises(InvalidCursorError, match="belongs to another list"):
+        stale(11, cursor)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_retry(reset: bool) -> None:
+    request = next(enrichment.retry(KEY_ID, reset=reset))
+    assert not request.repeatable
+    assert sent(request) == (
+        "/rest/v1/rpc/retry_enrichment_job",
+        {},
+        {"p_job_id": KEY_ID, "p_reset": reset},
+    )
+    assert str(result_of(enrichment.retry(KEY_ID), JOB).id) == KEY_ID
+
+
+def test_fail_stale_calls_the_function_until_no_stale_job_is_left() -> None:
+    requests, count = drive(enrichment.fail_stale(timedelta(minutes=10)), 1000, 1000, 7)
+    assert count == 2007
+    assert (
+        requests
+        == [
+            (
+                "/rest/v1/rpc/fail_stale_enrichment_jobs",
+                {},
+                {"p_older_than": "600.000000 seconds"},
+            )
+        ]
+        * 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("units", "arguments"),
+    [((), {"p_job_id": KEY_ID}), (("u1",), {"p_job_id": KEY_ID, "p_unit": "u1"})],
+)
+def test_reset_progress(units: tuple[str, ...], arguments: dict[str, str]) -> None:
+    request = next(enrichment.reset_progress(KEY_ID, *units))
     assert request.repeatable
     assert sent(request) == ("/rest/v1/rpc/reset_enrichment_progress", {}, arguments)
     assert str(result_of(enrichment.reset_progress(KEY_ID), JOB).id) == KEY_ID

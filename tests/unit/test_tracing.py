@@ -106,7 +106,7 @@ async def test_a_worker_reports_in_spans(
 ) -> None:
     api.post("/rpc/report_enrichment_progress").respond(json=JOB)
     client = client_class(URL, KEY)
-    tracking = client.enrichment.track(KEY_ID, complete=False)
+    tracking = client.enrichment.track(KEY_ID, unit="u", complete=False)
     if client_class is AudienceLab:
         with tracking:
             pass

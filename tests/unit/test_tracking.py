@@ -21,7 +21,7 @@ from audiencelab_sdk import (
     PermissionDeniedError,
     ServerError,
 )
-from audiencelab_sdk._resources import _tracking
+from audiencelab_sdk._resources import _jobs, _tracking
 from tests.unit._both_clients import maybe_await
 from tests.unit._samples import JOB, KEY, KEY_ID, URL
 
@@ -32,6 +32,7 @@ class Database:
     def __init__(self, api: respx.MockRouter) -> None:
         self.job = dict(JOB, status="processing")
         self.reports: list[tuple[int, int]] = []
+        self.units: list[str] = []
         self.failures: list[httpx.Response | Exception] = []
         api.post("/rpc/report_enrichment_progress").mock(side_effect=self.report)
         api.get("/enrichment_tracking").mock(side_effect=lambda _: self.respond(self.job))
@@ -48,6 +49,7 @@ class Database:
             return failure
         body = json.loads(request.content)
         self.reports.append((body["p_processed"], body["p_failed"]))
+        self.units.append(body["p_unit"])
         self.job["processed_records"] = body["p_processed"]
         return self.respond(self.job)
 
@@ -95,9 +97,9 @@ async def test_progress_is_reported_at_most_once_a_second(
             clock.now += 0.25
             await maybe_await(progress.advance(2, failed=1))
 
-    progress = await track(client, work, worker="w")
+    progress = await track(client, work, unit="u")
     assert database.reports == [(0, 0), (8, 4), (16, 8), (20, 10)]
-    assert (progress.processed, progress.failed, progress.worker) == (20, 10, "w")
+    assert (progress.processed, progress.failed, progress.unit) == (20, 10, "u")
     assert progress.job.status == database.job["status"] == "completed"
 
 
@@ -167,7 +169,9 @@ async def test_the_last_report_is_retried(
 async def test_the_last_report_is_retried_for_a_minute_at_most(
     client: Any, database: Database, pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_tracking, "time", SimpleNamespace(monotonic=lambda: 1000.0 + sum(pauses)))
+    clock = SimpleNamespace(monotonic=lambda: 1000.0 + sum(pauses))
+    for module in (_tracking, _jobs):
+        monkeypatch.setattr(module, "time", clock)
     progress = client.enrichment.track(KEY_ID)
 
     async def work(_: Any) -> None:
@@ -216,7 +220,7 @@ async def test_an_exception_fails_the_job_even_if_the_report_fails(
 
 
 async def test_complete_false_leaves_the_job_processing(client: Any, database: Database) -> None:
-    await track(client, lambda progress: maybe_await(progress.advance(5)), complete=False)
+    await track(client, lambda progress: maybe_await(progress.advance(5)), unit="u", complete=False)
     assert database.reports[-1] == (5, 0)
     assert database.job["status"] == "processing"
 
@@ -232,21 +236,112 @@ async def test_advance_rejects_invalid_counts(client: Any, database: Database) -
     assert (progress.processed, progress.failed) == (0, 0)
 
 
-async def test_worker_names_are_unique(client: Any, database: Database) -> None:
-    names = {client.enrichment.track(KEY_ID).worker for _ in range(20)}
-    assert len(names) == 20
+async def test_without_a_name_the_unit_is_the_whole_job(client: Any, database: Database) -> None:
+    units = {client.enrichment.track(KEY_ID).unit for _ in range(20)}
+    assert units == {"all"}
     with pytest.raises(InvalidArgumentError, match="enter the with block first"):
         _ = client.enrichment.track(KEY_ID).job
 
 
-@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
-async def test_cancellation_fails_the_job(client: Any, database: Database) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"complete": False}, "unit is missing"),
+        ({"unit": ""}, "unit is empty"),
+        ({"unit": "u" * 256}, "unit has 256 characters"),
+        ({"on_error": "ignore"}, "on_error must be 'fail' or 'leave'"),
+    ],
+)
+async def test_invalid_options_are_rejected(
+    client: Any, database: Database, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        client.enrichment.track(KEY_ID, **options)
+
+
+async def test_a_unit_that_is_processed_again_has_the_same_name(
+    client: Any, database: Database
+) -> None:
+    async def crash(progress: Any) -> None:
+        await maybe_await(progress.advance(300))
+        raise SystemExit(1)
+
+    with pytest.raises(SystemExit):
+        await track(client, crash, unit="rows 0-19999")
+    await track(client, lambda it: maybe_await(it.advance(20_000)), unit="rows 0-19999")
+
+    assert set(database.units) == {"rows 0-19999"}
+    assert database.reports[-1] == (20_000, 0)
+
+
+@pytest.mark.parametrize("reason", [KeyboardInterrupt(), SystemExit(0), GeneratorExit()], ids=repr)
+async def test_the_end_of_the_program_leaves_the_job_processing(
+    client: Any, database: Database, reason: BaseException
+) -> None:
+    async def work(progress: Any) -> None:
+        await maybe_await(progress.advance(5))
+        raise reason
+
+    with pytest.raises(type(reason)):
+        await track(client, work)
+    assert database.job["status"] == "processing"
+    assert database.reports[-1] == (5, 0)
+
+
+async def test_an_exception_can_leave_the_job_processing(client: Any, database: Database) -> None:
+    async def work(progress: Any) -> None:
+        await maybe_await(progress.advance(5))
+        raise RuntimeError("out of coffee")
+
+    with pytest.raises(RuntimeError, match="out of coffee"):
+        await track(client, work, on_error="leave")
+    assert database.job["status"] == "processing"
+    assert database.reports[-1] == (5, 0)
+
+
+async def test_a_lost_last_report_of_a_job_that_is_left_is_logged(
+    client: Any, database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
     async def work(_: Any) -> None:
+        database.failures.append(httpx.Response(503))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), caplog.at_level(logging.WARNING, "audiencelab_sdk"):
+        await track(client, work)
+    assert "the last report for enrichment job" in caplog.text
+    assert database.reports == [(0, 0)]
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_cancellation_leaves_the_job_processing(client: Any, database: Database) -> None:
+    async def work(progress: Any) -> None:
+        await progress.advance(5)
         await anyio.sleep_forever()
 
-    with anyio.move_on_after(0.1):
+    with anyio.move_on_after(0.1) as scope:
         await track(client, work)
-    assert database.job["status"] == "failed"
+    assert scope.cancelled_caught
+    assert database.job["status"] == "processing"
+    assert database.reports[-1] == (5, 0)
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
+async def test_a_canceled_task_does_not_wait_for_the_last_report_for_long(
+    client: Any, database: Database, api: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(_: httpx.Request) -> httpx.Response:
+        await anyio.sleep_forever()
+        raise AssertionError
+
+    monkeypatch.setattr(_tracking, "_SECONDS_TO_LEAVE", 0.1)
+
+    async def work(_: Any) -> None:
+        api.post("/rpc/report_enrichment_progress").mock(side_effect=hang)
+        await anyio.sleep_forever()
+
+    with anyio.fail_after(10), anyio.move_on_after(0.1) as scope:
+        await track(client, work)
+    assert scope.cancelled_caught
 
 
 async def test_wait_rejects_a_coroutine_function_as_observer(
