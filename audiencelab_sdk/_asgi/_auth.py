@@ -1,7 +1,7 @@
 """`ApiKeyAuth`: the API keys of requests to an application."""
 
 import logging
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -25,7 +25,7 @@ from audiencelab_sdk._asgi._requests import keys_of, peer_of
 from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator
 from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._client import AsyncAudienceLab
-from audiencelab_sdk._secrets import hidden
+from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
 from audiencelab_sdk.errors import AudienceLabError, AuthenticationOverloadedError
 from audiencelab_sdk.models import ApiKeyAuthentication
 
@@ -74,8 +74,9 @@ class ApiKeyAuth:
         usage: Whether `lifespan` logs the requests with valid keys, or the recorder to log them
             with, which stays the caller's to close.
         authenticator: What checks keys. None means an AsyncKeyAuthenticator of the client.
-        jwt_secret: The secret that signs the project's tokens, for `Caller.client`.
-        signing_key: Another key that signs them, as `client.as_api_key` takes it.
+        jwt_secret: The project's shared secret, for `Caller.client`.
+        signing_key: In place of it, a private key of the project, as `client.as_api_key` takes it.
+        kid: The id of `signing_key`, likewise.
         limit: How many requests a key may make, such as ``100/minute`` or ``100/minute; 5/second``,
             or a function that returns it for a Caller, and None for no limit. Needs the extra
             ``limits`` and asyncio. Responses have the headers ``RateLimit-Limit``,
@@ -89,6 +90,7 @@ class ApiKeyAuth:
 
     Raises:
         ConfigurationError: `limit` or `limit_storage` is not usable.
+        InvalidArgumentError: `jwt_secret` or `signing_key` cannot sign tokens.
     """
 
     def __init__(
@@ -98,20 +100,22 @@ class ApiKeyAuth:
         usage: bool | AsyncUsageRecorder = False,
         authenticator: Authenticator | None = None,
         jwt_secret: str | SecretStr | None = None,
-        signing_key: Any = None,
+        signing_key: Mapping[str, Any] | str | SecretStr | None = None,
+        kid: str | None = None,
         limit: Limit | None = None,
         limit_storage: str = "memory://",
     ) -> None:
-        jwt_secret = jwt_secret and hidden(jwt_secret)
-        signing_key = hidden(signing_key)
+        jwt_secret, signing_key = hidden_key(jwt_secret), hidden_key(signing_key)
         self.authenticator: Authenticator = authenticator or AsyncKeyAuthenticator(client)
         self.recorder: AsyncUsageRecorder | None = None
         self._client = client
         self._usage = usage
-        given = {"jwt_secret": jwt_secret, "signing_key": signing_key}
-        options = {name: value for name, value in given.items() if value is not None}
-        as_api_key: Any = partial(client.as_api_key, **options)
-        self._client_of: Callable[[UUID], AsyncAudienceLab] | None = as_api_key if options else None
+        self._client_of: Callable[[UUID], AsyncAudienceLab] | None = None
+        if jwt_secret is not None or signing_key is not None:
+            checked_signing_key(jwt_secret, signing_key, kid)
+            self._client_of = partial(
+                client.as_api_key, jwt_secret=jwt_secret, signing_key=signing_key, kid=kid
+            )
         self._limit = limit
         self._limits = RateLimits(limit_storage) if limit is not None else None
         if isinstance(limit, str):

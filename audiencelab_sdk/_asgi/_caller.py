@@ -60,14 +60,15 @@ class Caller:
 
     @property
     def client(self) -> AsyncAudienceLab:
-        """A client that acts as the key, under row level security, for five minutes.
+        """A client that acts as the key, under row level security.
 
         Raises:
             ConfigurationError: The ApiKeyAuth has neither `jwt_secret` nor `signing_key`.
         """
         if self._client_of is None:
             raise ConfigurationError(
-                "a client that acts as the caller signs a token: pass jwt_secret to ApiKeyAuth"
+                "a client that acts as the caller signs tokens: pass jwt_secret or signing_key to "
+                "ApiKeyAuth"
             )
         return self._client_of(self.key.api_key_id)
 

@@ -25,6 +25,7 @@ from audiencelab_sdk import (
     AsyncUsageRecorder,
     AuthenticationOverloadedError,
     ConfigurationError,
+    InvalidArgumentError,
     RateLimitError,
     Scope,
 )
@@ -34,6 +35,7 @@ from audiencelab_sdk.starlette import ApiKeyAuth, ApiKeyBackend, Caller
 from audiencelab_sdk.testing import AsyncFakeAuthenticator, authenticated_key
 from tests.unit._asgi import connect, denial, get, running
 from tests.unit._backends import event, invented
+from tests.unit._private_keys import EC, EC_JWK_TEXT, KID, jwk, pem, secrets_of
 from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID, URL
 from tests.unit.test_recorders import Log, all_logged
 
@@ -507,7 +509,18 @@ async def test_the_backend_of_the_authentication_middleware(
     assert ApiKeyBackend.on_error(Request({"type": "http"}), ValueError("other")).status_code == 400
 
 
-async def test_the_client_of_a_caller(client: AsyncAudienceLab, api: respx.MockRouter) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"jwt_secret": "a-secret-of-at-least-thirty-two-bytes"},
+        {"signing_key": EC_JWK_TEXT},
+        {"signing_key": jwk(EC)},
+        {"signing_key": pem(EC), "kid": KID},
+    ],
+)
+async def test_the_client_of_a_caller(
+    client: AsyncAudienceLab, api: respx.MockRouter, options: dict[str, Any]
+) -> None:
     caller = Caller(authenticated_key(READ))
     with pytest.raises(ConfigurationError, match="pass jwt_secret"):
         _ = caller.client
@@ -516,15 +529,23 @@ async def test_the_client_of_a_caller(client: AsyncAudienceLab, api: respx.MockR
     assert caller.metadata == {}
     assert str(caller.api_key_id) in repr(caller)
 
-    secret = "a-secret-of-at-least-thirty-two-bytes"
     keys = AsyncFakeAuthenticator({"sk_reader": [READ]})
-    auth = ApiKeyAuth(client, authenticator=keys, jwt_secret=secret)
+    auth = ApiKeyAuth(client, authenticator=keys, **options)
     request = Request({"type": "http", "headers": [(b"x-api-key", b"sk_reader")], "path": "/"})
     caller = await auth.authenticate(request)
     route = api.post("/rpc/get_api_key_account_id").respond(json=ACCOUNT)
     assert str(await caller.client.api_keys.account_id()) == ACCOUNT
     assert route.calls.last.request.headers["Authorization"] != f"Bearer {KEY}"
-    assert secret not in str(vars(auth))
+    secrets = [options.get("jwt_secret", KEY), *secrets_of(EC)]
+    assert not any(secret in str(vars(auth)) for secret in secrets)
+
+
+@pytest.mark.parametrize("options", [{"jwt_secret": "short"}, {"signing_key": "no key"}])
+async def test_a_key_that_cannot_sign_is_refused_at_once(
+    client: AsyncAudienceLab, options: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=next(iter(options))):
+        ApiKeyAuth(client, **options)
 
 
 async def test_the_default_authenticator(client: AsyncAudienceLab, api: respx.MockRouter) -> None:
