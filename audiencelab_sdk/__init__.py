@@ -1,8 +1,8 @@
 """Typed Python client for AudienceLab V3."""
 
-from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator, KeyAuthenticator
-from audiencelab_sdk._backend._recorders import AsyncUsageRecorder, UsageRecorder
-from audiencelab_sdk._backend._usage_queue import UsageStatistics
+import typing
+from importlib import import_module
+
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._resources._async_running import AsyncEnrichmentRun
 from audiencelab_sdk._resources._running import EnrichmentRun
@@ -70,6 +70,28 @@ from audiencelab_sdk.models import (
     UsageLog,
     ValidApiKey,
 )
+
+if typing.TYPE_CHECKING:
+    from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator, KeyAuthenticator
+    from audiencelab_sdk._backend._recorders import AsyncUsageRecorder, UsageRecorder
+    from audiencelab_sdk._backend._usage_queue import UsageStatistics
+else:
+    # Most programs need none of these, so they are imported when they are first used.
+    _PARTS_FOR_BACKENDS = {
+        "AsyncKeyAuthenticator": "_authenticators",
+        "AsyncUsageRecorder": "_recorders",
+        "KeyAuthenticator": "_authenticators",
+        "UsageRecorder": "_recorders",
+        "UsageStatistics": "_usage_queue",
+    }
+
+    def __getattr__(name: str) -> object:
+        if name not in _PARTS_FOR_BACKENDS:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        module = import_module(f"audiencelab_sdk._backend.{_PARTS_FOR_BACKENDS[name]}")
+        value = globals()[name] = getattr(module, name)
+        return value
+
 
 __all__ = [
     "UNSET",

@@ -3,7 +3,7 @@
 import inspect
 import pickle
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
 from uuid import UUID, uuid4
@@ -85,6 +85,9 @@ class Plan(Generic[R, T]):
         Only those of the standard library are known to use pickle. The executors of dask and loky
         also send functions that pickle refuses.
         """
+        # Imported here, because it imports multiprocessing.
+        from concurrent.futures import ProcessPoolExecutor  # noqa: PLC0415
+
         if not isinstance(executor, ProcessPoolExecutor):
             return
         try:

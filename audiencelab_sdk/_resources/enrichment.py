@@ -32,6 +32,7 @@ from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._async_running import AsyncEnrichmentRun
 from audiencelab_sdk._resources._bar import Observer, observer
+from audiencelab_sdk._resources._jobs import OnError
 from audiencelab_sdk._resources._plans import NewExecutor, Plan
 from audiencelab_sdk._resources._running import EnrichmentRun
 from audiencelab_sdk._resources._tracking import AsyncProgress, Progress, Tracking
@@ -427,7 +428,7 @@ class Enrichment(Resource[D]):
         *,
         unit: str | None = None,
         complete: bool = True,
-        on_error: jobs.OnError = "fail",
+        on_error: OnError = "fail",
         show: bool = False,
     ) -> Tracking:
         """Return a context manager that counts records and reports the progress of a job.
@@ -497,7 +498,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: jobs.OnError = "fail",
+        on_error: OnError = "fail",
         show: bool = False,
     ) -> EnrichmentRun[T]: ...
     @overload
@@ -512,7 +513,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: jobs.OnError = "fail",
+        on_error: OnError = "fail",
         show: bool = False,
     ) -> AsyncEnrichmentRun[T]: ...
     @overload
@@ -527,7 +528,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: jobs.OnError = "fail",
+        on_error: OnError = "fail",
         show: bool = False,
     ) -> AsyncEnrichmentRun[T]: ...
     @overloaded(made_by(EnrichmentRun[Any], AsyncEnrichmentRun[Any]))
@@ -542,7 +543,7 @@ class Enrichment(Resource[D]):
         in_flight: int = 64,
         attempts: int = 3,
         unit: str | None = None,
-        on_error: jobs.OnError = "fail",
+        on_error: OnError = "fail",
         show: bool = False,
     ) -> Plan[Any, Any]:
         """Return a context manager that enriches records, and iterates over their outcomes.

@@ -96,7 +96,7 @@ METHODS = {
 # The asynchronous classes raise the same errors.
 CLASSES = {
     name: value
-    for name, value in vars(audiencelab_sdk).items()
+    for name, value in ((name, getattr(audiencelab_sdk, name)) for name in audiencelab_sdk.__all__)
     if inspect.isclass(value) and not name.startswith("Async")
 }
 OWN = {

@@ -102,7 +102,8 @@ def test_the_editor_shows_every_parameter(editor: Editor, method: str) -> None:
 def test_the_editor_shows_the_result(editor: Editor, method: str) -> None:
     result = editor(method).signature.rpartition(" -> ")[2]
 
-    names = vars(audiencelab_sdk) | {"Any": Any, "Coroutine": Coroutine, "CoroutineType": Coroutine}
+    public = {name: getattr(audiencelab_sdk, name) for name in audiencelab_sdk.__all__}
+    names = public | {"Any": Any, "Coroutine": Coroutine, "CoroutineType": Coroutine}
     assert eval(result, names) == eval(RESULTS[method], names)
 
 

@@ -165,7 +165,7 @@ def test_no_public_signature_has_a_type_of_httpx() -> None:
 
 def test_slow_packages_are_imported_when_they_are_used() -> None:
     local = {"starlette", "fastapi", "limits", "psycopg", "uvicorn", "audiencelab_sdk.local"}
-    slow = {"supabase", "postgrest", "httpx", "jwt", "cryptography", *local}
+    slow = {"supabase", "postgrest", "httpx", "jwt", "cryptography", "cachetools", *local}
     code = f"import sys, audiencelab_sdk; sys.exit(str(sorted({slow} & set(sys.modules))))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr.strip() == "[]"
