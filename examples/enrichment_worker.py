@@ -1,6 +1,4 @@
-"""Two threads share an enrichment job, each with a unit of work, and a bar shows the progress.
-
-Needs the extra `progress`.
+"""Two threads share an enrichment job, each with a unit of work. Needs the extra `progress`.
 
 Without SUPABASE_URL it runs on an embedded stack. To run it against a project, set SUPABASE_URL,
 SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET. AUDIENCELAB_USER_ID and
@@ -67,10 +65,8 @@ def main() -> None:
             watcher = threads.submit(
                 member.enrichment.wait, job.id, timeout=60, poll_interval=0.5, show=True
             )
-            workers = [
-                threads.submit(work, backend, job, name) for name in ("first half", "second half")
-            ]
-            for worker in workers:
+            halves = "first half", "second half"
+            for worker in [threads.submit(work, backend, job, half) for half in halves]:
                 worker.result()
             backend.enrichment.complete(job.id)
             job = watcher.result()
