@@ -96,7 +96,7 @@ class ExchangeMiddleware:
         try:
             self.recorder._record_plain(_event(exchange, exchange.caller))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         except Exception:
-            # The response is sent, or another error is on its way.
+            # The response is sent, or another error is being raised.
             logger.exception("a request could not be added to the usage log")
 
 

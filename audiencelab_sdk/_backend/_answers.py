@@ -12,6 +12,7 @@ from collections.abc import Hashable
 from copy import copy
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Generic, TypeVar
 
 from cachetools import LRUCache
@@ -19,6 +20,8 @@ from pydantic import SecretStr
 
 from audiencelab_sdk._backend._bucket import TokenBucket
 from audiencelab_sdk._backend._forks import reset_in_children
+from audiencelab_sdk._key_format import may_be_api_key
+from audiencelab_sdk._resources._api_key_fields import address
 from audiencelab_sdk._resources._key_changes import KeyChange, add_listener
 from audiencelab_sdk._secrets import checked_secret
 from audiencelab_sdk.errors import (
@@ -28,7 +31,12 @@ from audiencelab_sdk.errors import (
     InvalidArgumentError,
     ServerError,
 )
-from audiencelab_sdk.models import ApiKeyAuthentication, AuthenticatedApiKey, RejectionCode
+from audiencelab_sdk.models import (
+    ApiKeyAuthentication,
+    AuthenticatedApiKey,
+    RejectedApiKey,
+    RejectionCode,
+)
 
 Signal = TypeVar("Signal")
 
@@ -39,6 +47,7 @@ _SAME_FROM_EVERYWHERE = (
     RejectionCode.DISABLED,
     RejectionCode.EXPIRED,
 )
+_MALFORMED = RejectedApiKey(code=RejectionCode.NOT_FOUND)
 _LONGEST_TEXT = 128
 _INVALID_MAX_AGE = 5.0
 _SECONDS_BETWEEN_REFRESHES = 5.0
@@ -75,7 +84,7 @@ class _Entry:
 
 @dataclass(slots=True, eq=False)
 class Flight(Generic[Signal]):
-    """A question on its way to the database.
+    """A question that the database is being asked.
 
     Attributes:
         question: The question.
@@ -95,7 +104,7 @@ class Flight(Generic[Signal]):
 
 
 class Answers(Generic[Signal]):
-    """A cache of answers, and the questions that are on their way."""
+    """A cache of answers, and the questions that the database is being asked."""
 
     def __init__(
         self, *, max_age: float, stale_if_error: float, max_entries: int, max_lookups: float
@@ -127,6 +136,26 @@ class Answers(Generic[Signal]):
             except KeyError:
                 return self._find(digest)
             return entry.answer if time.monotonic() < entry.fresh_until else None
+
+    def known(
+        self, key: SecretStr, ip: str | IPv4Address | IPv6Address | None
+    ) -> ApiKeyAuthentication | Question:
+        """Return the answer about a text and an address, or the question if it is not known.
+
+        Raises:
+            InvalidArgumentError: `key` is not a text, or `ip` is not an address.
+        """
+        digest = digest_of(key)
+        if digest is None:
+            return _MALFORMED
+        answer = self.find(digest)
+        if answer is not None:
+            return answer
+        question = Question(key, digest, address(ip))
+        answer = self.find(question.for_address)
+        if answer is not None:
+            return answer
+        return question if may_be_api_key(key.get_secret_value()) else _MALFORMED
 
     def board(
         self, question: Question, digest: bytes, loop: object, signal: Signal
@@ -196,7 +225,7 @@ class Answers(Generic[Signal]):
         raise copy(outcome) if isinstance(outcome, AudienceLabError) else outcome
 
     def forget(self, change: KeyChange) -> None:
-        """Forget what a change of keys may contradict, also what is still on its way."""
+        """Forget the answers that a change of keys may contradict, and do not keep pending ones."""
         with self._lock:
             self._changes += 1
             self._flights.clear()

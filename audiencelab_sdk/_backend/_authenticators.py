@@ -11,17 +11,12 @@ from audiencelab_sdk._backend._answers import (
     Answers,
     Flight,
     Question,
-    digest_of,
     is_for_address,
 )
-from audiencelab_sdk._backend._loops import event_loop, spawn
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
-from audiencelab_sdk._key_format import may_be_api_key
-from audiencelab_sdk._resources._api_key_fields import address
+from audiencelab_sdk._loops import event_loop, spawn
 from audiencelab_sdk._secrets import hidden
-from audiencelab_sdk.models import ApiKeyAuthentication, RejectedApiKey, RejectionCode
-
-_MALFORMED = RejectedApiKey(code=RejectionCode.NOT_FOUND)
+from audiencelab_sdk.models import ApiKeyAuthentication
 
 
 class KeyAuthenticator:
@@ -95,20 +90,8 @@ class KeyAuthenticator:
             AudienceLabError: What `api_keys.authenticate` raises.
         """
         api_key = hidden(api_key)
-        answers = self._answers
-        digest = digest_of(api_key)
-        if digest is None:
-            return _MALFORMED
-        answer = answers.find(digest)
-        if answer is not None:
-            return answer
-        question = Question(api_key, digest, address(ip))
-        answer = answers.find(question.for_address)
-        if answer is not None:
-            return answer
-        if not may_be_api_key(api_key.get_secret_value()):
-            return _MALFORMED
-        return self._look_up(question)
+        found = self._answers.known(api_key, ip)
+        return self._look_up(found) if isinstance(found, Question) else found
 
     def _look_up(self, question: Question) -> ApiKeyAuthentication:
         answers = self._answers
@@ -213,20 +196,8 @@ class AsyncKeyAuthenticator:
             AudienceLabError: What `api_keys.authenticate` raises.
         """
         api_key = hidden(api_key)
-        answers = self._answers
-        digest = digest_of(api_key)
-        if digest is None:
-            return _MALFORMED
-        answer = answers.find(digest)
-        if answer is not None:
-            return answer
-        question = Question(api_key, digest, address(ip))
-        answer = answers.find(question.for_address)
-        if answer is not None:
-            return answer
-        if not may_be_api_key(api_key.get_secret_value()):
-            return _MALFORMED
-        return await self._look_up(question)
+        found = self._answers.known(api_key, ip)
+        return await self._look_up(found) if isinstance(found, Question) else found
 
     async def _look_up(self, question: Question) -> ApiKeyAuthentication:
         answers = self._answers

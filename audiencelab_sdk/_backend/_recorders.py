@@ -13,9 +13,9 @@ from typing import Self
 import anyio
 
 from audiencelab_sdk._backend._forks import reset_in_children
-from audiencelab_sdk._backend._loops import from_any_thread, spawn
 from audiencelab_sdk._backend._usage_queue import BATCH, Plain, UsageQueue, UsageStatistics, models
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
+from audiencelab_sdk._loops import from_any_thread, spawn
 from audiencelab_sdk.models import UsageEvent
 
 logger = logging.getLogger("audiencelab_sdk")

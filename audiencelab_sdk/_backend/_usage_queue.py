@@ -39,7 +39,7 @@ class UsageStatistics:
     """What became of the recorded events, in numbers since the recorder was created.
 
     Attributes:
-        queued: Those that are not sent yet, or whose batch is on its way.
+        queued: Those that are not sent yet, or whose batch has no response yet.
         sent: Those that are in the usage log.
         dropped: Those that were given up without an answer of the database: the oldest ones of a
             full queue, and what was left or recorded when the recorder was closed.
@@ -64,7 +64,7 @@ Waiting: TypeAlias = tuple[UsageEvent | Plain, float, int]
 class UsageQueue:
     """A bounded queue, whose oldest events are dropped when it is full.
 
-    Recorded events are queued, on their way, sent or failed. The others were dropped.
+    A recorded event is queued, being sent, sent, failed or dropped.
     """
 
     def __init__(self, max_queued: int) -> None:

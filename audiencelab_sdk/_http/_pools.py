@@ -9,7 +9,6 @@ from collections.abc import AsyncGenerator
 from typing import Any, TypeAlias, cast
 
 import anyio
-import anyio.lowlevel
 import httpx
 from postgrest import AsyncPostgrestClient, SyncPostgrestClient
 
@@ -18,6 +17,7 @@ from audiencelab_sdk._http._drivers import AsyncDriver, Driver
 from audiencelab_sdk._http._operation import Response
 from audiencelab_sdk._http._reports import Reports, tracer
 from audiencelab_sdk._http._settings import Settings
+from audiencelab_sdk._loops import event_loop
 from audiencelab_sdk._process import this_process
 from audiencelab_sdk._version import __version__
 from audiencelab_sdk.errors import ConfigurationError
@@ -77,7 +77,7 @@ class AsyncPool:
         """Send a request and return the response; raises what :class:`Connections` does."""
         if self._is_closed:
             raise closed()
-        loop = (this_process(), _event_loop())
+        loop = (this_process(), event_loop())
         entry = self._by_loop.get(loop)
         if entry is None:
             self._forget_closed_loops()
@@ -98,7 +98,7 @@ class AsyncPool:
         self._is_closed = True
         for connections in self._unused:
             await connections.aclose()
-        entry = self._by_loop.get((this_process(), _event_loop()))
+        entry = self._by_loop.get((this_process(), event_loop()))
         if entry:
             await entry[1].aclose()
 
@@ -125,11 +125,6 @@ class AsyncPool:
 
 
 _Lifetime: TypeAlias = AsyncGenerator[None]
-
-
-def _event_loop() -> object:
-    token = anyio.lowlevel.current_token()
-    return getattr(token, "native_token", token)
 
 
 class _Session:

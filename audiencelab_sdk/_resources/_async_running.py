@@ -9,6 +9,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from audiencelab_sdk._http._drivers import AsyncDriver
+from audiencelab_sdk._loops import from_any_thread
 from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._calls import Calls
 from audiencelab_sdk._resources._dispatcher import Dispatcher
@@ -45,10 +46,7 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
 
     async def __aenter__(self) -> Self:
         self._begin()
-        token = anyio.lowlevel.current_token()
-        # asyncio's event loop, or a trio token.
-        loop: Any = getattr(token, "native_token", token)
-        self._call_soon = getattr(loop, "call_soon_threadsafe", None) or loop.run_sync_soon
+        self._wake_soon = from_any_thread(self._wake)
         self._wakeup = anyio.Event()
         group = anyio.create_task_group()
         try:
@@ -151,7 +149,7 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
         """Wake up the task from any thread, without waiting for it."""
         # A chunk that another process runs may end after the event loop.
         with suppress(RuntimeError):
-            self._call_soon(self._wake)
+            self._wake_soon()
 
     async def _report_regularly(self) -> None:
         """Report the totals while the block runs, in a task: the loop may take its time."""

@@ -2,18 +2,15 @@
 
 import logging
 import time
-from contextlib import ExitStack
-from datetime import UTC, datetime
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
-from uuid import UUID
 
 from audiencelab_sdk._http._operation import Operation
 from audiencelab_sdk._http._resource import D
 from audiencelab_sdk._resources import _jobs as jobs
-from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk._resources._plans import Plan
 from audiencelab_sdk._resources._portions import Portion, Totals
-from audiencelab_sdk.errors import AudienceLabError, ConflictError, InvalidArgumentError
+from audiencelab_sdk._resources._reporting import Reporting
+from audiencelab_sdk.errors import ConflictError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
 logger = logging.getLogger("audiencelab_sdk")
@@ -65,14 +62,14 @@ class Source(Protocol[T]):
         """Stop everything that runs."""
 
 
-class RunBase(Generic[D, T]):
+class RunBase(Reporting, Generic[D, T]):
     """The totals of a run and the job's state. It performs no I/O."""
 
     def __init__(self, driver: D, name: str, plan: Plan[Any, Any]) -> None:
+        super().__init__(plan.job_id, plan.unit)
         self._run: D = driver
         self._name = name
         self._plan = plan
-        self._job: EnrichmentJob | None = None
         # The totals of earlier portions, and the current one. Replaced as a whole, because another
         # thread reads it.
         self._progress: tuple[Totals, Portion[T] | None] = Totals(0, 0), None
@@ -84,13 +81,6 @@ class RunBase(Generic[D, T]):
         self._report_error: Exception | None = None
         self._reported = Totals(0, 0)
         self._reported_at = 0.0
-        self._display = ExitStack()
-        self._observe: Observer | None = None
-
-    @property
-    def unit(self) -> str:
-        """The name under which the run reports its totals."""
-        return self._plan.unit
 
     @property
     def processed(self) -> int:
@@ -102,35 +92,19 @@ class RunBase(Generic[D, T]):
         """How many of these were failures."""
         return self._totals().failed
 
-    @property
-    def job(self) -> EnrichmentJob:
-        """The job as of the last report.
-
-        Raises:
-            InvalidArgumentError: The ``with`` block was not entered yet.
-        """
-        if self._job is None:
-            raise InvalidArgumentError("the job is not available yet: enter the with block first")
-        return self._job
-
     def _begin(self) -> None:
         if self._is_entered:
             raise InvalidArgumentError("a run can be entered once: call run again")
         self._is_entered = True
-        self._observe = self._display.enter_context(observer(None, show=self._plan.show))
+        self._open_display(show=self._plan.show)
 
     def _check_entered(self) -> None:
         if not self._is_open:
             raise InvalidArgumentError(_NOT_ENTERED)
 
-    def _update(self, job: EnrichmentJob) -> None:
-        self._job = job
-        if self._observe:
-            self._observe(job)
-
     def _check_job(self) -> Operation[EnrichmentJob]:
         """Read the job, and make sure that it has not ended."""
-        job = yield from jobs.TABLE.get(self._plan.job_id)
+        job = yield from jobs.TABLE.get(self._job_id)
         if job.is_final:
             message = (
                 f"the enrichment job is already {job.status}: its progress can no longer change"
@@ -157,39 +131,15 @@ class RunBase(Generic[D, T]):
     def _report(self, delay: float = 0.0) -> Operation[EnrichmentJob]:
         self._reported_at = time.monotonic()
         self._reported = self._totals()
-        return jobs.report_progress(
-            self._plan.job_id, self._plan.unit, *self._reported, delay=delay
-        )
+        return jobs.report_progress(self._job_id, self._unit, *self._reported, delay=delay)
 
     def _end(self, reason: Reason) -> Operation[EnrichmentJob]:
         """Report the last totals, and complete the job, or fail it for this reason, or leave it."""
         if reason is None:
-            yield from jobs.retry_until_deadline(self._report)
-            moment = datetime.now(UTC)
-            return (
-                yield from jobs.retry_until_deadline(
-                    lambda delay: jobs.complete(self._plan.job_id, moment=moment, delay=delay)
-                )
-            )
+            return self._report_and_end(complete=True)
         if self._plan.leave:
-            return (yield from self._report())
-        try:
-            yield from self._report()
-        except AudienceLabError as error:
-            # Failing the job matters more than the last totals.
-            logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
-        return (yield from jobs.fail(self._job_id, reason))
-
-    @property
-    def _job_id(self) -> UUID:
-        return self._plan.job_id
-
-    def _log_lost_report(self, error: AudienceLabError) -> None:
-        logger.warning(
-            "a report for enrichment job %s failed, the next one includes its totals: %s",
-            self._job_id,
-            error,
-        )
+            return self._report()
+        return self._report_and_fail(reason)
 
     def _why_unfinished(self, source: Source[T]) -> Reason:
         """Return why the block, which has not raised, ends early. None if it ends in time."""

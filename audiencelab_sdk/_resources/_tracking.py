@@ -3,8 +3,6 @@
 import logging
 import threading
 import time
-from contextlib import ExitStack
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Generic, Self
 from uuid import UUID
@@ -17,8 +15,8 @@ from audiencelab_sdk._http._operation import Operation
 from audiencelab_sdk._http._resource import D
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
 from audiencelab_sdk._resources import _jobs as jobs
-from audiencelab_sdk._resources._bar import Observer, observer
 from audiencelab_sdk._resources._heartbeat import AsyncHeartbeat, Heartbeat
+from audiencelab_sdk._resources._reporting import Reporting
 from audiencelab_sdk.errors import (
     AudienceLabError,
     ConflictError,
@@ -63,14 +61,13 @@ class Tracking:
         self.show = show
 
 
-class _Unit(Generic[D]):
+class _Unit(Reporting, Generic[D]):
     """The totals of a unit of work, and when the next report is due."""
 
     def __init__(self, driver: D, name: str, tracking: Tracking) -> None:
+        super().__init__(tracking.job_id, tracking.unit)
         self._run: D = driver
         self._name = name
-        self._job_id = tracking.job_id
-        self._unit = tracking.unit
         self._complete = tracking.complete
         self._leaves_job = tracking.leave
         self._show = tracking.show
@@ -82,13 +79,6 @@ class _Unit(Generic[D]):
         self._is_report_due = False
         # Threads may share it.
         self._lock = threading.Lock()
-        self._display = ExitStack()
-        self._observe: Observer | None = None
-
-    @property
-    def unit(self) -> str:
-        """The name of the unit of work."""
-        return self._unit
 
     @property
     def processed(self) -> int:
@@ -99,18 +89,6 @@ class _Unit(Generic[D]):
     def failed(self) -> int:
         """How many of these failed."""
         return self._failed
-
-    @property
-    def job(self) -> EnrichmentJob:
-        """The job as of the last report. Its counters may lag behind until it has ended.
-
-        Raises:
-            InvalidArgumentError: `track` was called with the job's id, and the ``with`` block was
-                not entered yet.
-        """
-        if self._job is None:
-            raise InvalidArgumentError("the job is not available yet: enter the with block first")
-        return self._job
 
     def _count(self, processed: int, failed: int) -> bool:
         """Add to the totals, and return whether a report is due."""
@@ -139,23 +117,6 @@ class _Unit(Generic[D]):
         # Not retried by the driver, so that the end of the block need not wait for it for long.
         return self._report(retried=False)
 
-    def _report_and_end(self) -> Operation[EnrichmentJob]:
-        job = yield from jobs.retry_until_deadline(self._report)
-        if self._complete:
-            moment = datetime.now(UTC)
-            job = yield from jobs.retry_until_deadline(
-                lambda delay: jobs.complete(self._job_id, moment=moment, delay=delay)
-            )
-        return job
-
-    def _report_and_fail(self, reason: BaseException) -> Operation[EnrichmentJob]:
-        try:
-            yield from self._report()
-        except AudienceLabError as error:
-            # Failing the job matters more than the last totals.
-            logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
-        return (yield from jobs.fail(self._job_id, reason))
-
     def _fails(self, reason: BaseException) -> bool:
         """Return whether an exception of the block fails the job."""
         # KeyboardInterrupt, SystemExit and cancellation are no subclasses of Exception.
@@ -179,24 +140,6 @@ class _Unit(Generic[D]):
         # Unless a report has returned meanwhile, which is newer.
         if self._is_open and self._job is before:
             self._update(job)
-
-    def _update(self, job: EnrichmentJob) -> None:
-        self._job = job
-        if self._observe:
-            self._observe(job)
-
-    def _open_display(self) -> None:
-        self._observe = self._display.enter_context(observer(None, show=self._show))
-
-    def _log_lost_report(self, error: AudienceLabError) -> None:
-        logger.warning(
-            "a report for enrichment job %s failed, the next one includes its totals: %s",
-            self._job_id,
-            error,
-        )
-
-    def _log_left(self, error: AudienceLabError) -> None:
-        logger.warning("the last report for enrichment job %s failed: %s", self._job_id, error)
 
     def _not_failed(self, reason: object) -> str:
         return f"Enrichment job {self._job_id} could not be marked as failed: {reason}"
@@ -224,7 +167,7 @@ class Progress(_Unit[Driver]):
             self._try_report()
 
     def __enter__(self) -> Self:
-        self._open_display()
+        self._open_display(show=self._show)
         try:
             self._update(self._run(self._name, self._report()))
             self._is_open = True
@@ -245,7 +188,7 @@ class Progress(_Unit[Driver]):
             self._is_open = False
             self._heart.stop()
             if exc_value is None:
-                self._update(self._run(self._name, self._report_and_end()))
+                self._update(self._run(self._name, self._report_and_end(complete=self._complete)))
             elif self._fails(exc_value):
                 self._fail(exc_value)
             else:
@@ -278,7 +221,7 @@ class Progress(_Unit[Driver]):
         try:
             self._update(self._run(self._name, self._heartbeat()))
         except AudienceLabError as error:
-            self._log_left(error)
+            self._log_lost_last_report(error)
 
 
 class AsyncProgress(_Unit[AsyncDriver]):
@@ -300,7 +243,7 @@ class AsyncProgress(_Unit[AsyncDriver]):
             await self._try_report()
 
     async def __aenter__(self) -> Self:
-        self._open_display()
+        self._open_display(show=self._show)
         try:
             self._update(await self._run(self._name, self._report()))
             self._is_open = True
@@ -321,7 +264,9 @@ class AsyncProgress(_Unit[AsyncDriver]):
             self._is_open = False
             await self._heart.stop()
             if exc_value is None:
-                self._update(await self._run(self._name, self._report_and_end()))
+                self._update(
+                    await self._run(self._name, self._report_and_end(complete=self._complete))
+                )
             elif self._fails(exc_value):
                 await self._fail(exc_value)
             else:
@@ -360,4 +305,4 @@ class AsyncProgress(_Unit[AsyncDriver]):
             try:
                 self._update(await self._run(self._name, self._heartbeat()))
             except AudienceLabError as error:
-                self._log_left(error)
+                self._log_lost_last_report(error)

@@ -25,8 +25,8 @@ select audiencelab_private.require_ownership(
   'api_keys_direct', '{find_api_key,pre_request,configured_function,enable,disable}'
 );
 
--- A schema of its own, because every request fails if the pre-request function is missing. Whoever drops the schema
--- api_keys_private leaves this one, and requests without the header still pass.
+-- A schema of its own, because every request fails if the pre-request function is missing. If the schema api_keys_private is
+-- dropped, this one remains, and requests without the header succeed.
 create schema if not exists api_keys_direct;
 comment on schema api_keys_direct is
   'Direct access with API keys through PostgREST''s pre-request function. Not exposed by the REST API.';

@@ -11,7 +11,7 @@ from tests.e2e._project import Project, Tenant
 
 
 class Auth:
-    """Signs in whoever is named as the user."""
+    """Signs in the user whose id is the part of the email address before the @."""
 
     def __init__(self, project: Project) -> None:
         self._project = project

@@ -273,10 +273,10 @@ async def test_a_chunk_may_end_after_the_event_loop(
 ) -> None:
     run: Any = client.enrichment.run(KEY_ID, [1], _enrichers.double, executor=Inline())
 
-    def closed(_: object) -> None:
+    def closed() -> None:
         raise RuntimeError("Event loop is closed")
 
-    run._call_soon = closed
+    run._wake_soon = closed
     run._wake_from_thread()
 
 

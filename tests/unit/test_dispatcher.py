@@ -1,4 +1,4 @@
-"""Chunks on their way to an executor and back."""
+"""Submitting chunks to an executor, and taking their results."""
 
 import itertools
 import os

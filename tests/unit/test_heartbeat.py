@@ -1,4 +1,4 @@
-"""While a block of `track` runs, its totals are reported again and again."""
+"""The heartbeat reports the totals regularly while a block of `track` runs."""
 
 import asyncio
 import gc
