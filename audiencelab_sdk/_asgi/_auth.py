@@ -81,8 +81,9 @@ class ApiKeyAuth:
             or a function that returns it for a Caller, and None for no limit. Needs the extra
             ``limits`` and asyncio. Responses have the headers ``RateLimit-Limit``,
             ``RateLimit-Remaining`` and ``RateLimit-Reset`` (in seconds).
-        limit_storage: Where requests are counted: ``memory://`` for each process on its own, or a
-            URL such as ``redis://localhost:6379``, see `limits`.
+        limit_storage: Where requests are counted: ``memory://`` for each process on its own, or,
+            with the extra ``redis``, a URL such as ``redis://localhost:6379/0`` for all of them.
+            While Redis fails, requests are not limited; they wait for it for at most a second.
 
     Attributes:
         authenticator: What checks keys. A test may replace it.
@@ -149,6 +150,8 @@ class ApiKeyAuth:
                 # A new one, because an application may be started again, such as by each test.
                 recorder = await stack.enter_async_context(AsyncUsageRecorder(self._client))
             self.recorder = middleware.recorder = recorder or None
+            if self._limits is not None:
+                stack.push_async_callback(self._limits.aclose)
             try:
                 yield
             finally:

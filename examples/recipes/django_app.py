@@ -10,7 +10,13 @@ from django.core.wsgi import get_wsgi_application
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
 
-from audiencelab_sdk import AudienceLab, KeyAuthenticator, UsageEvent, UsageRecorder
+from audiencelab_sdk import (
+    AudienceLab,
+    AudienceLabError,
+    KeyAuthenticator,
+    UsageEvent,
+    UsageRecorder,
+)
 
 client = AudienceLab.from_env()
 authenticator, recorder = KeyAuthenticator(client), UsageRecorder(client)
@@ -21,7 +27,10 @@ def api_keys(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
 
     def handle(request: HttpRequest) -> HttpResponse:
         address = request.META.get("REMOTE_ADDR") or None
-        caller = authenticator.authenticate(request.headers.get("X-API-Key", ""), address)
+        try:
+            caller = authenticator.authenticate(request.headers.get("X-API-Key", ""), address)
+        except AudienceLabError:  # keys cannot be checked
+            return HttpResponse("Try again later", status=503, headers={"Retry-After": "1"})
         if not caller:
             return HttpResponse(
                 "Invalid API key", status=401, headers={"WWW-Authenticate": "Bearer"}

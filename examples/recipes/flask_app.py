@@ -5,7 +5,13 @@ flask --app examples/recipes/flask_app run
 
 from flask import Flask, Response, g, request
 
-from audiencelab_sdk import AudienceLab, KeyAuthenticator, UsageEvent, UsageRecorder
+from audiencelab_sdk import (
+    AudienceLab,
+    AudienceLabError,
+    KeyAuthenticator,
+    UsageEvent,
+    UsageRecorder,
+)
 
 client = AudienceLab.from_env()
 authenticator, recorder = KeyAuthenticator(client), UsageRecorder(client)
@@ -19,10 +25,16 @@ def check_key() -> Response | None:
     return None if g.caller else Response("Invalid API key", 401, {"WWW-Authenticate": "Bearer"})
 
 
+@app.errorhandler(AudienceLabError)
+def answer_without_database(_: AudienceLabError) -> Response:
+    """Answer while keys cannot be checked."""
+    return Response("Try again later", 503, {"Retry-After": "1"})
+
+
 @app.after_request
 def log_usage(response: Response) -> Response:
     """Log requests with a valid key."""
-    if g.caller:
+    if g.get("caller"):
         recorder.record(
             UsageEvent(
                 api_key_id=g.caller.api_key_id,

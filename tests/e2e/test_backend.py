@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +29,7 @@ from audiencelab_sdk import (
     UsageEvent,
     UsageRecorder,
 )
+from audiencelab_sdk.local._keeper_process import free_port
 from tests._waiting import wait_until
 from tests.e2e._scenarios import READ_SEGMENTS
 
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 
 APPLICATION = """
 import asyncio
+import os
 from typing import Annotated
 from uuid import UUID
 
@@ -49,7 +52,12 @@ from fastapi.responses import StreamingResponse
 from audiencelab_sdk import AsyncAudienceLab
 from audiencelab_sdk.fastapi import ApiKeyAuth, Caller, install_error_handlers
 
-auth = ApiKeyAuth(AsyncAudienceLab.from_env(max_retries=0), usage=True)
+auth = ApiKeyAuth(
+    AsyncAudienceLab.from_env(max_retries=0),
+    usage=True,
+    limit=os.environ.get("LIMIT"),
+    limit_storage=os.environ.get("LIMIT_STORAGE", "memory://"),
+)
 app = FastAPI(lifespan=auth.lifespan)
 install_error_handlers(app)
 Reader = Annotated[Caller, auth.require("segment", "read", id="segment_id")]
@@ -97,7 +105,9 @@ class Application:
 
 
 @contextmanager
-def running(project: Project, folder: Path, *options: str, url: str = "") -> Iterator[Application]:
+def running(
+    project: Project, folder: Path, *options: str, url: str = "", **environment: str
+) -> Iterator[Application]:
     (folder / "application.py").write_text(APPLICATION)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -113,6 +123,7 @@ def running(project: Project, folder: Path, *options: str, url: str = "") -> Ite
                 **os.environ,
                 "SUPABASE_URL": url or project.url,
                 "SUPABASE_KEY": project.service_role_key,
+                **environment,
             },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -185,6 +196,55 @@ def status_of(port: int, header: bytes) -> int:
                 b"GET /v1/segments/1 HTTP/1.1\r\nHost: x\r\nX-API-Key: " + header + b"\r\n\r\n"
             )
         return int(connection.recv(100).split()[1])
+
+
+@contextmanager
+def redis(port: int) -> Iterator[None]:
+    """Run a Redis server until the end of the block."""
+    # Debian's package redis-tools has no service, but the same program under another name.
+    program = shutil.which("redis-server") or shutil.which("redis-check-rdb")
+    if program is None:
+        if "CI" in os.environ:
+            pytest.fail("Redis is not installed: apt-get install redis-tools")
+        pytest.skip("needs Redis: apt-get install redis-tools")
+    options = ("--bind", "127.0.0.1", "--port", str(port), "--save", "")
+    with subprocess.Popen(
+        ["redis-server", *options], executable=program, stdout=subprocess.DEVNULL
+    ) as process:
+        try:
+            wait_until(lambda: is_listening(port))
+            yield
+        finally:
+            process.kill()
+
+
+def is_listening(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_all_processes_count_in_one_redis(
+    project: Project, key: CreatedApiKey, tmp_path: Path
+) -> None:
+    port, text = free_port(), key.key.get_secret_value()
+    environment = {"LIMIT": "4/minute", "LIMIT_STORAGE": f"redis://127.0.0.1:{port}/0"}
+    with (
+        running(project, tmp_path, **environment) as one,
+        running(project, tmp_path, **environment) as other,
+    ):
+        with redis(port):
+            answers = [app.get("/v1/segments/1", text) for app in (one, other) * 3]
+            assert [answer.status_code for answer in answers] == [200] * 4 + [429] * 2
+            remaining = [answer.headers["ratelimit-remaining"] for answer in answers]
+            assert remaining == ["3", "2", "1", "0", "0", "0"]
+            assert 0 < int(answers[-1].headers["retry-after"]) <= 60
+        for app in (one, other):  # without Redis
+            answer = app.get("/v1/segments/1", text)
+            assert answer.status_code == 200
+            assert "ratelimit-limit" not in answer.headers
+        output = one.end() + other.end()
+    assert output.count("requests are not limited") == 2
+    assert "Traceback" not in output
 
 
 def ask_until(stop: threading.Event, app: Application, text: str, answered: list[float]) -> None:

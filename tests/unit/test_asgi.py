@@ -2,6 +2,7 @@
 
 import json
 import logging
+import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -433,15 +434,53 @@ async def test_a_failing_storage_limits_nothing(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    attempts = 0
+
     async def hit(*_: Any) -> bool:
+        nonlocal attempts
+        attempts += 1
         raise OSError("redis://:password@host")
 
     app = limited("1/minute")
-    monkeypatch.setattr("limits.aio.strategies.SlidingWindowCounterRateLimiter.hit", hit)
-    for _ in range(3):
-        assert (await get(app, "/any", READER)).status == 200
-    assert caplog.text.count("the storage fails") == 1
+    with monkeypatch.context() as failing:
+        failing.setattr("limits.aio.strategies.SlidingWindowCounterRateLimiter.hit", hit)
+        for _ in range(3):
+            assert (await get(app, "/any", READER)).status == 200
+        assert attempts == 1  # the others do not wait for it
+        failing.setattr(_rate_limits, "_PAUSE", 0.0)
+        async with running(app):
+            pass
+        for _ in range(3):
+            assert (await get(app, "/any", READER)).status == 200
+        assert attempts == 4
+    assert caplog.text.count("the storage fails: OSError") == 1
     assert "password" not in caplog.text
+    assert [(await get(app, "/any", READER)).status for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_an_application_that_starts_again_counts_anew(
+    limited: Callable[..., Starlette],
+) -> None:
+    app = limited("1/minute")
+    for _ in range(2):
+        async with running(app):
+            assert [(await get(app, "/any", READER)).status for _ in range(2)] == [200, 429]
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_redis_cannot_be_reached(
+    limited: Callable[..., Starlette], caplog: pytest.LogCaptureFixture
+) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        storage = f"redis://:secret@127.0.0.1:{unused.getsockname()[1]}"
+        app = limited("1/minute", limit_storage=storage)
+        async with running(app):
+            for _ in range(2):
+                assert (await get(app, "/any", READER)).status == 200
+    assert caplog.text.count("the storage fails: ConnectionError") == 1
+    assert "secret" not in caplog.text
 
 
 async def test_wrong_limits(
@@ -451,6 +490,12 @@ async def test_wrong_limits(
         limited("many")
     with pytest.raises(ConfigurationError, match="storage"):
         limited("1/minute", limit_storage="nothing://secret")
+    with pytest.raises(ConfigurationError, match="malformed") as malformed:
+        limited("1/minute", limit_storage="redis://:secret@host:port")
+    assert "secret" not in str(malformed.value)
+    monkeypatch.setitem(__import__("sys").modules, "redis.asyncio", None)
+    with pytest.raises(ConfigurationError, match=r"audiencelab-sdk\[redis\]"):
+        limited("1/minute", limit_storage="redis://localhost")
     monkeypatch.setitem(__import__("sys").modules, "limits.aio.strategies", None)
     with pytest.raises(ConfigurationError, match=r"audiencelab-sdk\[limits\]"):
         limited("1/minute")
