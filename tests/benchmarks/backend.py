@@ -52,6 +52,8 @@ HERE = Path(__file__).parent
 SPAWN = get_context("spawn")
 CONNECTIONS = 8
 ROUNDS = 41
+LONGEST_QUEUE = 10_000
+FEWEST_EVENTS = 20 * LONGEST_QUEUE
 
 
 @dataclass(frozen=True)
@@ -308,11 +310,14 @@ def rows(world: World, events: int) -> Comparison:
 def memory(world: World, events: int) -> Comparison:
     """Compare the peaks of Python's memory during all events with those during the first tenth.
 
-    The batches are accepted at once, so that the queue is as short as that of a working database.
+    No batch is accepted until the queue is full, and from then on each of them at once: so the
+    longest queue is the same in both.
     """
+    full = threading.Event()
 
     class Accepting:
         def log_usage_batch(self, events: Iterable[UsageEvent]) -> list[Any]:
+            full.wait()
             return [True for _ in events]
 
     class Client:
@@ -321,11 +326,13 @@ def memory(world: World, events: int) -> Comparison:
     client: Any = Client()
     event, first = world.event(), 1
     tracemalloc.start()
-    with UsageRecorder(client) as recorder:
+    with UsageRecorder(client, max_queued=LONGEST_QUEUE) as recorder:
         for number in range(1, events + 1):
             recorder.record(event)
-            if number % 5_000 == 0:
-                recorder.flush()
+            if number >= LONGEST_QUEUE:
+                full.set()
+                if number % 5_000 == 0:
+                    recorder.flush()
             if number == events // 10:
                 first = tracemalloc.get_traced_memory()[1]
         whole = tracemalloc.get_traced_memory()[1]
@@ -357,7 +364,12 @@ def main() -> int:
     """Run all comparisons. Returns 1 if a ratio is outside its limit."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--requests", type=int, default=500, help="in each measurement")
-    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument(
+        "--events",
+        type=int,
+        default=1_000_000,
+        help=f"for the memory; at least {FEWEST_EVENTS}",
+    )
     parser.add_argument(
         "--tolerance",
         type=float,
@@ -365,6 +377,8 @@ def main() -> int:
         help="the fraction by which a limit may be missed, on a machine with other load",
     )
     arguments = parser.parse_args()
+    if arguments.events < FEWEST_EVENTS:
+        parser.error(f"--events must be {FEWEST_EVENTS} or more")
     # In a separate process, because this one serves the REST API.
     with LocalStack() as stack, ProcessPoolExecutor(1, mp_context=SPAWN) as executor:
         measured = executor.submit(
