@@ -6,6 +6,7 @@ The synchronous and the asynchronous run share it.
 import queue
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -142,7 +143,8 @@ class Dispatcher(Generic[R, T]):
         # Waiting for processes would take until the ends of their chunks.
         if not (self._futures and executor and _killed(executor)):
             for future in tuple(self._futures.values()):
-                future.cancel()
+                with suppress(NotImplementedError):  # Parsl cannot cancel
+                    future.cancel()
         if executor:
             executor.shutdown(wait=True)
         self._stop.wait()

@@ -8,10 +8,11 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import anyio
 import httpx
@@ -395,6 +396,18 @@ async def test_a_run_that_waits_learns_that_the_job_has_ended(
     with pytest.raises(ConflictError, match="it has ended"):
         await run(client, range(10), collect, executor=executor, on_error="leave")
     assert executor.queued[0][0].cancelled()
+
+
+async def test_an_executor_that_cannot_cancel(client: Any, database: Database) -> None:
+    class Parsl(Inline):
+        def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+            future = super().submit(fn, *args, **kwargs)
+            future.cancel = Mock(side_effect=NotImplementedError)  # type: ignore[method-assign]
+            return future
+
+    await run(client, range(10), anext, executor=Parsl(), chunk_size=2)
+
+    assert database.state[0] == "failed"
 
 
 async def test_the_last_report_is_retried(
