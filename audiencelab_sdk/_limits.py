@@ -18,6 +18,8 @@ MOST_JSON_LEVELS = 100
 LARGEST_NUMBER = int(sys.float_info.max)
 MOST_RECORDS = 2**31 - 1
 
+LOWEST_STATUS = 100
+HIGHEST_STATUS = 999
 # Longer texts in the usage log are truncated.
 LONGEST_ENDPOINT = 2_000
 LONGEST_USER_AGENT = 1_000

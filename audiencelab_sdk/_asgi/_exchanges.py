@@ -11,6 +11,7 @@ from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._requests import peer_of, template_of, user_agent_of
 from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._backend._usage_queue import Plain
+from audiencelab_sdk._limits import HIGHEST_STATUS, LOWEST_STATUS
 
 logger = logging.getLogger("audiencelab_sdk")
 
@@ -115,12 +116,14 @@ def _note(exchange: Exchange, kind: str, message: MutableMapping[str, Any]) -> N
 def _event(exchange: Exchange, caller: Caller) -> Plain:
     connection = exchange.connection
     assert connection is not None  # noqa: S101 - set with the caller
-    scope = connection.scope
+    scope, status = connection.scope, exchange.status
+    if status is not None and not LOWEST_STATUS <= status <= HIGHEST_STATUS:
+        status = None
     return (
         caller.api_key_id.int,
         template_of(scope),
         scope.get("method") or "WEBSOCKET",
-        exchange.status,
+        status,
         peer_of(connection),
         user_agent_of(connection),
     )

@@ -25,7 +25,13 @@ from audiencelab_sdk._http._operation import (
 )
 from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk._http._resource import D, Resource, listing, operation
-from audiencelab_sdk._limits import LONGEST_ENDPOINT, LONGEST_LOG_TEXT, LONGEST_USER_AGENT
+from audiencelab_sdk._limits import (
+    HIGHEST_STATUS,
+    LONGEST_ENDPOINT,
+    LONGEST_LOG_TEXT,
+    LONGEST_USER_AGENT,
+    LOWEST_STATUS,
+)
 from audiencelab_sdk._resources._usage_log import read_batch, read_log
 from audiencelab_sdk.errors import AudienceLabError
 from audiencelab_sdk.models import LoggedRequest, Outcome, UsageCount, UsageEvent, UsageLog
@@ -91,7 +97,7 @@ class KeyUsage(Resource[D]):
                 "p_method": made_storable("method", method, longest=LONGEST_LOG_TEXT),
                 "p_status_code": None
                 if status_code is None
-                else checked_int("status_code", status_code, 100, 999),
+                else checked_int("status_code", status_code, LOWEST_STATUS, HIGHEST_STATUS),
                 "p_ip_address": made_storable("ip_address", ip_address, longest=LONGEST_LOG_TEXT)
                 if ip_address
                 else None,

@@ -15,7 +15,13 @@ from pydantic import (
     StringConstraints,
 )
 
-from audiencelab_sdk._limits import LONGEST_ENDPOINT, LONGEST_LOG_TEXT, LONGEST_USER_AGENT
+from audiencelab_sdk._limits import (
+    HIGHEST_STATUS,
+    LONGEST_ENDPOINT,
+    LONGEST_LOG_TEXT,
+    LONGEST_USER_AGENT,
+    LOWEST_STATUS,
+)
 from audiencelab_sdk._text import shown, storable
 from audiencelab_sdk.models._base import Model
 from audiencelab_sdk.models._stored import Timestamp
@@ -303,7 +309,9 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
     api_key_id: UUID
     endpoint: Annotated[_Text, _storable(LONGEST_ENDPOINT)]
     method: Annotated[_Text, _storable(LONGEST_LOG_TEXT)]
-    status_code: Annotated[int, Field(strict=True, ge=100, le=999)] | None = None
+    status_code: Annotated[int, Field(strict=True, ge=LOWEST_STATUS, le=HIGHEST_STATUS)] | None = (
+        None
+    )
     ip_address: Annotated[str | None, _storable(LONGEST_LOG_TEXT), _EMPTY_AS_NONE] = None
     user_agent: Annotated[str | None, _storable(LONGEST_USER_AGENT), _EMPTY_AS_NONE] = None
     timestamp: AwareDatetime | None = None

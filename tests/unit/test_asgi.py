@@ -84,6 +84,10 @@ def routes(auth: ApiKeyAuth) -> list[Any]:  # noqa: C901 - one function for each
         await auth.authenticate(request)
         raise ZeroDivisionError
 
+    async def odd(request: Request) -> Response:
+        await auth.authenticate(request)
+        return PlainTextResponse("odd", 42)
+
     async def stream(request: Request) -> Response:
         await auth.authenticate(request)
 
@@ -123,6 +127,7 @@ def routes(auth: ApiKeyAuth) -> list[Any]:  # noqa: C901 - one function for each
         Route("/any", any_key),
         Route("/export", export),
         Route("/fail", fail),
+        Route("/odd", odd),
         Route("/stream", stream),
         Route("/cut", stream),
         Route("/hang", hang),
@@ -297,6 +302,14 @@ async def test_usage_is_logged_with_the_real_status(
         ("/hang", 499, "192.0.2.1", None),
     ]
     assert {each["method"] for each in await sent(log)} == {"GET"}
+
+
+async def test_a_status_that_the_log_does_not_accept(app: Starlette, log: Log) -> None:
+    async with running(app):
+        await get(app, "/odd", READER)
+        await get(app, "/any", READER)
+    logged = [(each["endpoint"], each.get("status_code")) for each in await sent(log)]
+    assert logged == [("/odd", None), ("/any", 200)]
 
 
 async def test_an_application_runs_again(app: Starlette, log: Log) -> None:
