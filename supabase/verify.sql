@@ -1009,7 +1009,7 @@ END',
       ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
-        'body 7aa1f1df290961a68c17be6b92bf8423',
+        'body bf283bf4fea24dfd931a8a8b8e3733cc',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',

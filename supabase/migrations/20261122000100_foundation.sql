@@ -511,12 +511,12 @@ declare
   v_granted record;
 begin
   for v_granted in
-    with privileged (kind, object, owner, acl) as (
-      select 'schema', format('%I', nspname), nspowner, nspacl
+    with privileged (kind, object, owner, acl, is_table) as (
+      select 'schema', format('%I', nspname), nspowner, nspacl, false
       from pg_namespace
       where nspname = p_schema and coalesce(cardinality(p_names), 0) = 0
       union all
-      select 'table', class.oid::regclass::text, class.relowner, acl
+      select 'table', class.oid::regclass::text, class.relowner, acl, class.relkind in ('r', 'p')
       from pg_class as class
       cross join lateral (
         select class.relacl
@@ -527,13 +527,14 @@ begin
         and class.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
         and (p_names is null or class.relname = any (p_names))
       union all
-      select 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner))
+      select 'routine', oid::regprocedure::text, proowner, coalesce(proacl, acldefault('f', proowner)), false
       from pg_proc
       where pronamespace = to_regnamespace(quote_ident(p_schema)) and (p_names is null or proname = any (p_names))
     )
     select distinct
       privileged.kind,
       privileged.object,
+      privileged.is_table,
       case entry.grantee when 0 then 'public' else quote_ident(pg_get_userbyid(entry.grantee)) end as grantee
     from privileged
     cross join lateral aclexplode(privileged.acl) as entry
@@ -543,6 +544,11 @@ begin
     -- they need.
     if v_granted.grantee not in ('public', 'anon', 'authenticated', 'service_role', 'api_key') then
       raise warning 'the privileges of % on % % are revoked', v_granted.grantee, v_granted.kind, v_granted.object;
+    end if;
+    -- Vacuum waits for whoever has updated a table's row in pg_class, and holds this lock meanwhile. Later statements need
+    -- the lock, too.
+    if v_granted.is_table then
+      execute format('lock table only %s in share update exclusive mode', v_granted.object);
     end if;
     execute format('revoke all on %s %s from %s cascade', v_granted.kind, v_granted.object, v_granted.grantee);
   end loop;

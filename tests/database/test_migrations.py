@@ -120,6 +120,44 @@ def test_a_second_run_takes_no_lock_that_blocks_reads_or_the_base_schema(db: Dat
             connection.rollback()
 
 
+# Vacuum holds a share update exclusive lock on a table while it waits for the transaction that has
+# updated the row of the table, or of its index, in pg_class. A transaction that takes such a lock
+# after it has updated the row therefore gets into a deadlock.
+WRITES_BEFORE_LOCKS = """
+    create function public.refuse_writes_before_locks() returns event_trigger language plpgsql as $$
+    declare
+      v_table regclass;
+    begin
+      select coalesce(indrelid, class.oid) into v_table
+      from pg_class as class
+      left join pg_index on indexrelid = class.oid
+      where class.relkind in ('r', 'p', 'i', 'I') and class.xmin = pg_current_xact_id()::xid
+        and not exists (
+          select from pg_locks
+          where pid = pg_backend_pid() and relation = coalesce(indrelid, class.oid)
+            and mode in ('ShareUpdateExclusiveLock', 'ShareLock', 'ShareRowExclusiveLock',
+              'ExclusiveLock', 'AccessExclusiveLock'));
+      if found then
+        raise exception using
+          message = format('%%s is changed by %%s before it is locked', v_table, tg_tag);
+      end if;
+    end;
+    $$;
+    create event trigger refuse_writes_before_locks on ddl_command_end
+      execute function public.refuse_writes_before_locks();
+"""
+
+
+@pytest.mark.parametrize("state", [*RECORDED, "a second run"])
+def test_no_deadlock_with_vacuum(fresh: Database, state: str) -> None:
+    if state == "a second run":
+        apply_all(fresh)
+    else:
+        apply_state(fresh, state)
+    fresh.admin(WRITES_BEFORE_LOCKS)
+    apply_all(fresh)
+
+
 def test_each_file_requires_only_those_that_it_depends_on(fresh: Database, db: Database) -> None:
     of_api_keys = [LIFE_CYCLE, USAGE, JOBS, SEGMENTS, DIRECT_ACCESS]
     for missing, dependents in ((FOUNDATION, [API_KEYS]), (API_KEYS, of_api_keys)):
