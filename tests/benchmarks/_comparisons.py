@@ -7,7 +7,6 @@ import re
 import subprocess
 import tempfile
 from functools import partial
-from statistics import median
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
@@ -24,6 +23,7 @@ from tests.benchmarks._timing import (
     times_as_long,
     times_as_long_in_pairs,
     times_as_many,
+    times_as_many_in_pairs,
 )
 from tests.benchmarks._world import (
     COUNTED,
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 ROWS = 1_000_000
 TIMEOUT = "120s"
 CONNECTIONS = 16
+ROUNDS = 5
 EVENTS = 500
 REPORTERS = 32
 UNITS = 1_000
@@ -210,13 +211,13 @@ def many_scopes_against_one(world: World) -> Comparison:
 
 def logging_against_updating(world: World) -> Comparison:
     functions = ("public.log_api_key_usage", "benchmark.log_and_update")
-    ours, theirs = _rates(
+    rates = _rates(
         *(partial(_calls_a_second, world, function, world.fresh_key_id()) for function in functions)
     )
-    return times_as_many(
+    return times_as_many_in_pairs(
         f"{CONNECTIONS} connections logging one key's usage",
         "updating last_used_at every time",
-        (ours, theirs),
+        rates,
         at_least=2,
     )
 
@@ -290,7 +291,7 @@ def logging_while_purging(world: World) -> Comparison:
     """Measure both in turns. The purge runs for as long as one of the measurements."""
     key_id = world.fresh_key_id()
     with_purge, without = list[float](), list[float]()
-    for _ in range(3):
+    for _ in range(ROUNDS):
         without.append(_calls_a_second(world, "public.log_api_key_usage", key_id))
         stopped = Event()
         purged = list[int]()
@@ -301,10 +302,10 @@ def logging_while_purging(world: World) -> Comparison:
         purge.join()
         if not purged or not purged[-1]:
             raise AssertionError(f"the purge ended early: {purged}")
-    return times_as_many(
+    return times_as_many_in_pairs(
         f"{CONNECTIONS} connections logging while rows are purged",
         "the same without a purge",
-        (median(with_purge), median(without)),
+        (with_purge, without),
         at_least=0.7,
     )
 
@@ -319,26 +320,24 @@ def _purge(world: World, stopped: Event, purged: list[int]) -> None:
 
 def reporting_against_adding_up(world: World) -> Comparison:
     functions = ("public.report_enrichment_progress", "benchmark.report_and_add_up")
-    ours, theirs = _rates(
-        *(partial(_reports_a_second, world, function, jobs=1) for function in functions)
-    )
-    return times_as_many(
+    rates = _rates(*(partial(_reports_a_second, world, function, jobs=1) for function in functions))
+    return times_as_many_in_pairs(
         f"{REPORTERS} connections reporting on one job",
         "adding up all workers under a lock on the job",
-        (ours, theirs),
+        rates,
         at_least=5,
     )
 
 
 def reporting_on_one_job_against_many(world: World) -> Comparison:
     function = "public.report_enrichment_progress"
-    one, many = _rates(
+    rates = _rates(
         *(partial(_reports_a_second, world, function, jobs=jobs) for jobs in (1, REPORTERS))
     )
-    return times_as_many(
+    return times_as_many_in_pairs(
         f"{REPORTERS} connections reporting on one job",
         f"{REPORTERS} connections reporting on jobs of their own",
-        (one, many),
+        rates,
         at_least=1.0,
     )
 
@@ -419,10 +418,12 @@ def _count_under_slow_policy(
             connection.execute(count.encode())
 
 
-def _rates(*measure: Callable[[], float]) -> list[float]:
-    """Return the median rate of each, measured in turns."""
-    rounds = [[each() for each in measure] for _ in range(3)]
-    return [median(rates) for rates in zip(*rounds, strict=True)]
+def _rates(
+    ours: Callable[[], float], theirs: Callable[[], float]
+) -> tuple[list[float], list[float]]:
+    """Return the rates of both, measured in turns."""
+    rates = [(ours(), theirs()) for _ in range(ROUNDS)]
+    return [rate for rate, _ in rates], [rate for _, rate in rates]
 
 
 def _calls_a_second(world: World, function: str, key_id: UUID) -> float:
@@ -453,7 +454,7 @@ def _transactions_a_second(world: World, script: str, clients: int, *options: st
                 "--protocol=prepared",
                 f"--client={clients}",
                 "--jobs=2",
-                "--time=3",
+                "--time=2",
                 f"--file={file.name}",
                 *options,
                 urlunsplit(url._replace(netloc=f"{url.username}@{url.hostname}:{url.port}")),

@@ -82,6 +82,19 @@ def times_as_many(
     return Comparison(what, against, figures, ours / theirs, at_least, at_least=True)
 
 
+def times_as_many_in_pairs(
+    what: str, against: str, rates: tuple[list[float], list[float]], *, at_least: float
+) -> Comparison:
+    """Compare each rate per second with the one measured right after or before it.
+
+    The ratio is the median of their ratios.
+    """
+    ours, theirs = rates
+    figures = (f"{median(ours):,.0f}/s", f"{median(theirs):,.0f}/s")
+    ratio = median(own / other for own, other in zip(ours, theirs, strict=True))
+    return Comparison(what, against, figures, ratio, at_least, at_least=True)
+
+
 def alternating_medians(
     first: Callable[[], object],
     second: Callable[[], object],

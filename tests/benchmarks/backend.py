@@ -42,7 +42,13 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk.local import LocalStack
 from audiencelab_sdk.local._keeper_process import free_port
-from tests.benchmarks._timing import Comparison, seconds, table, times_as_many
+from tests.benchmarks._timing import (
+    Comparison,
+    seconds,
+    table,
+    times_as_many,
+    times_as_many_in_pairs,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -186,14 +192,11 @@ def compare_rates(
     what: str, against: str, ports: tuple[int, int], load: tuple[bytes, int], at_least: float
 ) -> Comparison:
     """Compare the requests a second of two applications, measured in turns."""
-    rates: list[tuple[float, ...]] = []
+    rates: tuple[list[float], list[float]] = ([], [])
     for number in range(ROUNDS):
-        order = ports if number % 2 else ports[::-1]
-        measured = tuple(rate(port, *load) for port in order)
-        rates.append(measured if number % 2 else measured[::-1])
-    ratio = median(own / other for own, other in rates)
-    figures = [f"{median(each):,.0f}/s" for each in zip(*rates, strict=True)]
-    return Comparison(what, against, (figures[0], figures[1]), ratio, at_least, at_least=True)
+        for each in (0, 1) if number % 2 else (1, 0):
+            rates[each].append(rate(ports[each], *load))
+    return times_as_many_in_pairs(what, against, rates, at_least=at_least)
 
 
 def endpoints(world: World, requests: int) -> list[Comparison]:
