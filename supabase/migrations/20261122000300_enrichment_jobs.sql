@@ -454,7 +454,8 @@ as $$
 declare
   -- Each update of the job is sent to all that watch it.
   c_interval constant interval := interval '200 milliseconds';
-  c_few_partial_sums constant integer := 3;
+  -- One of past sessions and one of this session.
+  c_few_partial_sums constant integer := 2;
   -- Most are of sessions that have ended.
   c_max_partial_sums constant integer := 64;
   v_job public.enrichment_tracking;

@@ -65,7 +65,9 @@ def test_the_first_report_sets_the_status_to_processing(
 
 def test_counters_are_sums_over_the_units(db: Database, tenant: Tenant, job: UUID) -> None:
     report(db, tenant.member, job, "u1", 5, 1)
-    report(db, tenant.member, job, "u2", 7, 0)
+    row = report(db, tenant.member, job, "u2", 7, 0)
+    assert counters(row) == (12, 1)
+    time.sleep(INTERVAL)
     row = report(db, tenant.member, job, "u1", 6, 2)
     assert counters(row) == (13, 2)
     assert counters(end(db, job)) == (13, 2)
