@@ -284,6 +284,7 @@ def _storable(longest: int) -> BeforeValidator:
     )
 
 
+_Status = Annotated[int, Field(strict=True, ge=LOWEST_STATUS, le=HIGHEST_STATUS)]
 _EMPTY_AS_NONE = BeforeValidator(lambda value: None if value == "" else value)
 
 
@@ -309,9 +310,7 @@ class UsageEvent(Model, frozen=True, extra="forbid"):
     api_key_id: UUID
     endpoint: Annotated[_Text, _storable(LONGEST_ENDPOINT)]
     method: Annotated[_Text, _storable(LONGEST_LOG_TEXT)]
-    status_code: Annotated[int, Field(strict=True, ge=LOWEST_STATUS, le=HIGHEST_STATUS)] | None = (
-        None
-    )
+    status_code: _Status | None = None
     ip_address: Annotated[str | None, _storable(LONGEST_LOG_TEXT), _EMPTY_AS_NONE] = None
     user_agent: Annotated[str | None, _storable(LONGEST_USER_AGENT), _EMPTY_AS_NONE] = None
     timestamp: AwareDatetime | None = None
