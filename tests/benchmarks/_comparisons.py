@@ -432,7 +432,12 @@ def _calls_a_second(world: World, function: str, key_id: UUID) -> float:
 
 
 def _reports_a_second(world: World, function: str, *, jobs: int) -> float:
-    ids = ", ".join(f"'{job_id}'" for job_id in world.add_jobs(jobs))
+    added = world.add_jobs(jobs)
+    # Otherwise the first reports wait for each other, because one of them starts the job.
+    world.db.admin(
+        "update public.enrichment_tracking set status = 'processing' where id = any (%s)", added
+    )
+    ids = ", ".join(f"'{job_id}'" for job_id in added)
     job_id = f"(array[{ids}]::uuid[])[1 + :client_id % {jobs}]"
     script = (
         "\\set done :done + 1\n"
