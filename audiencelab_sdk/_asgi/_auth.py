@@ -83,7 +83,8 @@ class ApiKeyAuth:
             ``RateLimit-Remaining`` and ``RateLimit-Reset`` (in seconds).
         limit_storage: Where requests are counted: ``memory://`` for each process on its own, or,
             with the extra ``redis``, a URL such as ``redis://localhost:6379/0`` for all of them.
-            While Redis fails, requests are not limited; they wait for it for at most a second.
+            While Redis fails, each process counts for itself. Requests wait for it for at most a
+            second.
 
     Attributes:
         authenticator: What checks keys. A test may replace it.

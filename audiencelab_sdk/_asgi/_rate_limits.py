@@ -8,17 +8,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import anyio
+
 from audiencelab_sdk._asgi._problems import Problem
 from audiencelab_sdk.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from limits import RateLimitItem
+    from limits.aio.strategies import RateLimiter
     from redis.asyncio import BlockingConnectionPool
 
 logger = logging.getLogger("audiencelab_sdk")
 
 _SECONDS_BETWEEN_WARNINGS = 60.0
-# Requests wait for Redis, so they do not wait long, and after a failure not at all for some time.
+# Requests wait for the storage: not for long, and after a failure not at all for a while.
 _LONGEST_WAIT = 1.0
 _PAUSE = 5.0
 _CONNECTIONS = 20
@@ -33,7 +36,7 @@ class _State:
 
 
 class RateLimits:
-    """Counts requests of keys in a storage. If the storage fails, it allows them, with a warning.
+    """Counts requests of keys in a storage. While it fails, each process counts for itself.
 
     Raises:
         ConfigurationError: `limits` or `redis` is not installed, or `limits` does not know the
@@ -64,6 +67,7 @@ class RateLimits:
         except Exception as error:  # noqa: BLE001 - each storage raises its own
             kind = type(error).__name__
             raise ConfigurationError(f"the storage of rate limits is not usable: {kind}") from None
+        self._in_process = SlidingWindowCounterRateLimiter(storage_from_string("async+memory://"))
 
     async def aclose(self) -> None:
         """Close the connections. Another event loop may count from then on."""
@@ -78,16 +82,7 @@ class RateLimits:
         Raises:
             Problem: A limit is exceeded (429).
         """
-        items = parsed(limit)
-        if time.monotonic() < self._asks_again_at:
-            return {}
-        try:
-            states = [await self._hit(item, str(api_key_id)) for item in items]
-        except Exception as error:  # noqa: BLE001 - each storage raises its own
-            self._asks_again_at = time.monotonic() + _PAUSE
-            self._warn(error)
-            return {}
-        state = min(states, key=lambda state: (state.allowed, state.remaining))
+        state = await self._state(parsed(limit), str(api_key_id))
         headers = {
             "RateLimit-Limit": str(state.limit),
             "RateLimit-Remaining": str(state.remaining),
@@ -98,11 +93,15 @@ class RateLimits:
             raise Problem(429, "The API key has made too many requests.", headers=headers)
         return headers
 
-    async def _hit(self, item: "RateLimitItem", identifier: str) -> "_State":
-        allowed = await self._strategy.hit(item, identifier)
-        stats = await self._strategy.get_window_stats(item, identifier)
-        reset = math.ceil(max(0.0, stats.reset_time - time.time()))
-        return _State(allowed, item.amount, stats.remaining, reset)
+    async def _state(self, items: "tuple[RateLimitItem, ...]", identifier: str) -> _State:
+        if time.monotonic() >= self._asks_again_at:
+            try:
+                with anyio.fail_after(_LONGEST_WAIT):
+                    return await _hit(self._strategy, items, identifier)
+            except Exception as error:  # noqa: BLE001 - each storage raises its own
+                self._asks_again_at = time.monotonic() + _PAUSE
+                self._warn(error)
+        return await _hit(self._in_process, items, identifier)
 
     def _warn(self, error: Exception) -> None:
         now = time.monotonic()
@@ -110,8 +109,29 @@ class RateLimits:
             self._warned_at = now
             # Without the message, which may contain the password of the storage.
             logger.warning(
-                "requests are not limited, because the storage fails: %s", type(error).__name__
+                "each process limits requests by itself, because the storage fails: %s",
+                type(error).__name__,
             )
+
+
+async def _hit(
+    strategy: "RateLimiter", items: "tuple[RateLimitItem, ...]", identifier: str
+) -> _State:
+    """Count a request, and return the state of the limit that refuses it or is nearest to that."""
+    states: list[_State] = []
+    # A request that one limit refuses does not count against the others.
+    count = strategy.hit
+    if len(items) > 1 and not all([await strategy.test(item, identifier) for item in items]):
+        count = strategy.test
+    for item in items:
+        allowed = await count(item, identifier)
+        stats = await strategy.get_window_stats(item, identifier)
+        reset = math.ceil(max(0.0, stats.reset_time - time.time()))
+        states.append(_State(allowed, item.amount, stats.remaining, reset))
+    refusing = [state for state in states if not state.allowed]
+    if refusing:
+        return max(refusing, key=lambda state: state.reset)
+    return min(states, key=lambda state: state.remaining)
 
 
 def _redis_pool(storage: str) -> "BlockingConnectionPool | None":
