@@ -39,7 +39,7 @@ def audiencelab_client(audiencelab_stack: LocalStack) -> Iterator[AudienceLab]:
 @pytest.fixture(scope="session")
 def audiencelab_user(audiencelab_stack: LocalStack) -> UUID:
     """The id of a user."""
-    return audiencelab_stack.create_user("user@example.com")
+    return audiencelab_stack.create_user("audiencelab-pytest@example.com")
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 gunicorn --chdir examples/recipes django_app:application
 """
 
+import logging
 from collections.abc import Callable
 
 from django.conf import settings
@@ -18,6 +19,7 @@ from audiencelab_sdk import (
     UsageRecorder,
 )
 
+logger = logging.getLogger(__name__)
 client = AudienceLab.from_env()
 authenticator, recorder = KeyAuthenticator(client), UsageRecorder(client)
 
@@ -29,7 +31,8 @@ def api_keys(get_response: Callable[[HttpRequest], HttpResponse]) -> object:
         address = request.META.get("REMOTE_ADDR") or None
         try:
             caller = authenticator.authenticate(request.headers.get("X-API-Key", ""), address)
-        except AudienceLabError:  # keys cannot be checked
+        except AudienceLabError:
+            logger.exception("API keys cannot be checked")
             return HttpResponse("Try again later", status=503, headers={"Retry-After": "1"})
         if not caller:
             return HttpResponse(

@@ -21,14 +21,13 @@ app = Flask(__name__)
 @app.before_request
 def check_key() -> Response | None:
     """Refuse requests without a valid key."""
-    g.caller = authenticator.authenticate(request.headers.get("X-API-Key", ""), request.remote_addr)
+    address = request.remote_addr or None  # empty behind a Unix socket
+    try:
+        g.caller = authenticator.authenticate(request.headers.get("X-API-Key", ""), address)
+    except AudienceLabError:
+        app.logger.exception("API keys cannot be checked")
+        return Response("Try again later", 503, {"Retry-After": "1"})
     return None if g.caller else Response("Invalid API key", 401, {"WWW-Authenticate": "Bearer"})
-
-
-@app.errorhandler(AudienceLabError)
-def answer_without_database(_: AudienceLabError) -> Response:
-    """Answer while keys cannot be checked."""
-    return Response("Try again later", 503, {"Retry-After": "1"})
 
 
 @app.after_request

@@ -32,26 +32,36 @@ TEMPLATES = {
 
 
 @contextmanager
+def serving(
+    application: str, project: Project, url: str, bind: str, descriptors: tuple[int, ...] = ()
+) -> Iterator[None]:
+    """Run a recipe with the API at this URL until the end of the block."""
+    server = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "gunicorn", "--preload", "--workers=2", "--threads=2"),
+            *(f"--bind={bind}", "--log-level=warning", application),
+        ],
+        cwd=RECIPES,
+        pass_fds=descriptors,
+        env={**os.environ, "SUPABASE_URL": url, "SUPABASE_KEY": project.service_role_key},
+    )
+    try:
+        yield
+    finally:
+        # Its workers send what they recorded when they end.
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@contextmanager
 def running(application: str, project: Project, url: str) -> Iterator[str]:
-    """Run a recipe with the API at this URL until the end of the block. Gives its own URL."""
+    """Serve a recipe over TCP until the end of the block. Gives the URL of a segment."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(64)
-        server = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "gunicorn", "--preload", "--workers=2", "--threads=2"),
-                *(f"--bind=fd://{listener.fileno()}", "--log-level=warning", application),
-            ],
-            cwd=RECIPES,
-            pass_fds=[listener.fileno()],
-            env={**os.environ, "SUPABASE_URL": url, "SUPABASE_KEY": project.service_role_key},
-        )
-        try:
+        number = listener.fileno()
+        with serving(application, project, url, f"fd://{number}", (number,)):
             yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1/segments/{uuid4()}"
-        finally:
-            # Its workers send what they recorded when they end.
-            server.terminate()
-            server.wait(timeout=30)
 
 
 @pytest.mark.parametrize("application", TEMPLATES)
@@ -81,3 +91,14 @@ def test_a_recipe_without_the_database(project: Project, application: str) -> No
         response = httpx.get(url, headers={"X-API-Key": key}, timeout=30)
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("application", TEMPLATES)
+def test_a_recipe_behind_a_unix_socket(project: Project, application: str, tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with serving(application, project, project.url, f"unix:{path}"):
+        wait_until(path.exists)
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, headers={"X-API-Key": "sk_no"}) as client:
+            response = client.get("http://localhost/v1/segments/1", timeout=30)
+    assert response.status_code == 401
