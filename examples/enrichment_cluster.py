@@ -3,9 +3,9 @@
 To use a cluster, set DASK_SCHEDULER to the address of its scheduler. Its workers need
 `audiencelab_sdk`, and this machine needs `distributed`.
 
-Without SUPABASE_URL it runs on an embedded stack. To run it against a project, set SUPABASE_URL,
-SUPABASE_KEY (the secret or service_role key) and SUPABASE_JWT_SECRET. AUDIENCELAB_USER_ID and
-AUDIENCELAB_ACCOUNT_ID default to the user and account of supabase/seed.sql.
+Without SUPABASE_URL it runs on an embedded stack. To run it against a project, set SUPABASE_URL and
+SUPABASE_KEY (the secret or service_role key). AUDIENCELAB_USER_ID and AUDIENCELAB_ACCOUNT_ID
+default to the user and account of supabase/seed.sql.
 """
 
 import os
@@ -26,9 +26,8 @@ RECORDS = 2_000
 def project() -> Iterator[tuple[str, str]]:
     """Yield the URL and the secret key of the project to run against."""
     if "SUPABASE_URL" in os.environ:
-        missing = {"SUPABASE_KEY", "SUPABASE_JWT_SECRET"} - os.environ.keys()
-        if missing:
-            raise SystemExit(f"SUPABASE_URL is set; set {' and '.join(sorted(missing))} as well.")
+        if "SUPABASE_KEY" not in os.environ:
+            raise SystemExit("SUPABASE_URL is set; set SUPABASE_KEY as well.")
         yield os.environ["SUPABASE_URL"], os.environ["SUPABASE_KEY"]
     else:
         from audiencelab_sdk.local import LocalStack  # noqa: PLC0415 - only if needed

@@ -1189,7 +1189,7 @@ END',
       ]),
       ('function', 'public.fail_stale_enrichment_jobs(interval)', array[
         'arguments p_older_than interval',
-        'body f2c47f62331d61d3275728196f03dc6b',
+        'body 648b6d38b3cd46afe9b764748408baec',
         'language plpgsql',
         'returns integer',
         'search_path=pg_catalog, pg_temp',

@@ -54,8 +54,8 @@ select audiencelab_private.revoke_privileges('enrichment_private', '{keep_counte
 
 -- A report locks its unit, and not the job: reports on one job do not wait for each other. They share an advisory lock on
 -- the job until they are committed. What must see all reports takes the lock exclusively, after it has locked the job.
--- No session that holds the advisory lock waits for the lock on the job, so the two cannot deadlock. SKIP LOCKED is no
--- exception: it can wait for the lock on a newer version of the row.
+-- No session that holds the advisory lock waits for the lock on the job, so the two cannot deadlock. This also holds for
+-- SKIP LOCKED, which can wait after all if the row has a newer version. So it, too, comes before the advisory lock.
 create or replace function enrichment_private.lock_reports(p_job_id uuid)
 returns void
 language plpgsql
@@ -607,9 +607,9 @@ $$Stores the running totals of a unit of work and returns the job. The counters 
 The first report sets the status to processing and, if it is null, started_at to now(). Totals never decrease, so a repeated
 or late report changes no counter: a unit that is processed again after a crash, under the same name, counts once.
 
-The counters, and updated_at, change with the first report after 200 milliseconds, so they can lag behind the reports by that
-time, and behind the last report until the next one. They are exact once the job is completed or failed. The counters of
-the returned job are at least the totals of this report.
+The counters, and updated_at, change with the first report after 200 milliseconds. A report within 200 milliseconds of such a
+change is not in the counters until the next report. They are exact once the job is completed or failed. The counters of the
+returned job are at least the totals of this report.
 
 Callers: service_role; authenticated, as a member of the account of the job; api_key, with a scope for writing the job.
 
@@ -722,7 +722,7 @@ Callers: service_role; authenticated, as a member of the account of the job; api
   started_at becomes null. By default all of these are kept, so that finished units need not be processed again.
 
 Errors: PT404 (HTTP 404) if the job does not exist or the caller may not update it; PT409 (HTTP 409) if the job is not
-failed.$$;
+failed; with p_reset, 25000 at an isolation level above read committed.$$;
 select audiencelab_private.revoke_privileges('public', '{retry_enrichment_job}');
 grant execute on function public.retry_enrichment_job(uuid, boolean) to authenticated, service_role, api_key;
 
@@ -759,13 +759,21 @@ begin
     where job.id = v_job_id and job.status = 'processing' and job.updated_at < now() - p_older_than
     for no key update skip locked;
     continue when not found or not pg_try_advisory_xact_lock(uuid_hash_extended(v_job_id, 0));
-    update public.enrichment_tracking as job
-    set
-      status = 'failed',
-      completed_at = now(),
-      metadata = case when jsonb_typeof(job.metadata) = 'object' then job.metadata else '{}' end
-        || jsonb_build_object('error', format('no report for %s', p_older_than))
-    where job.id = v_job_id;
+    begin
+      update public.enrichment_tracking as job
+      set
+        status = 'failed',
+        completed_at = now(),
+        metadata = case when jsonb_typeof(job.metadata) = 'object' then job.metadata else '{}' end
+          || jsonb_build_object('error', format('no report for %s', p_older_than))
+      where job.id = v_job_id;
+    exception
+      -- There is no room for the reason in the metadata. One account must not stop the function for all.
+      when check_violation then
+        update public.enrichment_tracking as job
+        set status = 'failed', completed_at = now()
+        where job.id = v_job_id;
+    end;
     v_count := v_count + 1;
   end loop;
   return v_count;
@@ -773,7 +781,8 @@ end;
 $$;
 comment on function public.fail_stale_enrichment_jobs(interval) is
 $$Sets processing jobs to failed that were not updated for so long, at most 1,000 of them, those that are silent longest first.
-Returns their number. The key error of their metadata is the reason. Jobs that are being reported on or updated are skipped.
+Returns their number. The key error of their metadata is the reason, if the metadata has room for it. Jobs that are being
+reported on or updated are skipped.
 
 Callers: service_role.
 

@@ -241,6 +241,25 @@ def test_metadata_that_is_not_an_object_is_replaced_by_the_reason(
     assert read(db, stale)["metadata"] == {"error": "no report for 00:10:00"}
 
 
+def test_a_job_without_room_for_the_reason_does_not_stop_the_others(
+    db: Database, tenant: Tenant, stale: UUID
+) -> None:
+    full = db.create_job(tenant)
+    metadata = {"text": "x" * (262_144 - len('{"text": ""}'))}
+    db.admin(
+        "update public.enrichment_tracking set status = 'processing', metadata = %s where id = %s",
+        Jsonb(metadata),
+        full,
+    )
+    age(db, full, "1 hour")
+    assert db.value(SERVICE_ROLE, FAIL_STALE, "10 minutes") >= 2
+    assert read(db, stale)["metadata"]["error"] == "no report for 00:10:00"
+    row = read(db, full)
+    assert row["status"] == "failed"
+    assert row["completed_at"] is not None
+    assert row["metadata"] == metadata
+
+
 @pytest.mark.parametrize(
     "interval", [None, "0", "59 seconds", "-10 minutes", "366 days", "1000000 years"]
 )
