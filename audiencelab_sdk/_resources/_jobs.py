@@ -1,5 +1,6 @@
 """Operations on enrichment jobs, for `client.enrichment` and `track`."""
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -23,12 +24,15 @@ from audiencelab_sdk.errors import (
     APIConnectionError,
     ConflictError,
     InvalidArgumentError,
+    InvalidRequestError,
     PermissionDeniedError,
     RateLimitError,
     ServerError,
 )
 from audiencelab_sdk.models import EnrichmentJob, EnrichmentStatus
 from audiencelab_sdk.models._base import Model
+
+logger = logging.getLogger("audiencelab_sdk")
 
 PENDING, PROCESSING, COMPLETED, FAILED = EnrichmentStatus
 
@@ -52,7 +56,9 @@ _SECONDS_TO_END = 60.0
 _LONGEST_DELAY = 10.0
 _COUNT: TypeAdapter[int] = TypeAdapter(StrictInt)
 _LONGEST_ERROR = 10_000
+_FEW_TRIES = 3
 _MOST_TRIES = 10
+_CHECK_VIOLATION = "23514"
 
 
 def report_progress(
@@ -98,28 +104,45 @@ def fail(job_id: UUID | str, error: str | BaseException) -> Operation[Enrichment
     text = made_storable("error", reason, longest=_LONGEST_ERROR)
     moment = datetime.now(UTC)
     job = yield from TABLE.get(checked_uuid("job_id", job_id))
-    for _ in range(_MOST_TRIES):
+    ended = {"status": FAILED, "completed_at": moment.isoformat()}
+    for _ in range(_FEW_TRIES):
         if job.status is FAILED and job.completed_at == moment:
             return job
         if job.is_final:
             raise _impossible(job, FAILED)
-        changes: dict[str, Any] = {
-            "status": FAILED,
-            "completed_at": moment.isoformat(),
-            "metadata": {**job.metadata, "error": text},
-        }
-        # The API cannot add a key to a jsonb column, so the whole column is written. The condition
-        # keeps concurrent changes: if the row has changed since it was read, it is read again.
-        unchanged = equal("updated_at", job.updated_at.isoformat())
-        failed = yield from TABLE.update_if(job.id, changes, [unchanged])
-        if failed:
+        if failed := (yield from _store_reason(job, text, ended)):
             return failed
         before, job = job, (yield from TABLE.get(job.id))
         if job == before:
             raise _read_only()
+    # Reports change a busy job all the time, but not once it has failed.
+    job = yield from _move(job.id, job.status, FAILED, "completed_at", moment)
+    for _ in range(_MOST_TRIES):
+        if failed := (yield from _store_reason(job, text, {})):
+            return failed
+        job = yield from TABLE.get(job.id)
     raise ConflictError(
-        409, None, "the enrichment job changed during each attempt to mark it as failed: try again"
+        409, None, "the enrichment job has failed, but changed during each attempt to store why"
     )
+
+
+def _store_reason(
+    job: EnrichmentJob, reason: str, changes: dict[str, Any]
+) -> Operation[EnrichmentJob | None]:
+    """Store why a job has failed, along with other changes. None if the job has changed.
+
+    The API cannot add a key to a jsonb column, so the whole column is written. The condition keeps
+    concurrent changes.
+    """
+    unchanged = [equal("updated_at", job.updated_at.isoformat())]
+    metadata = {"metadata": {**job.metadata, "error": reason}}
+    try:
+        return (yield from TABLE.update_if(job.id, changes | metadata, unchanged))
+    except InvalidRequestError as error:
+        if error.code != _CHECK_VIOLATION:
+            raise
+    logger.warning("job %s: there is no room in its metadata for why it has failed", job.id)
+    return (yield from TABLE.update_if(job.id, changes, unchanged)) if changes else job
 
 
 def retry(job_id: UUID | str, *, reset: bool) -> Operation[EnrichmentJob]:
@@ -145,7 +168,7 @@ def fail_stale(older_than: timedelta) -> Operation[int]:
 
 def _move(
     job_id: UUID | str,
-    source: EnrichmentStatus,
+    source: EnrichmentStatus | str,
     target: EnrichmentStatus,
     time_column: str,
     moment: datetime,

@@ -296,8 +296,9 @@ class Enrichment(Resource[D]):
         """Move a pending or processing job to failed.
 
         Updates the table ``enrichment_tracking``. The reason is stored in `metadata` under the key
-        ``error``. The other keys are kept, including concurrent changes. Decimal numbers in them
-        that have more than 15 digits lose precision.
+        ``error``, unless there is no room for it, which is logged. The other keys are kept,
+        including concurrent changes. Decimal numbers in them that have more than 15 digits lose
+        precision.
 
         Args:
             job_id: The job's id.
@@ -308,7 +309,8 @@ class Enrichment(Resource[D]):
             The updated job. Its `error` is the reason.
 
         Raises:
-            ConflictError: The job is completed or failed.
+            ConflictError: The job is completed or failed, or something else changed the job during
+                each attempt to store the reason.
             PermissionDeniedError: The client acts as an API key that may only read the job.
             NotFoundError: The job does not exist, or is not visible to the caller.
         """
@@ -318,14 +320,17 @@ class Enrichment(Resource[D]):
     def retry(self, job_id: UUID | str, *, reset: bool = False) -> Operation[EnrichmentJob]:
         """Move a failed job to pending, so that it can be worked on again.
 
+        Workers of the failed job have to be stopped first: a `run` or `track` that did not notice
+        the failure would go on with the job.
+
         Calls the database function ``retry_enrichment_job``. The reason of the failure is removed
         from `metadata`, and `completed_at` becomes None.
 
         Args:
             job_id: The job's id.
             reset: Whether the job starts from the beginning, with counters of 0. By default the
-                totals of its units are kept: those that are finished need not be processed again,
-                and those that are count once.
+                totals of its units are kept: finished units need not be processed again, and a unit
+                that is processed again under the same name counts once.
 
         Returns:
             The updated job.
@@ -582,9 +587,9 @@ class Enrichment(Resource[D]):
                 takes a coroutine function, or a plain function and an executor. Processes need a
                 function at the top level of a module.
             executor: Any executor of ``concurrent.futures``, such as a ProcessPoolExecutor or
-                ``dask.distributed.Client.get_executor()``. It is not shut down. A function that
-                creates an executor may be passed instead: the run then shuts it down, and replaces
-                it if a worker is killed. None means a pool of threads.
+                ``dask.distributed.Client.get_executor()``, which stays open. If you pass a function
+                that creates one, such as ``ProcessPoolExecutor``, the run shuts it down, and
+                replaces it if a worker is killed. None means a pool of threads.
             chunk_size: How many records a worker gets at once, and enriches one after the other. A
                 coroutine function gets single records.
             in_flight: How many chunks are submitted and not consumed yet, at most. A slow loop
@@ -601,8 +606,8 @@ class Enrichment(Resource[D]):
             show: Whether to show a progress bar on standard error. Needs the extra ``progress``.
 
         Returns:
-            The context manager, which is the iterator as well. Its `processed` and `failed` are the
-            totals, also after an error.
+            Enter it with ``with`` or ``async with``, and iterate over what that gives. Its
+            `processed` and `failed` are the totals, also after an error.
 
         Raises:
             ConfigurationError: `show` is true, and rich is not installed.

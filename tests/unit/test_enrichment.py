@@ -17,6 +17,7 @@ from audiencelab_sdk import (
     EnrichmentTimeoutError,
     InvalidArgumentError,
     InvalidCursorError,
+    InvalidRequestError,
     NotFoundError,
     PermissionDeniedError,
 )
@@ -241,13 +242,57 @@ def test_fail_conflicts_with_another_end_of_the_job() -> None:
         drive(enrichment.fail(KEY_ID, "no budget"), completed)
 
 
-def test_fail_raises_if_the_job_keeps_changing() -> None:
-    reads: list[Any] = [{**JOB, "processed_records": number} for number in range(50)]
+def lost_attempts(number: int, **changes: Any) -> list[Any]:
+    """Return the responses to updates of a job that changes, and to the reads after them."""
     responses: list[Any] = []
-    for read in reads:
-        responses += [[], read]
-    with pytest.raises(ConflictError, match="try again"):
+    for processed in range(number):
+        responses += [[], {**JOB, "processed_records": processed, **changes}]
+    return responses
+
+
+def test_fail_ends_a_job_that_keeps_changing_before_it_stores_the_reason() -> None:
+    written: dict[str, Any] = {}
+
+    def end(body: dict[str, Any]) -> list[Any]:
+        written.update(body)
+        return [JOB | body]
+
+    requests, failed = drive(
+        enrichment.fail(KEY_ID, "x"),
+        JOB,
+        *lost_attempts(3),
+        end,
+        *lost_attempts(1, status="failed"),
+        lambda body: [JOB | written | body],
+    )
+    assert written.keys() == {"status", "completed_at"}
+    assert requests[-1][2] == {"metadata": {**JOB["metadata"], "error": "x"}}
+    assert (failed.status, failed.error) == ("failed", "x")
+
+
+def test_fail_raises_if_it_cannot_store_the_reason() -> None:
+    responses = [*lost_attempts(3), lambda body: [JOB | body], *lost_attempts(10, status="failed")]
+    with pytest.raises(ConflictError, match="to store why"):
         drive(enrichment.fail(KEY_ID, "x"), JOB, *responses)
+
+
+NO_ROOM = InvalidRequestError(400, "23514", "enrichment_tracking_metadata_limit is exceeded")
+
+
+def test_fail_without_room_for_the_reason(caplog: pytest.LogCaptureFixture) -> None:
+    requests, failed = drive(enrichment.fail(KEY_ID, "x"), JOB, NO_ROOM, lambda body: [JOB | body])
+    assert requests[-1][2].keys() == {"status", "completed_at"}
+    assert failed.status == "failed"
+    assert "no room in its metadata" in caplog.text
+
+    responses = [*lost_attempts(3), lambda body: [JOB | body], NO_ROOM]
+    _, failed = drive(enrichment.fail(KEY_ID, "x"), JOB, *responses)
+    assert failed.status == "failed"
+
+
+def test_fail_raises_other_errors() -> None:
+    with pytest.raises(InvalidRequestError, match="no"):
+        drive(enrichment.fail(KEY_ID, "x"), JOB, InvalidRequestError(400, "22023", "no"))
 
 
 def test_fail_raises_for_a_read_only_job() -> None:
