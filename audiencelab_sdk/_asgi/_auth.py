@@ -114,10 +114,9 @@ class ApiKeyAuth:
         self._usage = usage
         self._client_of: Callable[[UUID], AsyncAudienceLab] | None = None
         if jwt_secret is not None or signing_key is not None:
-            checked_signing_key(jwt_secret, signing_key, kid)
-            self._client_of = partial(
-                client.as_api_key, jwt_secret=jwt_secret, signing_key=signing_key, kid=kid
-            )
+            # Read once: to read an RSA key takes longer than a request.
+            key = checked_signing_key(jwt_secret, signing_key, kid)
+            self._client_of = partial(client._signing_with, key)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
         self._limit = limit
         self._limits = RateLimits(limit_storage) if limit is not None else None
         if isinstance(limit, str):

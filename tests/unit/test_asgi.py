@@ -47,6 +47,10 @@ ONE = {"Authorization": "bearer  sk_one"}
 PROBLEM = "application/problem+json"
 
 
+def request_without_an_app() -> Request:
+    return Request({"type": "http", "headers": [(b"x-api-key", b"sk_reader")], "path": "/"})
+
+
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     return str(request.param)
@@ -558,13 +562,21 @@ async def test_the_client_of_a_caller(
 
     keys = AsyncFakeAuthenticator({"sk_reader": [READ]})
     auth = ApiKeyAuth(client, authenticator=keys, **options)
-    request = Request({"type": "http", "headers": [(b"x-api-key", b"sk_reader")], "path": "/"})
-    caller = await auth.authenticate(request)
+    caller = await auth.authenticate(request_without_an_app())
     route = api.post("/rpc/get_api_key_account_id").respond(json=ACCOUNT)
     assert str(await caller.client.api_keys.account_id()) == ACCOUNT
     assert route.calls.last.request.headers["Authorization"] != f"Bearer {KEY}"
     secrets = [options.get("jwt_secret", KEY), *secrets_of(EC)]
     assert not any(secret in str(vars(auth)) for secret in secrets)
+
+
+async def test_the_client_of_a_caller_is_made_once_and_the_key_read_once(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = ApiKeyAuth(client, authenticator=keys, signing_key=jwk(EC))
+    monkeypatch.setattr("audiencelab_sdk._client.checked_signing_key", None)
+    caller = await auth.authenticate(request_without_an_app())
+    assert caller.client is caller.client
 
 
 @pytest.mark.parametrize("options", [{"jwt_secret": "short"}, {"signing_key": "no key"}])
