@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("audiencelab_sdk")
 
+_COUNTED_BY = "audiencelab_sdk.counted_by"
 _NO_KEY = "The request has no API key."
 Limit = str | Callable[[Caller], str | None]
 
@@ -224,14 +225,21 @@ class ApiKeyAuth:
             logger.warning("the usage of API keys is not logged: auth.lifespan does not run")
 
     async def _count(self, connection: HTTPConnection, caller: Caller, limits: RateLimits) -> None:
+        # A request that meets several requirements counts once.
+        counted: set[ApiKeyAuth] = connection.scope.setdefault(_COUNTED_BY, set())
+        if self in counted:
+            return
         limit = self._limit(caller) if callable(self._limit) else self._limit
         if limit is None:
             return
+        exchange = exchange_of(connection)
         try:
             headers = await limits.count(caller.api_key_id, limit)
         except Problem as problem:
+            if exchange is not None:
+                exchange.headers = []  # another ApiKeyAuth's, which allows the request
             raise _shown(connection, problem)  # noqa: B904 - the same error
-        exchange = exchange_of(connection)
+        counted.add(self)
         if exchange is not None:
             exchange.headers = [
                 (name.lower().encode(), value.encode()) for name, value in headers.items()

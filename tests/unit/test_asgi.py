@@ -32,9 +32,9 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._asgi import _rate_limits
 from audiencelab_sdk._asgi._requests import template_of
-from audiencelab_sdk.starlette import ApiKeyAuth, ApiKeyBackend, Caller
+from audiencelab_sdk.starlette import ApiKeyAuth, ApiKeyBackend, Caller, Problem
 from audiencelab_sdk.testing import AsyncFakeAuthenticator, authenticated_key
-from tests.unit._asgi import connect, denial, get, running
+from tests.unit._asgi import connect, denial, get, messages_of, running
 from tests.unit._backends import event, invented
 from tests.unit._private_keys import EC, EC_JWK_TEXT, KID, jwk, pem, secrets_of
 from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID, URL
@@ -443,6 +443,43 @@ async def test_rate_limits_of_each_key(limited: Callable[..., Starlette]) -> Non
     for headers, statuses in ((READER, [200, 429]), (ONE, [200, 200])):
         for status in statuses:
             assert (await get(app, "/any", headers)).status == status
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_request_counts_once(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator
+) -> None:
+    auth = ApiKeyAuth(client, authenticator=keys, limit="2/minute")
+    app = Starlette(
+        routes=routes(auth),
+        middleware=[Middleware(AuthenticationMiddleware, backend=ApiKeyBackend(auth))],
+        lifespan=auth.lifespan,
+    )
+    async with running(app):
+        assert (await get(app, "/any", READER)).headers["ratelimit-remaining"] == "1"
+    for request in [request_without_an_app()] * 3 + [request_without_an_app()]:
+        await auth.authenticate(request)
+    with pytest.raises(Problem):
+        await auth.authenticate(request_without_an_app())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_refusal_has_the_headers_of_the_limit_that_is_exceeded(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator
+) -> None:
+    outer, inner = (
+        ApiKeyAuth(client, authenticator=keys, limit=limit) for limit in ("9/minute", "1/minute")
+    )
+    app = Starlette(
+        routes=routes(inner),
+        middleware=[Middleware(AuthenticationMiddleware, backend=ApiKeyBackend(outer))],
+        lifespan=outer.lifespan,
+    )
+    async with running(app):
+        assert (await get(app, "/any", READER)).status == 200
+        start, *_ = await messages_of(app, "/any", READER)
+    assert start["status"] == 429
+    assert [value for name, value in start["headers"] if name == b"ratelimit-limit"] == [b"1"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
