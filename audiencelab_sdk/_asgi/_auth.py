@@ -144,19 +144,19 @@ class ApiKeyAuth:
         if not self._usage and self._limits is None:
             yield
             return
-        middleware = _installed(app)
+        _install(app)
         async with AsyncExitStack() as stack:
             recorder = self._usage
             if recorder is True:
                 # A new one, because an application may be started again, such as by each test.
                 recorder = await stack.enter_async_context(AsyncUsageRecorder(self._client))
-            self.recorder = middleware.recorder = recorder or None
+            self.recorder = recorder or None
             if self._limits is not None:
                 stack.push_async_callback(self._limits.aclose)
             try:
                 yield
             finally:
-                self.recorder = middleware.recorder = None
+                self.recorder = None
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
         """Return the key of a request.
@@ -218,8 +218,9 @@ class ApiKeyAuth:
 
     def _note(self, connection: HTTPConnection, caller: Caller) -> None:
         exchange = exchange_of(connection)
-        if exchange is not None:
+        if exchange is not None and self.recorder is not None:
             exchange.caller, exchange.connection = caller, connection
+            exchange.recorder = self.recorder
         elif self._usage and not self._has_warned:
             self._has_warned = True
             logger.warning("the usage of API keys is not logged: auth.lifespan does not run")
@@ -259,15 +260,12 @@ def require_scope(
         raise _shown(connection, forbidden(entity_type, entity_id, action))
 
 
-def _installed(app: Any) -> ExchangeMiddleware:
-    """Return the middleware around all others of an application, which is starting."""
+def _install(app: Any) -> None:
+    """Put the middleware around all others of an application, which is starting."""
     assert isinstance(app, Starlette)  # noqa: S101 - the type of a lifespan
     stack = app.middleware_stack
-    if isinstance(stack, ExchangeMiddleware):
-        return stack
-    middleware = ExchangeMiddleware(stack or app.build_middleware_stack())
-    app.middleware_stack = middleware
-    return middleware
+    if not isinstance(stack, ExchangeMiddleware):
+        app.middleware_stack = ExchangeMiddleware(stack or app.build_middleware_stack())
 
 
 def _shown(connection: HTTPConnection, problem: Problem) -> Problem:

@@ -2,16 +2,18 @@
 
 import logging
 from collections.abc import MutableMapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._requests import peer_of, template_of, user_agent_of
-from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._backend._usage_queue import Plain
 from audiencelab_sdk._limits import HIGHEST_STATUS, LOWEST_STATUS
+
+if TYPE_CHECKING:
+    from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 
 logger = logging.getLogger("audiencelab_sdk")
 
@@ -25,15 +27,17 @@ class Exchange:
 
     Attributes:
         caller: The key of the request, if it was asked for and is valid.
+        recorder: What logs the request, that of the ApiKeyAuth which knows the caller.
         connection: The request as the route sees it.
         headers: Headers to add to the response.
         status: The status of the response, if it was sent.
     """
 
-    __slots__ = ("caller", "connection", "headers", "is_logged", "status")
+    __slots__ = ("caller", "connection", "headers", "is_logged", "recorder", "status")
 
     def __init__(self) -> None:
         self.caller: Caller | None = None
+        self.recorder: AsyncUsageRecorder | None = None
         self.connection: HTTPConnection | None = None
         self.headers: Headers = []
         self.status: int | None = None
@@ -47,15 +51,10 @@ def exchange_of(connection: HTTPConnection) -> Exchange | None:
 
 
 class ExchangeMiddleware:
-    """Logs each request with a valid key once its response is sent, refused or given up.
+    """Logs each request with a valid key once its response is sent, refused or given up."""
 
-    Attributes:
-        recorder: Where it logs them. None while the application does not run.
-    """
-
-    def __init__(self, app: ASGIApp, recorder: AsyncUsageRecorder | None = None) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.recorder = recorder
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # In a mounted application, the middleware of the outer one does it.
@@ -70,12 +69,12 @@ class ExchangeMiddleware:
             if kind == "http.response.body":
                 await send(message)
                 if not message.get("more_body", False):
-                    self._log(exchange)
+                    _log(exchange)
                 return
             _note(exchange, kind, message)
             await send(message)
             if scope["type"] == "websocket" and exchange.status is not None:
-                self._log(exchange)
+                _log(exchange)
 
         try:
             await self.app(scope, receive, observe)
@@ -86,19 +85,20 @@ class ExchangeMiddleware:
             exchange.status = exchange.status or _CLIENT_CLOSED_REQUEST
             raise
         finally:
-            self._log(exchange)
+            _log(exchange)
             # It refers to the scope, which refers to the exchange.
             exchange.connection = None
 
-    def _log(self, exchange: Exchange) -> None:
-        if exchange.caller is None or exchange.is_logged or self.recorder is None:
-            return
-        exchange.is_logged = True
-        try:
-            self.recorder._record_plain(_event(exchange, exchange.caller))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        except Exception:
-            # The response is sent, or another error is being raised.
-            logger.exception("a request could not be added to the usage log")
+
+def _log(exchange: Exchange) -> None:
+    if exchange.caller is None or exchange.recorder is None or exchange.is_logged:
+        return
+    exchange.is_logged = True
+    try:
+        exchange.recorder._record_plain(_event(exchange, exchange.caller))  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    except Exception:
+        # The response is sent, or another error is being raised.
+        logger.exception("a request could not be added to the usage log")
 
 
 def _note(exchange: Exchange, kind: str, message: MutableMapping[str, Any]) -> None:

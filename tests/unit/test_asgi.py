@@ -5,6 +5,7 @@ import logging
 import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
@@ -334,6 +335,29 @@ async def test_an_own_recorder_stays_open(
         assert recorder.statistics.queued == 1
         recorder.record(event())
     assert len(await sent(log)) == 2
+
+
+async def test_each_auth_of_an_application_logs_for_itself(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator, log: Log
+) -> None:
+    async with AsyncUsageRecorder(client) as first, AsyncUsageRecorder(client) as second:
+        auths = [
+            ApiKeyAuth(client, authenticator=keys, usage=usage) for usage in (first, second, False)
+        ]
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            async with auths[0].lifespan(app), auths[1].lifespan(app), auths[2].lifespan(app):
+                yield
+
+        app = Starlette(
+            routes=[Mount(f"/{index}", routes=routes(auth)) for index, auth in enumerate(auths)],
+            lifespan=lifespan,
+        )
+        async with running(app):
+            for path in ("/0/any", "/0/any", "/1/any", "/2/any"):
+                await get(app, path, READER)
+        assert [each.statistics.queued for each in (first, second)] == [2, 1]
 
 
 async def test_without_the_lifespan_usage_is_not_logged(
