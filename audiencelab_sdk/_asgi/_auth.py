@@ -144,7 +144,7 @@ class ApiKeyAuth:
         if not self._usage and self._limits is None:
             yield
             return
-        _install(app)
+        middleware = _installed(app)
         async with AsyncExitStack() as stack:
             recorder = self._usage
             if recorder is True:
@@ -155,6 +155,8 @@ class ApiKeyAuth:
                 stack.push_async_callback(self._limits.aclose)
             try:
                 yield
+                if self.recorder is not None:
+                    await middleware.wait_for_requests_of(self.recorder)
             finally:
                 self.recorder = None
 
@@ -260,12 +262,15 @@ def require_scope(
         raise _shown(connection, forbidden(entity_type, entity_id, action))
 
 
-def _install(app: Any) -> None:
-    """Put the middleware around all others of an application, which is starting."""
+def _installed(app: Any) -> ExchangeMiddleware:
+    """Return the middleware around all others of an application, which is starting."""
     assert isinstance(app, Starlette)  # noqa: S101 - the type of a lifespan
     stack = app.middleware_stack
-    if not isinstance(stack, ExchangeMiddleware):
-        app.middleware_stack = ExchangeMiddleware(stack or app.build_middleware_stack())
+    if isinstance(stack, ExchangeMiddleware):
+        return stack
+    middleware = ExchangeMiddleware(stack or app.build_middleware_stack())
+    app.middleware_stack = middleware
+    return middleware
 
 
 def _shown(connection: HTTPConnection, problem: Problem) -> Problem:

@@ -2,23 +2,25 @@
 
 import logging
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anyio
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._requests import peer_of, template_of, user_agent_of
+from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._backend._usage_queue import Plain
 from audiencelab_sdk._limits import HIGHEST_STATUS, LOWEST_STATUS
-
-if TYPE_CHECKING:
-    from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 
 logger = logging.getLogger("audiencelab_sdk")
 
 _PLACE = "audiencelab_sdk.exchange"
 _CLIENT_CLOSED_REQUEST = 499
+# For requests that the server has cancelled and that are still cleaning up.
+_LONGEST_WAIT = 1.0
+_POLL = 0.01
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -55,6 +57,7 @@ class ExchangeMiddleware:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._running: set[Exchange] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # In a mounted application, the middleware of the outer one does it.
@@ -63,6 +66,7 @@ class ExchangeMiddleware:
             return
         exchange: Exchange = Exchange()
         scope[_PLACE] = exchange
+        self._running.add(exchange)
 
         async def observe(message: Message) -> None:
             kind = message["type"]
@@ -86,8 +90,15 @@ class ExchangeMiddleware:
             raise
         finally:
             _log(exchange)
+            self._running.discard(exchange)
             # It refers to the scope, which refers to the exchange.
             exchange.connection = None
+
+    async def wait_for_requests_of(self, recorder: AsyncUsageRecorder) -> None:
+        """Wait until the requests that a recorder is to log have ended, but not for long."""
+        with anyio.move_on_after(_LONGEST_WAIT):
+            while any(each.recorder is recorder and not each.is_logged for each in self._running):  # noqa: ASYNC110 - simpler than an event for each loop
+                await anyio.sleep(_POLL)
 
 
 def _log(exchange: Exchange) -> None:

@@ -31,7 +31,7 @@ from audiencelab_sdk import (
     RateLimitError,
     Scope,
 )
-from audiencelab_sdk._asgi import _rate_limits
+from audiencelab_sdk._asgi import _exchanges, _rate_limits
 from audiencelab_sdk._asgi._requests import template_of
 from audiencelab_sdk.starlette import ApiKeyAuth, ApiKeyBackend, Caller, Problem
 from audiencelab_sdk.testing import AsyncFakeAuthenticator, authenticated_key
@@ -307,6 +307,35 @@ async def test_usage_is_logged_with_the_real_status(
         ("/hang", 499, "192.0.2.1", None),
     ]
     assert {each["method"] for each in await sent(log)} == {"GET"}
+
+
+@pytest.mark.parametrize(("longest_wait", "statuses"), [(1.0, [499]), (0.01, [])])
+async def test_the_end_waits_for_requests_that_clean_up(
+    auth: ApiKeyAuth,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    longest_wait: float,
+    statuses: list[int],
+) -> None:
+    async def hang(request: Request) -> Response:
+        await auth.authenticate(request)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.2)
+        raise AssertionError
+
+    async def cancelled() -> None:
+        with anyio.move_on_after(0.02):
+            await get(app, "/hang", READER)
+
+    monkeypatch.setattr(_exchanges, "_LONGEST_WAIT", longest_wait)
+    app = Starlette(routes=[Route("/hang", hang)], lifespan=auth.lifespan)
+    async with anyio.create_task_group() as group, running(app):
+        group.start_soon(cancelled)
+        await anyio.sleep(0.05)
+    assert [each["status_code"] for each in await sent(log)] == statuses
 
 
 async def test_a_status_that_the_log_does_not_accept(app: Starlette, log: Log) -> None:
