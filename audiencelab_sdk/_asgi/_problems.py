@@ -3,11 +3,13 @@
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
+from inspect import iscoroutinefunction
+from typing import Any, cast
 
+from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketState
 
 _POLICY_VIOLATION = 1008
@@ -99,12 +101,37 @@ async def respond(connection: HTTPConnection, problem: Exception) -> JSONRespons
     return None
 
 
+async def respond_or_delegate(connection: HTTPConnection, problem: Exception) -> Response | None:
+    """Let the application's own handler of HTTPException answer, or `respond`, if it has none."""
+    handler = _handlers_of(connection).get(HTTPException)
+    if handler is None or _is_default(handler):
+        return await respond(connection, problem)
+    if is_async(handler):
+        response = await handler(connection, problem)
+    else:
+        response = await run_in_threadpool(handler, connection, problem)
+    return cast("Response | None", response)
+
+
+def is_async(function: Any) -> bool:
+    """Return whether a function, or an object that can be called, returns a coroutine."""
+    return iscoroutinefunction(function) or iscoroutinefunction(function.__call__)
+
+
 def use_default_handler(connection: HTTPConnection) -> None:
     """Let the application answer problems by `respond`, unless it handles HTTPException itself.
 
     Called for each problem, because an application that only declares routes has no other place.
     """
-    handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
-    default = getattr(handlers.get(HTTPException), "__module__", None)
-    if default in _DEFAULT_HANDLERS:
+    handlers = _handlers_of(connection)
+    if _is_default(handlers.get(HTTPException)):
         handlers.setdefault(Problem, respond)
+
+
+def _handlers_of(connection: HTTPConnection) -> dict[Any, Any]:
+    handlers, _ = connection.scope.get("starlette.exception_handlers", ({}, {}))
+    return cast("dict[Any, Any]", handlers)
+
+
+def _is_default(handler: Any) -> bool:
+    return getattr(handler, "__module__", None) in _DEFAULT_HANDLERS

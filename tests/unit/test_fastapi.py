@@ -12,7 +12,9 @@ import pytest
 import respx
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from audiencelab_sdk import (
@@ -267,6 +269,36 @@ async def test_own_problems() -> None:
     install_error_handlers(app)
     response = await get(app, "/")
     assert (response.status, response.json["pot"]) == (418, True)
+
+
+def text_of(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(f"own {error.detail}", error.status_code)
+
+
+async def async_text_of(request: Request, error: Exception) -> Response:
+    return text_of(request, error)
+
+
+class TextOf:
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        return text_of(request, error)
+
+
+@pytest.mark.parametrize("handler", [text_of, async_text_of, TextOf()])
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+async def test_an_own_handler_answers_instead(
+    auth: ApiKeyAuth, framework: Any, handler: Any
+) -> None:
+    async def read(request: Request) -> None:
+        await auth.authenticate(request)
+        raise NotFoundError(404, None, "no")
+
+    app = framework(routes=[Route("/", read)])
+    install_error_handlers(app)
+    app.add_exception_handler(HTTPException, handler)
+    assert (await get(app, "/")).body == b"own The request has no API key."
+    assert (await get(app, "/", READER)).headers["content-type"] == PROBLEM
 
 
 @pytest.mark.parametrize("name", ["fastapi", "starlette"])
