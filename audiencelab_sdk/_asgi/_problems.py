@@ -13,6 +13,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.websockets import WebSocket, WebSocketState
 
 _POLICY_VIOLATION = 1008
+_LONGEST_REASON = 123  # bytes, in a control frame
 # The handlers that the frameworks register by themselves. Any other one is the application's.
 _DEFAULT_HANDLERS = ("starlette.middleware.exceptions", "fastapi.exception_handlers")
 
@@ -93,9 +94,13 @@ async def respond(connection: HTTPConnection, problem: Exception) -> JSONRespons
     response = problem_response(problem)
     if not isinstance(connection, WebSocket):
         return response
+    states = {connection.application_state, connection.client_state}
+    if WebSocketState.DISCONNECTED in states:
+        return None
     is_open = connection.application_state is not WebSocketState.CONNECTING
     if is_open or "websocket.http.response" not in connection.scope.get("extensions", {}):
-        await connection.close(_POLICY_VIOLATION, problem.detail)
+        reason = problem.detail.encode()[:_LONGEST_REASON].decode(errors="ignore")
+        await connection.close(_POLICY_VIOLATION, reason)
     else:
         await connection.send_denial_response(response)
     return None

@@ -33,7 +33,13 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._asgi import _exchanges, _rate_limits
 from audiencelab_sdk._asgi._requests import template_of
-from audiencelab_sdk.starlette import ApiKeyAuth, ApiKeyBackend, Caller, Problem
+from audiencelab_sdk.starlette import (
+    ApiKeyAuth,
+    ApiKeyBackend,
+    Caller,
+    Problem,
+    install_error_handlers,
+)
 from audiencelab_sdk.testing import AsyncFakeAuthenticator, authenticated_key
 from tests.unit._asgi import connect, denial, get, messages_of, running
 from tests.unit._backends import event, invented
@@ -446,6 +452,34 @@ async def test_websockets(app: Starlette, log: Log) -> None:
         ("/socket/{segment_id}", "WEBSOCKET", 101),
         ("/shut", "WEBSOCKET", 403),
     ]
+
+
+async def test_problems_of_open_and_closed_websockets() -> None:
+    async def fail(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise Problem(409, "é" * 100)
+
+    async def fail_after_the_end(websocket: WebSocket) -> None:
+        await websocket.accept()
+        if websocket.url.path == "/left":
+            await websocket.receive()
+        else:
+            await websocket.close()
+        raise Problem(409, "late")
+
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/open", fail),
+            WebSocketRoute("/left", fail_after_the_end),
+            WebSocketRoute("/closed", fail_after_the_end),
+        ]
+    )
+    install_error_handlers(app)
+    _, closed = await connect(app, "/open")
+    assert (closed["code"], closed["reason"]) == (1008, "é" * 61)
+    assert len(await connect(app, "/left")) == 1
+    _, closed = await connect(app, "/closed")
+    assert closed["code"] == 1000
 
 
 @pytest.mark.parametrize(
