@@ -4,7 +4,7 @@ import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -15,6 +15,7 @@ from audiencelab_sdk._asgi._exchanges import ExchangeMiddleware, exchange_of
 from audiencelab_sdk._asgi._problems import (
     Problem,
     forbidden,
+    is_async,
     several_keys,
     unauthorized,
     unavailable,
@@ -26,7 +27,11 @@ from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator
 from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._client import AsyncAudienceLab
 from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
-from audiencelab_sdk.errors import AudienceLabError, AuthenticationOverloadedError
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    AuthenticationOverloadedError,
+    ConfigurationError,
+)
 from audiencelab_sdk.models import ApiKeyAuthentication
 
 if TYPE_CHECKING:
@@ -118,7 +123,7 @@ class ApiKeyAuth:
             # Read once: to read an RSA key takes longer than a request.
             key = checked_signing_key(jwt_secret, signing_key, kid)
             self._client_of = partial(client._signing_with, key)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-        self._limit = limit
+        self._limit = _checked_limit(limit)
         self._limits = RateLimits(limit_storage) if limit is not None else None
         if isinstance(limit, str):
             parsed(limit)
@@ -140,6 +145,9 @@ class ApiKeyAuth:
         Args:
             app: An application of Starlette or FastAPI. Applications that are mounted in it are
                 served, too.
+
+        Raises:
+            ConfigurationError: `app` is something else.
         """
         if not self._usage and self._limits is None:
             yield
@@ -262,9 +270,19 @@ def require_scope(
         raise _shown(connection, forbidden(entity_type, entity_id, action))
 
 
+def _checked_limit(limit: Any) -> Limit | None:
+    if limit is None or isinstance(limit, str) or (callable(limit) and not is_async(limit)):
+        return cast("Limit | None", limit)
+    raise ConfigurationError(
+        "limit must be a text such as '100/minute', or a function, which is not asynchronous, that "
+        "returns one"
+    )
+
+
 def _installed(app: Any) -> ExchangeMiddleware:
     """Return the middleware around all others of an application, which is starting."""
-    assert isinstance(app, Starlette)  # noqa: S101 - the type of a lifespan
+    if not isinstance(app, Starlette):
+        raise ConfigurationError("pass the application: auth.lifespan(app)")
     stack = app.middleware_stack
     if isinstance(stack, ExchangeMiddleware):
         return stack

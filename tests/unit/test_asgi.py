@@ -6,6 +6,7 @@ import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -505,6 +506,13 @@ def limited(client: AsyncAudienceLab, keys: AsyncFakeAuthenticator) -> Callable[
     return make
 
 
+@pytest.mark.parametrize("app", [None, anyio.sleep])
+async def test_the_lifespan_of_something_else(auth: ApiKeyAuth, app: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"auth\.lifespan\(app\)"):
+        async with auth.lifespan(app):
+            raise AssertionError
+
+
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_rate_limits(limited: Callable[..., Starlette]) -> None:
     app = limited("2/minute; 100/hour")
@@ -598,6 +606,9 @@ async def test_wrong_limits(
 ) -> None:
     with pytest.raises(ConfigurationError, match="limit must be such as"):
         limited("many")
+    for wrong in (100, b"1/minute", anyio.sleep, partial(anyio.sleep, 1)):
+        with pytest.raises(ConfigurationError, match="limit must be a text"):
+            limited(wrong)
     with pytest.raises(ConfigurationError, match="storage"):
         limited("1/minute", limit_storage="nothing://secret")
     with pytest.raises(ConfigurationError, match="malformed") as malformed:
