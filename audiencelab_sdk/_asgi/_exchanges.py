@@ -21,6 +21,7 @@ _CLIENT_CLOSED_REQUEST = 499
 # For requests that the server has cancelled and that are still cleaning up.
 _LONGEST_WAIT = 1.0
 _POLL = 0.01
+_WITH_HEADERS = {"http.response.start", "websocket.accept", "websocket.http.response.start"}
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -119,7 +120,7 @@ def _note(exchange: Exchange, kind: str, message: MutableMapping[str, Any]) -> N
         exchange.status = 101
     elif kind == "websocket.close":
         exchange.status = exchange.status or 403
-    if exchange.headers and kind != "websocket.close":
+    if exchange.headers and kind in _WITH_HEADERS:
         message["headers"] = [*message.get("headers", ()), *exchange.headers]
         exchange.headers = []
 

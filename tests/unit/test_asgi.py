@@ -533,6 +533,45 @@ async def test_rate_limits(limited: Callable[..., Starlette]) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_the_headers_of_rate_limits_are_in_the_message_that_has_headers(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator
+) -> None:
+    auth = ApiKeyAuth(client, authenticator=keys, limit="9/minute")
+
+    async def debugged(scope: Any, receive: Any, send: Any) -> None:
+        await auth.authenticate(Request(scope))
+        await send({"type": "http.response.debug", "info": {}})
+        await PlainTextResponse("")(scope, receive, send)
+
+    async def late(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await auth.authenticate(websocket)
+        await websocket.send_text("")
+
+    app = Starlette(
+        routes=[
+            Mount("/debugged", debugged),
+            WebSocketRoute("/late", late),
+            *routes(auth),
+        ],
+        lifespan=auth.lifespan,
+    )
+    async with running(app):
+        messages = [
+            *await messages_of(app, "/debugged/", READER),
+            *await connect(app, "/late", READER),
+            *await connect(app, "/socket/42", READER),
+        ]
+    limited = [
+        each["type"]
+        for each in messages
+        if any(b"ratelimit" in name for name, _ in each.get("headers", ()))
+    ]
+    assert limited == ["http.response.start", "websocket.accept"]
+    assert not any("headers" in each for each in messages if each["type"] == "websocket.send")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_rate_limits_of_each_key(limited: Callable[..., Starlette]) -> None:
     app = limited(lambda caller: "1/minute" if caller.allows("segment", "*", "read") else None)
     for headers, statuses in ((READER, [200, 429]), (ONE, [200, 200])):
