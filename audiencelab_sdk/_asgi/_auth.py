@@ -1,6 +1,8 @@
 """`ApiKeyAuth`: the API keys of requests to an application."""
 
 import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -40,6 +42,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("audiencelab_sdk")
 
 _COUNTED_BY = "audiencelab_sdk.counted_by"
+_SECONDS_BETWEEN_LINES = 60.0
 _NO_KEY = "The request has no API key."
 Limit = str | Callable[[Caller], str | None]
 
@@ -128,6 +131,8 @@ class ApiKeyAuth:
         if isinstance(limit, str):
             parsed(limit)
         self._has_warned = False
+        # When a line about overload (True) and about other errors (False) was logged.
+        self._logged_at: dict[bool, float] = {}
         # FastAPI's dependencies. One for each requirement, so that `dependency_overrides` finds it.
         self._requirements: dict[tuple[str, str, str] | None, Any] = {}
 
@@ -187,7 +192,7 @@ class ApiKeyAuth:
         try:
             answer = await self.authenticator.authenticate(keys[0], peer_of(connection))
         except AudienceLabError as error:
-            problem = _unavailable(error)
+            problem = self._unavailable(error)
         else:
             if answer:
                 caller = Caller(answer, self._client_of)
@@ -225,6 +230,14 @@ class ApiKeyAuth:
         caller = await self.authenticate(connection)
         require_scope(connection, caller, entity_type, action, id)
         return caller
+
+    def _unavailable(self, error: AudienceLabError) -> Problem:
+        """Return the problem of a key that cannot be checked, which may be valid."""
+        is_overload, now = isinstance(error, AuthenticationOverloadedError), time.monotonic()
+        if now >= self._logged_at.get(is_overload, -math.inf) + _SECONDS_BETWEEN_LINES:
+            self._logged_at[is_overload] = now
+            logger.error("API keys cannot be checked: %s", error)
+        return unavailable(getattr(error, "retry_after", None))
 
     def _note(self, connection: HTTPConnection, caller: Caller) -> None:
         exchange = exchange_of(connection)
@@ -294,10 +307,3 @@ def _installed(app: Any) -> ExchangeMiddleware:
 def _shown(connection: HTTPConnection, problem: Problem) -> Problem:
     use_default_handler(connection)
     return problem
-
-
-def _unavailable(error: AudienceLabError) -> Problem:
-    """Return the problem of a key that cannot be checked, which may be valid."""
-    if not isinstance(error, AuthenticationOverloadedError):
-        logger.error("API keys cannot be checked: %s", error)
-    return unavailable(getattr(error, "retry_after", None))

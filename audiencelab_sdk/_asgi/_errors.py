@@ -68,7 +68,8 @@ async def _respond_to_error(connection: HTTPConnection, error: Exception) -> JSO
     if problem is None:
         raise error
     if isinstance(error, _UNAVAILABLE):
-        logger.error("%s: answered with 503: %s", connection.scope["path"], error)
+        # A path may contain line breaks.
+        logger.error("%r: answered with 503: %s", connection.scope["path"], error)
     return await respond(connection, problem)
 
 

@@ -32,7 +32,7 @@ from audiencelab_sdk import (
     RateLimitError,
     Scope,
 )
-from audiencelab_sdk._asgi import _exchanges, _rate_limits
+from audiencelab_sdk._asgi import _auth, _exchanges, _rate_limits
 from audiencelab_sdk._asgi._requests import template_of
 from audiencelab_sdk.starlette import (
     ApiKeyAuth,
@@ -236,7 +236,24 @@ async def test_keys_cannot_be_checked(
     response = await get(app, "/any", READER)
     assert response.status == 503
     assert response.headers.get("retry-after") == retry_after
-    assert ("cannot be checked: refused" in caplog.text) is (retry_after is None)
+    assert f"cannot be checked: {error}" in caplog.text
+
+
+async def test_what_prevents_checks_is_logged_once_a_minute(
+    app: Starlette,
+    keys: AsyncFakeAuthenticator,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        for keys.error in [APIConnectionError("refused"), AuthenticationOverloadedError(1)] * 3:
+            assert (await get(app, "/any", READER)).status == 503
+
+    await fail()
+    assert len(caplog.records) == 2
+    monkeypatch.setattr(_auth, "_SECONDS_BETWEEN_LINES", 0.0)
+    await fail()
+    assert len(caplog.records) == 8
 
 
 async def test_a_rate_limit_of_the_database(app: Starlette, keys: AsyncFakeAuthenticator) -> None:

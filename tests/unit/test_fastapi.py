@@ -239,6 +239,16 @@ async def test_errors_in_handlers_become_responses(
     assert ("answered with 503" in caplog.text) is unavailable
 
 
+async def test_a_path_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: Request) -> None:
+        raise APIConnectionError("refused")
+
+    app = Starlette(routes=[Route("/{path}", fail)])
+    install_error_handlers(app)
+    assert (await get(app, "/a\nERROR forged")).status == 503
+    assert "\n" not in caplog.records[0].message
+
+
 async def test_other_errors_are_errors_of_the_application() -> None:
     async def fail(_: Request) -> None:
         raise status_error(AuthenticationError, 401)
