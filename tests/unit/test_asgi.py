@@ -507,11 +507,39 @@ async def test_problems_of_open_and_closed_websockets() -> None:
         ({"path": "/"}, "/"),
         ({"path": ""}, "/"),
         ({"path": "/a/7/b", "path_params": {"id": 7}}, "/a/{id}/b"),
-        ({"path": "/7/7", "path_params": {"id": 7, "other": 9}}, "/7/{id}"),
+        ({"path": "/7/7", "path_params": {"id": 7, "other": 9}}, "/{id}/7"),
+        ({"path": "/7/7/b", "path_params": {"id": 7, "other": 7}}, "/{id}/{other}/b"),
     ],
 )
 def test_templates_without_a_route(scope: Any, template: str) -> None:
     assert template_of(scope) == template
+
+
+async def test_templates_below_mounts(auth: ApiKeyAuth, log: Log) -> None:
+    async def answer(request: Request) -> Response:
+        return PlainTextResponse("")
+
+    below = [Route("/{y}", answer)]
+    app = Starlette(
+        routes=[
+            Mount("/files", PlainTextResponse("")),
+            Mount("/v1", routes=below),
+            Mount("/t/{tenant}/api", routes=below),
+            Mount("/z/{a}/{b}", routes=below),
+        ],
+        middleware=[Middleware(AuthenticationMiddleware, backend=ApiKeyBackend(auth))],
+        lifespan=auth.lifespan,
+    )
+    async with running(app):
+        for path in ("/files/a/b.txt", "/v1/no/route", "/v1/5", "/t/api/api/5", "/z/1/1/5"):
+            await get(app, path, READER)
+    assert [each["endpoint"] for each in await sent(log)] == [
+        "/files/a/b.txt",
+        "/v1/no/route",
+        "/v1/{y}",
+        "/t/{tenant}/api/{y}",
+        "/z/{a}/{b}/{y}",
+    ]
 
 
 @pytest.fixture
