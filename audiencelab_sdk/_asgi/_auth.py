@@ -16,6 +16,7 @@ from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._exchanges import ExchangeMiddleware, exchange_of
 from audiencelab_sdk._asgi._problems import (
     Problem,
+    Refusal,
     forbidden,
     is_async,
     several_keys,
@@ -188,7 +189,7 @@ class ApiKeyAuth:
         """
         keys = keys_of(connection)
         if len(keys) != 1:
-            raise _shown(connection, several_keys() if keys else unauthorized(_NO_KEY))
+            raise _refusal(connection, several_keys() if keys else unauthorized(_NO_KEY))
         try:
             answer = await self.authenticator.authenticate(keys[0], peer_of(connection))
         except AudienceLabError as error:
@@ -202,7 +203,7 @@ class ApiKeyAuth:
                 return caller
             problem = unauthorized("The API key is not valid.", error="invalid_token")
         # Without the error, which is logged, as its context.
-        raise _shown(connection, problem)
+        raise _refusal(connection, problem)
 
     async def check(
         self,
@@ -262,7 +263,7 @@ class ApiKeyAuth:
         except Problem as problem:
             if exchange is not None:
                 exchange.headers = []  # another ApiKeyAuth's, which allows the request
-            raise _shown(connection, problem)  # noqa: B904 - the same error
+            raise _refusal(connection, problem) from None
         counted.add(self)
         if exchange is not None:
             exchange.headers = [
@@ -280,7 +281,7 @@ def require_scope(
     """
     entity_id = str(connection.scope.get("path_params", {}).get(entity_id, entity_id))
     if not caller.allows(entity_type, entity_id, action):
-        raise _shown(connection, forbidden(entity_type, entity_id, action))
+        raise _refusal(connection, forbidden(entity_type, entity_id, action))
 
 
 def _checked_limit(limit: Any) -> Limit | None:
@@ -304,6 +305,9 @@ def _installed(app: Any) -> ExchangeMiddleware:
     return middleware
 
 
-def _shown(connection: HTTPConnection, problem: Problem) -> Problem:
+def _refusal(connection: HTTPConnection, problem: Problem) -> Refusal:
+    """Return a problem as one that the application of the request answers."""
     use_default_handler(connection)
-    return problem
+    return Refusal(
+        problem.status_code, problem.detail, headers=problem.headers, members=problem.members
+    )

@@ -7,7 +7,7 @@ from starlette.authentication import (
     BaseUser,
 )
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from audiencelab_sdk._asgi._auth import ApiKeyAuth
 from audiencelab_sdk._asgi._caller import Caller
@@ -84,7 +84,7 @@ class ApiKeyBackend(AuthenticationBackend):
         return credentials, ApiKeyUser(caller)
 
     @staticmethod
-    def on_error(_: HTTPConnection, error: Exception) -> JSONResponse:
+    def on_error(_: HTTPConnection, error: Exception) -> Response:
         """Return the response to a request that `authenticate` refuses."""
         problem = error.problem if isinstance(error, _RefusedError) else Problem(400, str(error))
         return problem_response(problem)

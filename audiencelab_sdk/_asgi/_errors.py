@@ -4,7 +4,7 @@ import logging
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from audiencelab_sdk._asgi._problems import (
     Problem,
@@ -63,7 +63,7 @@ def install_error_handlers(app: Starlette) -> None:
     app.add_exception_handler(AudienceLabError, _respond_to_error)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
-async def _respond_to_error(connection: HTTPConnection, error: Exception) -> JSONResponse | None:
+async def _respond_to_error(connection: HTTPConnection, error: Exception) -> Response | None:
     problem = _problem_of(error)
     if problem is None:
         raise error

@@ -1,5 +1,6 @@
 """Responses for errors: ``application/problem+json``, RFC 9457."""
 
+import json
 import math
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -9,9 +10,10 @@ from typing import Any, cast
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.websockets import WebSocket, WebSocketState
 
+_PHRASES = {int(status): status.phrase for status in HTTPStatus}
 _POLICY_VIOLATION = 1008
 _LONGEST_REASON = 123  # bytes, in a control frame
 # The handlers that the frameworks register by themselves. Any other one is the application's.
@@ -20,6 +22,9 @@ _DEFAULT_HANDLERS = ("starlette.middleware.exceptions", "fastapi.exception_handl
 
 class Problem(HTTPException):
     """A refused request. An application's own handler of HTTPException gets it, if there is one.
+
+    An application may raise it, too. It is then answered as any HTTPException, and with
+    ``application/problem+json`` after `install_error_handlers`.
 
     Attributes:
         status_code: The HTTP status.
@@ -38,6 +43,10 @@ class Problem(HTTPException):
     ) -> None:
         super().__init__(status_code, detail, dict(headers or {}))
         self.members: dict[str, Any] = dict(members or {})
+
+
+class Refusal(Problem):
+    """A request that an ApiKeyAuth refuses. Each application answers it as a Problem."""
 
 
 def unauthorized(detail: str, *, error: str | None = None) -> Problem:
@@ -72,23 +81,22 @@ def retry(seconds: float | None) -> dict[str, str]:
     return {} if seconds is None else {"Retry-After": str(max(1, math.ceil(seconds)))}
 
 
-def problem_response(problem: Problem) -> JSONResponse:
+def problem_response(problem: Problem) -> Response:
     """Return the problem document of a problem as a response."""
-    return JSONResponse(
-        {
-            "type": "about:blank",
-            "title": HTTPStatus(problem.status_code).phrase,
-            "status": problem.status_code,
-            "detail": problem.detail,
-            **problem.members,
-        },
-        problem.status_code,
-        problem.headers,
-        "application/problem+json",
-    )
+    status = problem.status_code
+    document = {
+        "type": "about:blank",
+        "title": _PHRASES.get(status, "Error"),
+        "status": status,
+        "detail": problem.detail,
+        **problem.members,
+    }
+    # Members may be of any type, such as the UUID of an entity.
+    text = json.dumps(document, default=str)
+    return Response(text, status, problem.headers, "application/problem+json")
 
 
-async def respond(connection: HTTPConnection, problem: Exception) -> JSONResponse | None:
+async def respond(connection: HTTPConnection, problem: Exception) -> Response | None:
     """Return the response to a request; refuse a websocket, or close it."""
     assert isinstance(problem, Problem)  # noqa: S101 - the type of an exception handler
     response = problem_response(problem)
@@ -124,13 +132,13 @@ def is_async(function: Any) -> bool:
 
 
 def use_default_handler(connection: HTTPConnection) -> None:
-    """Let the application answer problems by `respond`, unless it handles HTTPException itself.
+    """Let the application answer refusals by `respond`, unless it handles Problems itself.
 
-    Called for each problem, because an application that only declares routes has no other place.
+    Called for each refusal, because an application that only declares routes has no other place.
     """
     handlers = _handlers_of(connection)
-    if _is_default(handlers.get(HTTPException)):
-        handlers.setdefault(Problem, respond)
+    if Problem not in handlers:
+        handlers.setdefault(Refusal, respond_or_delegate)
 
 
 def _handlers_of(connection: HTTPConnection) -> dict[Any, Any]:

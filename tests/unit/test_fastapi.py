@@ -281,6 +281,17 @@ async def test_own_problems() -> None:
     assert (response.status, response.json["pot"]) == (418, True)
 
 
+async def test_problems_with_any_status_and_members() -> None:
+    async def fail(_: Request) -> None:
+        raise Problem(499, "gone", members={"id": UUID(SEGMENT)})
+
+    app = Starlette(routes=[Route("/", fail)])
+    install_error_handlers(app)
+    response = await get(app, "/")
+    assert response.status == 499
+    assert (response.json["title"], response.json["id"]) == ("Error", SEGMENT)
+
+
 def text_of(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     return PlainTextResponse(f"own {error.detail}", error.status_code)
@@ -309,6 +320,23 @@ async def test_an_own_handler_answers_instead(
     app.add_exception_handler(HTTPException, handler)
     assert (await get(app, "/")).body == b"own The request has no API key."
     assert (await get(app, "/", READER)).headers["content-type"] == PROBLEM
+
+
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+@pytest.mark.parametrize("installed", [False, True])
+async def test_own_problems_look_the_same_before_and_after_a_refusal(
+    auth: ApiKeyAuth, framework: Any, installed: bool
+) -> None:
+    async def fail(_: Request) -> None:
+        raise Problem(418, "short and stout")
+
+    app = framework(routes=[Route("/own", fail), Route("/refused", auth.authenticate)])
+    if installed:
+        install_error_handlers(app)
+    before = await get(app, "/own")
+    assert (before.headers["content-type"] == PROBLEM) is installed
+    assert (await get(app, "/refused")).headers["content-type"] == PROBLEM
+    assert await get(app, "/own") == before
 
 
 @pytest.mark.parametrize("name", ["fastapi", "starlette"])
