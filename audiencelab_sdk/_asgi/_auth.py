@@ -6,7 +6,8 @@ import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import Any, Protocol, cast
+from uuid import UUID
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -36,9 +37,6 @@ from audiencelab_sdk.errors import (
     ConfigurationError,
 )
 from audiencelab_sdk.models import ApiKeyAuthentication
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 logger = logging.getLogger("audiencelab_sdk")
 
@@ -280,8 +278,17 @@ def require_scope(
         Problem: The key lacks it (403).
     """
     entity_id = str(connection.scope.get("path_params", {}).get(entity_id, entity_id))
-    if not caller.allows(entity_type, entity_id, action):
+    spellings = {entity_id, _canonical(entity_id)}
+    if not any(caller.allows(entity_type, each, action) for each in spellings):
         raise _refusal(connection, forbidden(entity_type, entity_id, action))
+
+
+def _canonical(entity_id: str) -> str:
+    """Return an id as scopes spell it: a UUID may come in upper case and without dashes."""
+    try:
+        return str(UUID(entity_id))
+    except ValueError:
+        return entity_id
 
 
 def _checked_limit(limit: Any) -> Limit | None:

@@ -101,6 +101,14 @@ async def test_dependencies(app: FastAPI) -> None:
         assert "www-authenticate" in response.headers
 
 
+async def test_any_spelling_of_an_id(app: FastAPI, auth: ApiKeyAuth) -> None:
+    only = Scope(entity_type="segment", entity_id=SEGMENT, action="read")
+    auth.authenticator = AsyncFakeAuthenticator({"sk_reader": [only]})
+    for text in (SEGMENT, SEGMENT.upper(), SEGMENT.replace("-", "")):
+        assert (await get(app, f"/v1/segments/{text}", READER)).json[1] == SEGMENT
+    assert (await get(app, f"/v1/segments/{UUID(int=1)}", READER)).status == 403
+
+
 async def test_a_malformed_id_with_and_without_a_key(app: FastAPI) -> None:
     assert (await get(app, "/v1/segments/no-uuid", READER)).status == 422
     assert (await get(app, "/v1/segments/no-uuid")).status == 401
