@@ -79,16 +79,17 @@ class ApiKeyAuth:
 
     Args:
         client: A client that acts as the service role.
-        usage: Whether `lifespan` logs the requests with valid keys, or the recorder to log them
-            with, which stays the caller's to close.
+        usage: What logs the requests with valid keys. True: `lifespan` creates a recorder and
+            closes it. A recorder: it is used, and you close it. False: nothing is logged.
         authenticator: What checks keys. None means an AsyncKeyAuthenticator of the client.
         jwt_secret: The project's shared secret, for `Caller.client`.
         signing_key: In place of it, a private key of the project, as `client.as_api_key` takes it.
         kid: The id of `signing_key`, likewise.
         limit: How many requests a key may make, such as ``100/minute`` or ``100/minute; 5/second``,
-            or a function that returns it for a Caller, and None for no limit. Needs the extra
-            ``limits`` and asyncio. Responses have the headers ``RateLimit-Limit``,
-            ``RateLimit-Remaining`` and ``RateLimit-Reset`` (in seconds).
+            or a function, not asynchronous, that returns it for a Caller, and None for no limit.
+            A request counts once, however many requirements it meets. Needs the extra ``limits``
+            and asyncio. Responses have the headers ``RateLimit-Limit``, ``RateLimit-Remaining``
+            and ``RateLimit-Reset`` (in seconds).
         limit_storage: Where requests are counted: ``memory://`` for each process on its own, or,
             with the extra ``redis``, a URL such as ``redis://localhost:6379/0`` for all of them.
             While Redis fails, each process counts for itself. Requests wait for it for at most a
@@ -96,7 +97,8 @@ class ApiKeyAuth:
 
     Attributes:
         authenticator: What checks keys. A test may replace it.
-        recorder: What logs requests. None unless `usage` is set and the application runs.
+        recorder: The recorder while the application runs. None before and after, and without
+            `usage`.
 
     Raises:
         ConfigurationError: `limit` or `limit_storage` is not usable.
@@ -200,7 +202,7 @@ class ApiKeyAuth:
                     await self._count(connection, caller, self._limits)
                 return caller
             problem = unauthorized("The API key is not valid.", error="invalid_token")
-        # Without the error, which is logged, as its context.
+        # Raised outside the `except` block, so that the logged error is not its context.
         raise _refusal(connection, problem)
 
     async def check(

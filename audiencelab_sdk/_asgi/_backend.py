@@ -44,9 +44,10 @@ class ApiKeyUser(BaseUser):
 class ApiKeyBackend(AuthenticationBackend):
     """Lets Starlette's AuthenticationMiddleware and `requires` use API keys.
 
-    `request.user` is an ApiKeyUser. The scope ``segment:read`` stands for the action on all
-    entities of a kind, ``segment:42:read`` for the action on one of them. Requests without a key
-    are not authenticated. ::
+    `request.user` is an ApiKeyUser. ``@requires("segment:read")`` needs a scope for all segments,
+    ``@requires("segment:42:read")`` one for segment 42. Requests without a key are not
+    authenticated. Those that `ApiKeyAuth.authenticate` refuses are answered with 400, 401, 429 or
+    503. Without `on_error`, Starlette answers 400 to all of these. ::
 
         app = Starlette(
             routes=[...],

@@ -15,7 +15,7 @@ _PREFIX = b"sk_"
 def keys_of(connection: HTTPConnection) -> list[SecretStr]:
     """Return the keys of a request, from ``X-API-Key`` and ``Authorization: Bearer sk_…``.
 
-    It raises nothing, because error reporters may show its local variables.
+    It must not raise: a traceback could show its local variables, which hold keys.
     """
     keys: list[SecretStr] = []
     for name, value in connection.scope["headers"]:
