@@ -21,7 +21,7 @@ from audiencelab_sdk._resources.api_keys import ApiKeys
 from audiencelab_sdk._resources.enrichment import Enrichment
 from audiencelab_sdk._resources.segments import Segments
 from audiencelab_sdk._secrets import access_token_secret, hidden, hidden_values
-from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
+from audiencelab_sdk._signing_keys import SigningKey, checked_signing_key, hidden_key
 from audiencelab_sdk._supabase import supabase_settings
 from audiencelab_sdk._tokens import ApiKeyTokens, creator_of
 
@@ -242,6 +242,12 @@ class _Client(NotCopied, ABC, Generic[D, SupabaseClient]):
         """
         jwt_secret, signing_key = hidden_key(jwt_secret), hidden_key(signing_key)
         key = checked_signing_key(jwt_secret, signing_key, kid)
+        return self._signing_with(key, api_key_id, expires_in)
+
+    def _signing_with(
+        self, key: SigningKey, api_key_id: UUID | str, expires_in: timedelta = _FIVE_MINUTES
+    ) -> Self:
+        """Return what `as_api_key` returns, with a key that is read already."""
         tokens = ApiKeyTokens(api_key_id, key, expires_in)
         return self._derive(self._settings.with_current_token(tokens))
 

@@ -1,10 +1,13 @@
 """`ApiKeyAuth`: the API keys of requests to an application."""
 
 import logging
+import math
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, cast
+from uuid import UUID
 
 from pydantic import SecretStr
 from starlette.applications import Starlette
@@ -14,7 +17,9 @@ from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._exchanges import ExchangeMiddleware, exchange_of
 from audiencelab_sdk._asgi._problems import (
     Problem,
+    Refusal,
     forbidden,
+    is_async,
     several_keys,
     unauthorized,
     unavailable,
@@ -26,14 +31,17 @@ from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator
 from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._client import AsyncAudienceLab
 from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
-from audiencelab_sdk.errors import AudienceLabError, AuthenticationOverloadedError
+from audiencelab_sdk.errors import (
+    AudienceLabError,
+    AuthenticationOverloadedError,
+    ConfigurationError,
+)
 from audiencelab_sdk.models import ApiKeyAuthentication
-
-if TYPE_CHECKING:
-    from uuid import UUID
 
 logger = logging.getLogger("audiencelab_sdk")
 
+_COUNTED_BY = "audiencelab_sdk.counted_by"
+_SECONDS_BETWEEN_LINES = 60.0
 _NO_KEY = "The request has no API key."
 Limit = str | Callable[[Caller], str | None]
 
@@ -71,16 +79,17 @@ class ApiKeyAuth:
 
     Args:
         client: A client that acts as the service role.
-        usage: Whether `lifespan` logs the requests with valid keys, or the recorder to log them
-            with, which stays the caller's to close.
+        usage: What logs the requests with valid keys. True: `lifespan` creates a recorder and
+            closes it. A recorder: it is used, and you close it. False: nothing is logged.
         authenticator: What checks keys. None means an AsyncKeyAuthenticator of the client.
         jwt_secret: The project's shared secret, for `Caller.client`.
         signing_key: In place of it, a private key of the project, as `client.as_api_key` takes it.
         kid: The id of `signing_key`, likewise.
         limit: How many requests a key may make, such as ``100/minute`` or ``100/minute; 5/second``,
-            or a function that returns it for a Caller, and None for no limit. Needs the extra
-            ``limits`` and asyncio. Responses have the headers ``RateLimit-Limit``,
-            ``RateLimit-Remaining`` and ``RateLimit-Reset`` (in seconds).
+            or a function, not asynchronous, that returns it for a Caller, and None for no limit.
+            A request counts once, however many requirements it meets. Needs the extra ``limits``
+            and asyncio. Responses have the headers ``RateLimit-Limit``, ``RateLimit-Remaining``
+            and ``RateLimit-Reset`` (in seconds).
         limit_storage: Where requests are counted: ``memory://`` for each process on its own, or,
             with the extra ``redis``, a URL such as ``redis://localhost:6379/0`` for all of them.
             While Redis fails, each process counts for itself. Requests wait for it for at most a
@@ -88,7 +97,8 @@ class ApiKeyAuth:
 
     Attributes:
         authenticator: What checks keys. A test may replace it.
-        recorder: What logs requests. None unless `usage` is set and the application runs.
+        recorder: The recorder while the application runs. None before and after, and without
+            `usage`.
 
     Raises:
         ConfigurationError: `limit` or `limit_storage` is not usable.
@@ -114,15 +124,16 @@ class ApiKeyAuth:
         self._usage = usage
         self._client_of: Callable[[UUID], AsyncAudienceLab] | None = None
         if jwt_secret is not None or signing_key is not None:
-            checked_signing_key(jwt_secret, signing_key, kid)
-            self._client_of = partial(
-                client.as_api_key, jwt_secret=jwt_secret, signing_key=signing_key, kid=kid
-            )
-        self._limit = limit
+            # Read once: to read an RSA key takes longer than a request.
+            key = checked_signing_key(jwt_secret, signing_key, kid)
+            self._client_of = partial(client._signing_with, key)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        self._limit = _checked_limit(limit)
         self._limits = RateLimits(limit_storage) if limit is not None else None
         if isinstance(limit, str):
             parsed(limit)
         self._has_warned = False
+        # When a line about overload (True) and about other errors (False) was logged.
+        self._logged_at: dict[bool, float] = {}
         # FastAPI's dependencies. One for each requirement, so that `dependency_overrides` finds it.
         self._requirements: dict[tuple[str, str, str] | None, Any] = {}
 
@@ -140,6 +151,9 @@ class ApiKeyAuth:
         Args:
             app: An application of Starlette or FastAPI. Applications that are mounted in it are
                 served, too.
+
+        Raises:
+            ConfigurationError: `app` is something else.
         """
         if not self._usage and self._limits is None:
             yield
@@ -150,13 +164,15 @@ class ApiKeyAuth:
             if recorder is True:
                 # A new one, because an application may be started again, such as by each test.
                 recorder = await stack.enter_async_context(AsyncUsageRecorder(self._client))
-            self.recorder = middleware.recorder = recorder or None
+            self.recorder = recorder or None
             if self._limits is not None:
                 stack.push_async_callback(self._limits.aclose)
             try:
                 yield
+                if self.recorder is not None:
+                    await middleware.wait_for_requests_of(self.recorder)
             finally:
-                self.recorder = middleware.recorder = None
+                self.recorder = None
 
     async def authenticate(self, connection: HTTPConnection) -> Caller:
         """Return the key of a request.
@@ -173,11 +189,11 @@ class ApiKeyAuth:
         """
         keys = keys_of(connection)
         if len(keys) != 1:
-            raise _shown(connection, several_keys() if keys else unauthorized(_NO_KEY))
+            raise _refusal(connection, several_keys() if keys else unauthorized(_NO_KEY))
         try:
             answer = await self.authenticator.authenticate(keys[0], peer_of(connection))
         except AudienceLabError as error:
-            problem = _unavailable(error)
+            problem = self._unavailable(error)
         else:
             if answer:
                 caller = Caller(answer, self._client_of)
@@ -186,8 +202,8 @@ class ApiKeyAuth:
                     await self._count(connection, caller, self._limits)
                 return caller
             problem = unauthorized("The API key is not valid.", error="invalid_token")
-        # Without the error, which is logged, as its context.
-        raise _shown(connection, problem)
+        # Raised outside the `except` block, so that the logged error is not its context.
+        raise _refusal(connection, problem)
 
     async def check(
         self,
@@ -216,23 +232,39 @@ class ApiKeyAuth:
         require_scope(connection, caller, entity_type, action, id)
         return caller
 
+    def _unavailable(self, error: AudienceLabError) -> Problem:
+        """Return the problem of a key that cannot be checked, which may be valid."""
+        is_overload, now = isinstance(error, AuthenticationOverloadedError), time.monotonic()
+        if now >= self._logged_at.get(is_overload, -math.inf) + _SECONDS_BETWEEN_LINES:
+            self._logged_at[is_overload] = now
+            logger.error("API keys cannot be checked: %s", error)
+        return unavailable(getattr(error, "retry_after", None))
+
     def _note(self, connection: HTTPConnection, caller: Caller) -> None:
         exchange = exchange_of(connection)
-        if exchange is not None:
+        if exchange is not None and self.recorder is not None:
             exchange.caller, exchange.connection = caller, connection
+            exchange.recorder = self.recorder
         elif self._usage and not self._has_warned:
             self._has_warned = True
             logger.warning("the usage of API keys is not logged: auth.lifespan does not run")
 
     async def _count(self, connection: HTTPConnection, caller: Caller, limits: RateLimits) -> None:
+        # A request that meets several requirements counts once.
+        counted: set[ApiKeyAuth] = connection.scope.setdefault(_COUNTED_BY, set())
+        if self in counted:
+            return
         limit = self._limit(caller) if callable(self._limit) else self._limit
         if limit is None:
             return
+        exchange = exchange_of(connection)
         try:
             headers = await limits.count(caller.api_key_id, limit)
         except Problem as problem:
-            raise _shown(connection, problem)  # noqa: B904 - the same error
-        exchange = exchange_of(connection)
+            if exchange is not None:
+                exchange.headers = []  # another ApiKeyAuth's, which allows the request
+            raise _refusal(connection, problem) from None
+        counted.add(self)
         if exchange is not None:
             exchange.headers = [
                 (name.lower().encode(), value.encode()) for name, value in headers.items()
@@ -248,13 +280,32 @@ def require_scope(
         Problem: The key lacks it (403).
     """
     entity_id = str(connection.scope.get("path_params", {}).get(entity_id, entity_id))
-    if not caller.allows(entity_type, entity_id, action):
-        raise _shown(connection, forbidden(entity_type, entity_id, action))
+    spellings = {entity_id, _canonical(entity_id)}
+    if not any(caller.allows(entity_type, each, action) for each in spellings):
+        raise _refusal(connection, forbidden(entity_type, entity_id, action))
+
+
+def _canonical(entity_id: str) -> str:
+    """Return an id as scopes spell it: a UUID may come in upper case and without dashes."""
+    try:
+        return str(UUID(entity_id))
+    except ValueError:
+        return entity_id
+
+
+def _checked_limit(limit: Any) -> Limit | None:
+    if limit is None or isinstance(limit, str) or (callable(limit) and not is_async(limit)):
+        return cast("Limit | None", limit)
+    raise ConfigurationError(
+        "limit must be a text such as '100/minute', or a function, which is not asynchronous, that "
+        "returns one"
+    )
 
 
 def _installed(app: Any) -> ExchangeMiddleware:
     """Return the middleware around all others of an application, which is starting."""
-    assert isinstance(app, Starlette)  # noqa: S101 - the type of a lifespan
+    if not isinstance(app, Starlette):
+        raise ConfigurationError("pass the application: auth.lifespan(app)")
     stack = app.middleware_stack
     if isinstance(stack, ExchangeMiddleware):
         return stack
@@ -263,13 +314,9 @@ def _installed(app: Any) -> ExchangeMiddleware:
     return middleware
 
 
-def _shown(connection: HTTPConnection, problem: Problem) -> Problem:
+def _refusal(connection: HTTPConnection, problem: Problem) -> Refusal:
+    """Return a problem as one that the application of the request answers."""
     use_default_handler(connection)
-    return problem
-
-
-def _unavailable(error: AudienceLabError) -> Problem:
-    """Return the problem of a key that cannot be checked, which may be valid."""
-    if not isinstance(error, AuthenticationOverloadedError):
-        logger.error("API keys cannot be checked: %s", error)
-    return unavailable(getattr(error, "retry_after", None))
+    return Refusal(
+        problem.status_code, problem.detail, headers=problem.headers, members=problem.members
+    )

@@ -7,7 +7,7 @@ from starlette.authentication import (
     BaseUser,
 )
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
 from audiencelab_sdk._asgi._auth import ApiKeyAuth
 from audiencelab_sdk._asgi._caller import Caller
@@ -44,9 +44,10 @@ class ApiKeyUser(BaseUser):
 class ApiKeyBackend(AuthenticationBackend):
     """Lets Starlette's AuthenticationMiddleware and `requires` use API keys.
 
-    `request.user` is an ApiKeyUser. The scope ``segment:read`` stands for the action on all
-    entities of a kind, ``segment:42:read`` for the action on one of them. Requests without a key
-    are not authenticated. ::
+    `request.user` is an ApiKeyUser. ``@requires("segment:read")`` needs a scope for all segments,
+    ``@requires("segment:42:read")`` one for segment 42. Requests without a key are not
+    authenticated. Those that `ApiKeyAuth.authenticate` refuses are answered with 400, 401, 429 or
+    503. Without `on_error`, Starlette answers 400 to all of these. ::
 
         app = Starlette(
             routes=[...],
@@ -84,7 +85,7 @@ class ApiKeyBackend(AuthenticationBackend):
         return credentials, ApiKeyUser(caller)
 
     @staticmethod
-    def on_error(_: HTTPConnection, error: Exception) -> JSONResponse:
+    def on_error(_: HTTPConnection, error: Exception) -> Response:
         """Return the response to a request that `authenticate` refuses."""
         problem = error.problem if isinstance(error, _RefusedError) else Problem(400, str(error))
         return problem_response(problem)

@@ -18,7 +18,7 @@ class Caller:
         client_of: Returns a client that acts as the key with an id.
     """
 
-    __slots__ = ("_client_of", "key")
+    __slots__ = ("_client", "_client_of", "key")
 
     def __init__(
         self,
@@ -27,6 +27,7 @@ class Caller:
     ) -> None:
         self.key: AuthenticatedApiKey = key
         self._client_of = client_of
+        self._client: AsyncAudienceLab | None = None
 
     @property
     def account_id(self) -> UUID:
@@ -65,12 +66,15 @@ class Caller:
         Raises:
             ConfigurationError: The ApiKeyAuth has neither `jwt_secret` nor `signing_key`.
         """
+        if self._client is not None:
+            return self._client
         if self._client_of is None:
             raise ConfigurationError(
                 "a client that acts as the caller signs tokens: pass jwt_secret or signing_key to "
                 "ApiKeyAuth"
             )
-        return self._client_of(self.key.api_key_id)
+        self._client = self._client_of(self.key.api_key_id)
+        return self._client
 
     def allows(self, entity_type: str, entity_id: str, action: str) -> bool:
         """Return whether one of the scopes covers an action.

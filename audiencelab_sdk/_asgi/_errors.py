@@ -4,9 +4,15 @@ import logging
 
 from starlette.applications import Starlette
 from starlette.requests import HTTPConnection
-from starlette.responses import JSONResponse
+from starlette.responses import Response
 
-from audiencelab_sdk._asgi._problems import Problem, respond, retry, unavailable
+from audiencelab_sdk._asgi._problems import (
+    Problem,
+    respond,
+    respond_or_delegate,
+    retry,
+    unavailable,
+)
 from audiencelab_sdk.errors import (
     APIConnectionError,
     AudienceLabError,
@@ -37,7 +43,9 @@ _REFUSED: dict[type[AudienceLabError], tuple[int, str]] = {
 def install_error_handlers(app: Starlette) -> None:
     """Let an application answer the errors of the SDK that its handlers do not catch.
 
-    The responses are ``application/problem+json`` and do not contain the database's messages:
+    The responses are ``application/problem+json`` and do not contain the database's messages.
+    Problems are answered, too, unless the application has a handler of its own for Starlette's
+    HTTPException.
 
     - InvalidCursorError 400, other InvalidArgumentErrors 422, with the SDK's message
     - NotFoundError 404, ConflictError 409, PermissionDeniedError 403, InvalidRequestError 422
@@ -51,16 +59,17 @@ def install_error_handlers(app: Starlette) -> None:
     Args:
         app: An application of Starlette or FastAPI that has not started.
     """
-    app.add_exception_handler(Problem, respond)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+    app.add_exception_handler(Problem, respond_or_delegate)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
     app.add_exception_handler(AudienceLabError, _respond_to_error)  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
 
 
-async def _respond_to_error(connection: HTTPConnection, error: Exception) -> JSONResponse | None:
+async def _respond_to_error(connection: HTTPConnection, error: Exception) -> Response | None:
     problem = _problem_of(error)
     if problem is None:
         raise error
     if isinstance(error, _UNAVAILABLE):
-        logger.error("%s: answered with 503: %s", connection.scope["path"], error)
+        # A path may contain line breaks.
+        logger.error("%r: answered with 503: %s", connection.scope["path"], error)
     return await respond(connection, problem)
 
 

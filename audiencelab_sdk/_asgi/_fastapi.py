@@ -71,6 +71,8 @@ class ApiKeyAuth(_auth.ApiKeyAuth):
             @app.get("/v1/segments/{segment_id}")
             async def read_segment(segment_id: UUID, caller: ReadsSegment) -> Segment: ...
 
+        It is a `Depends` already: do not wrap it in another one.
+
         Requests without a valid key are refused with 401, those whose key lacks the scope with 403.
         `app.dependency_overrides` replaces it; the same arguments return the same dependency::
 
@@ -89,7 +91,7 @@ class ApiKeyAuth(_auth.ApiKeyAuth):
         return self._dependency((entity_type, action, id))
 
     def require_key(self) -> Any:
-        """Return a dependency: the Caller of a request, whose key may do anything or nothing.
+        """Return a dependency: the Caller of a request with any valid key, whatever its scopes.
 
         Returns:
             What FastAPI's `Depends` returns.

@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import SecretStr
 from starlette.requests import HTTPConnection
+from starlette.routing import Mount
 
 _BEARER = b"bearer "
 _PREFIX = b"sk_"
@@ -14,7 +15,7 @@ _PREFIX = b"sk_"
 def keys_of(connection: HTTPConnection) -> list[SecretStr]:
     """Return the keys of a request, from ``X-API-Key`` and ``Authorization: Bearer sk_…``.
 
-    It raises nothing, because error reporters may show its local variables.
+    It must not raise: a traceback could show its local variables, which hold keys.
     """
     keys: list[SecretStr] = []
     for name, value in connection.scope["headers"]:
@@ -61,11 +62,13 @@ def template_of(scope: Any) -> str:
     """Return the path of a request with the names of the parameters in place of their values.
 
     The format of the innermost route is known. What comes before it, by mounts and included
-    routers, is taken from the path.
+    routers, is taken from the path, and its parameters are found by their values.
     """
     path: str = scope["path"]
     parameters: dict[str, Any] = scope.get("path_params") or {}
-    route_format: str = getattr(scope.get("route"), "path_format", "")
+    route = scope.get("route")
+    # The format of a mount covers the whole path, but does not say what is below it.
+    route_format: str = "" if isinstance(route, Mount) else getattr(route, "path_format", "")
     in_route = {name for name in parameters if f"{{{name}}}" in route_format}
     count = route_format.count("/")
     if count == path.count("/"):  # nothing comes before it
@@ -73,7 +76,11 @@ def template_of(scope: Any) -> str:
     segments = path.split("/")
     count += sum(str(parameters[name]).count("/") for name in in_route)
     prefix = "/".join(segments[: len(segments) - count]) + "/"
-    for name in parameters.keys() - in_route:
-        before, found, after = prefix.rpartition(f"/{parameters[name]}/")
-        prefix = f"{before}/{{{name}}}/{after}" if found else prefix
+    start = 0
+    for name in [each for each in parameters if each not in in_route]:
+        value, template = f"/{parameters[name]}", f"/{{{name}}}"
+        found = prefix.find(f"{value}/", start)
+        if found >= 0:
+            prefix = prefix[:found] + template + prefix[found + len(value) :]
+            start = found + len(template)
     return (prefix[:-1] + route_format) or "/"

@@ -46,8 +46,14 @@ def scope_of(path: str, headers: Headers, kind: str, **fields: Any) -> dict[str,
 
 async def get(app: Any, path: str, headers: Headers = NO_HEADERS, **fields: Any) -> Response:
     """Send a GET request. What the application raises is raised, if there was no response."""
-    messages: list[Any] = []
+    return _response(await messages_of(app, path, headers, **fields), "http.response")
 
+
+async def messages_of(
+    app: Any, path: str, headers: Headers = NO_HEADERS, **fields: Any
+) -> list[Any]:
+    """Send a GET request as `get` does, and return the messages of the application."""
+    messages: list[Any] = []
     received: list[Any] = []
 
     async def receive() -> Any:
@@ -64,7 +70,7 @@ async def get(app: Any, path: str, headers: Headers = NO_HEADERS, **fields: Any)
     except Exception:
         if not messages:
             raise
-    return _response(messages, "http.response")
+    return messages
 
 
 async def connect(app: Any, path: str, headers: Headers = NO_HEADERS, **fields: Any) -> list[Any]:

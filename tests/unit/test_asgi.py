@@ -5,6 +5,8 @@ import logging
 import socket
 import traceback
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -30,11 +32,17 @@ from audiencelab_sdk import (
     RateLimitError,
     Scope,
 )
-from audiencelab_sdk._asgi import _rate_limits
+from audiencelab_sdk._asgi import _auth, _exchanges, _rate_limits
 from audiencelab_sdk._asgi._requests import template_of
-from audiencelab_sdk.starlette import ApiKeyAuth, ApiKeyBackend, Caller
+from audiencelab_sdk.starlette import (
+    ApiKeyAuth,
+    ApiKeyBackend,
+    Caller,
+    Problem,
+    install_error_handlers,
+)
 from audiencelab_sdk.testing import AsyncFakeAuthenticator, authenticated_key
-from tests.unit._asgi import connect, denial, get, running
+from tests.unit._asgi import connect, denial, get, messages_of, running
 from tests.unit._backends import event, invented
 from tests.unit._private_keys import EC, EC_JWK_TEXT, KID, jwk, pem, secrets_of
 from tests.unit._samples import ACCOUNT, API_KEY, KEY, KEY_ID, URL
@@ -45,6 +53,10 @@ READ_42 = Scope(entity_type="segment", entity_id="42", action="read")
 READER = {"X-API-Key": "sk_reader"}
 ONE = {"Authorization": "bearer  sk_one"}
 PROBLEM = "application/problem+json"
+
+
+def request_without_an_app() -> Request:
+    return Request({"type": "http", "headers": [(b"x-api-key", b"sk_reader")], "path": "/"})
 
 
 @pytest.fixture(params=["asyncio", "trio"])
@@ -224,7 +236,24 @@ async def test_keys_cannot_be_checked(
     response = await get(app, "/any", READER)
     assert response.status == 503
     assert response.headers.get("retry-after") == retry_after
-    assert ("cannot be checked: refused" in caplog.text) is (retry_after is None)
+    assert f"cannot be checked: {error}" in caplog.text
+
+
+async def test_what_prevents_checks_is_logged_once_a_minute(
+    app: Starlette,
+    keys: AsyncFakeAuthenticator,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        for keys.error in [APIConnectionError("refused"), AuthenticationOverloadedError(1)] * 3:
+            assert (await get(app, "/any", READER)).status == 503
+
+    await fail()
+    assert len(caplog.records) == 2
+    monkeypatch.setattr(_auth, "_SECONDS_BETWEEN_LINES", 0.0)
+    await fail()
+    assert len(caplog.records) == 8
 
 
 async def test_a_rate_limit_of_the_database(app: Starlette, keys: AsyncFakeAuthenticator) -> None:
@@ -304,6 +333,35 @@ async def test_usage_is_logged_with_the_real_status(
     assert {each["method"] for each in await sent(log)} == {"GET"}
 
 
+@pytest.mark.parametrize(("longest_wait", "statuses"), [(1.0, [499]), (0.01, [])])
+async def test_the_end_waits_for_requests_that_clean_up(
+    auth: ApiKeyAuth,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+    longest_wait: float,
+    statuses: list[int],
+) -> None:
+    async def hang(request: Request) -> Response:
+        await auth.authenticate(request)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.sleep(0.2)
+        raise AssertionError
+
+    async def cancelled() -> None:
+        with anyio.move_on_after(0.02):
+            await get(app, "/hang", READER)
+
+    monkeypatch.setattr(_exchanges, "_LONGEST_WAIT", longest_wait)
+    app = Starlette(routes=[Route("/hang", hang)], lifespan=auth.lifespan)
+    async with anyio.create_task_group() as group, running(app):
+        group.start_soon(cancelled)
+        await anyio.sleep(0.05)
+    assert [each["status_code"] for each in await sent(log)] == statuses
+
+
 async def test_a_status_that_the_log_does_not_accept(app: Starlette, log: Log) -> None:
     async with running(app):
         await get(app, "/odd", READER)
@@ -330,6 +388,29 @@ async def test_an_own_recorder_stays_open(
         assert recorder.statistics.queued == 1
         recorder.record(event())
     assert len(await sent(log)) == 2
+
+
+async def test_each_auth_of_an_application_logs_for_itself(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator, log: Log
+) -> None:
+    async with AsyncUsageRecorder(client) as first, AsyncUsageRecorder(client) as second:
+        auths = [
+            ApiKeyAuth(client, authenticator=keys, usage=usage) for usage in (first, second, False)
+        ]
+
+        @asynccontextmanager
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
+            async with auths[0].lifespan(app), auths[1].lifespan(app), auths[2].lifespan(app):
+                yield
+
+        app = Starlette(
+            routes=[Mount(f"/{index}", routes=routes(auth)) for index, auth in enumerate(auths)],
+            lifespan=lifespan,
+        )
+        async with running(app):
+            for path in ("/0/any", "/0/any", "/1/any", "/2/any"):
+                await get(app, path, READER)
+        assert [each.statistics.queued for each in (first, second)] == [2, 1]
 
 
 async def test_without_the_lifespan_usage_is_not_logged(
@@ -391,6 +472,34 @@ async def test_websockets(app: Starlette, log: Log) -> None:
     ]
 
 
+async def test_problems_of_open_and_closed_websockets() -> None:
+    async def fail(websocket: WebSocket) -> None:
+        await websocket.accept()
+        raise Problem(409, "é" * 100)
+
+    async def fail_after_the_end(websocket: WebSocket) -> None:
+        await websocket.accept()
+        if websocket.url.path == "/left":
+            await websocket.receive()
+        else:
+            await websocket.close()
+        raise Problem(409, "late")
+
+    app = Starlette(
+        routes=[
+            WebSocketRoute("/open", fail),
+            WebSocketRoute("/left", fail_after_the_end),
+            WebSocketRoute("/closed", fail_after_the_end),
+        ]
+    )
+    install_error_handlers(app)
+    _, closed = await connect(app, "/open")
+    assert (closed["code"], closed["reason"]) == (1008, "é" * 61)
+    assert len(await connect(app, "/left")) == 1
+    _, closed = await connect(app, "/closed")
+    assert closed["code"] == 1000
+
+
 @pytest.mark.parametrize(
     ("scope", "template"),
     [
@@ -398,11 +507,39 @@ async def test_websockets(app: Starlette, log: Log) -> None:
         ({"path": "/"}, "/"),
         ({"path": ""}, "/"),
         ({"path": "/a/7/b", "path_params": {"id": 7}}, "/a/{id}/b"),
-        ({"path": "/7/7", "path_params": {"id": 7, "other": 9}}, "/7/{id}"),
+        ({"path": "/7/7", "path_params": {"id": 7, "other": 9}}, "/{id}/7"),
+        ({"path": "/7/7/b", "path_params": {"id": 7, "other": 7}}, "/{id}/{other}/b"),
     ],
 )
 def test_templates_without_a_route(scope: Any, template: str) -> None:
     assert template_of(scope) == template
+
+
+async def test_templates_below_mounts(auth: ApiKeyAuth, log: Log) -> None:
+    async def answer(request: Request) -> Response:
+        return PlainTextResponse("")
+
+    below = [Route("/{y}", answer)]
+    app = Starlette(
+        routes=[
+            Mount("/files", PlainTextResponse("")),
+            Mount("/v1", routes=below),
+            Mount("/t/{tenant}/api", routes=below),
+            Mount("/z/{a}/{b}", routes=below),
+        ],
+        middleware=[Middleware(AuthenticationMiddleware, backend=ApiKeyBackend(auth))],
+        lifespan=auth.lifespan,
+    )
+    async with running(app):
+        for path in ("/files/a/b.txt", "/v1/no/route", "/v1/5", "/t/api/api/5", "/z/1/1/5"):
+            await get(app, path, READER)
+    assert [each["endpoint"] for each in await sent(log)] == [
+        "/files/a/b.txt",
+        "/v1/no/route",
+        "/v1/{y}",
+        "/t/{tenant}/api/{y}",
+        "/z/{a}/{b}/{y}",
+    ]
 
 
 @pytest.fixture
@@ -412,6 +549,13 @@ def limited(client: AsyncAudienceLab, keys: AsyncFakeAuthenticator) -> Callable[
         return Starlette(routes=routes(auth), lifespan=auth.lifespan)
 
     return make
+
+
+@pytest.mark.parametrize("app", [None, anyio.sleep])
+async def test_the_lifespan_of_something_else(auth: ApiKeyAuth, app: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"auth\.lifespan\(app\)"):
+        async with auth.lifespan(app):
+            raise AssertionError
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
@@ -434,11 +578,87 @@ async def test_rate_limits(limited: Callable[..., Starlette]) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_the_headers_of_rate_limits_are_in_the_message_that_has_headers(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator
+) -> None:
+    auth = ApiKeyAuth(client, authenticator=keys, limit="9/minute")
+
+    async def debugged(scope: Any, receive: Any, send: Any) -> None:
+        await auth.authenticate(Request(scope))
+        await send({"type": "http.response.debug", "info": {}})
+        await PlainTextResponse("")(scope, receive, send)
+
+    async def late(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await auth.authenticate(websocket)
+        await websocket.send_text("")
+
+    app = Starlette(
+        routes=[
+            Mount("/debugged", debugged),
+            WebSocketRoute("/late", late),
+            *routes(auth),
+        ],
+        lifespan=auth.lifespan,
+    )
+    async with running(app):
+        messages = [
+            *await messages_of(app, "/debugged/", READER),
+            *await connect(app, "/late", READER),
+            *await connect(app, "/socket/42", READER),
+        ]
+    limited = [
+        each["type"]
+        for each in messages
+        if any(b"ratelimit" in name for name, _ in each.get("headers", ()))
+    ]
+    assert limited == ["http.response.start", "websocket.accept"]
+    assert not any("headers" in each for each in messages if each["type"] == "websocket.send")
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
 async def test_rate_limits_of_each_key(limited: Callable[..., Starlette]) -> None:
     app = limited(lambda caller: "1/minute" if caller.allows("segment", "*", "read") else None)
     for headers, statuses in ((READER, [200, 429]), (ONE, [200, 200])):
         for status in statuses:
             assert (await get(app, "/any", headers)).status == status
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_request_counts_once(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator
+) -> None:
+    auth = ApiKeyAuth(client, authenticator=keys, limit="2/minute")
+    app = Starlette(
+        routes=routes(auth),
+        middleware=[Middleware(AuthenticationMiddleware, backend=ApiKeyBackend(auth))],
+        lifespan=auth.lifespan,
+    )
+    async with running(app):
+        assert (await get(app, "/any", READER)).headers["ratelimit-remaining"] == "1"
+    for request in [request_without_an_app()] * 3 + [request_without_an_app()]:
+        await auth.authenticate(request)
+    with pytest.raises(Problem):
+        await auth.authenticate(request_without_an_app())
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
+async def test_a_refusal_has_the_headers_of_the_limit_that_is_exceeded(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator
+) -> None:
+    outer, inner = (
+        ApiKeyAuth(client, authenticator=keys, limit=limit) for limit in ("9/minute", "1/minute")
+    )
+    app = Starlette(
+        routes=routes(inner),
+        middleware=[Middleware(AuthenticationMiddleware, backend=ApiKeyBackend(outer))],
+        lifespan=outer.lifespan,
+    )
+    async with running(app):
+        assert (await get(app, "/any", READER)).status == 200
+        start, *_ = await messages_of(app, "/any", READER)
+    assert start["status"] == 429
+    assert [value for name, value in start["headers"] if name == b"ratelimit-limit"] == [b"1"]
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"], indirect=True)
@@ -470,6 +690,9 @@ async def test_wrong_limits(
 ) -> None:
     with pytest.raises(ConfigurationError, match="limit must be such as"):
         limited("many")
+    for wrong in (100, b"1/minute", anyio.sleep, partial(anyio.sleep, 1)):
+        with pytest.raises(ConfigurationError, match="limit must be a text"):
+            limited(wrong)
     with pytest.raises(ConfigurationError, match="storage"):
         limited("1/minute", limit_storage="nothing://secret")
     with pytest.raises(ConfigurationError, match="malformed") as malformed:
@@ -558,13 +781,21 @@ async def test_the_client_of_a_caller(
 
     keys = AsyncFakeAuthenticator({"sk_reader": [READ]})
     auth = ApiKeyAuth(client, authenticator=keys, **options)
-    request = Request({"type": "http", "headers": [(b"x-api-key", b"sk_reader")], "path": "/"})
-    caller = await auth.authenticate(request)
+    caller = await auth.authenticate(request_without_an_app())
     route = api.post("/rpc/get_api_key_account_id").respond(json=ACCOUNT)
     assert str(await caller.client.api_keys.account_id()) == ACCOUNT
     assert route.calls.last.request.headers["Authorization"] != f"Bearer {KEY}"
     secrets = [options.get("jwt_secret", KEY), *secrets_of(EC)]
     assert not any(secret in str(vars(auth)) for secret in secrets)
+
+
+async def test_the_client_of_a_caller_is_made_once_and_the_key_read_once(
+    client: AsyncAudienceLab, keys: AsyncFakeAuthenticator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auth = ApiKeyAuth(client, authenticator=keys, signing_key=jwk(EC))
+    monkeypatch.setattr("audiencelab_sdk._client.checked_signing_key", None)
+    caller = await auth.authenticate(request_without_an_app())
+    assert caller.client is caller.client
 
 
 @pytest.mark.parametrize("options", [{"jwt_secret": "short"}, {"signing_key": "no key"}])

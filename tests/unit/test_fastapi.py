@@ -12,7 +12,9 @@ import pytest
 import respx
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from audiencelab_sdk import (
@@ -97,6 +99,14 @@ async def test_dependencies(app: FastAPI) -> None:
         assert response.status == 401
         assert response.headers["content-type"] == PROBLEM
         assert "www-authenticate" in response.headers
+
+
+async def test_any_spelling_of_an_id(app: FastAPI, auth: ApiKeyAuth) -> None:
+    only = Scope(entity_type="segment", entity_id=SEGMENT, action="read")
+    auth.authenticator = AsyncFakeAuthenticator({"sk_reader": [only]})
+    for text in (SEGMENT, SEGMENT.upper(), SEGMENT.replace("-", "")):
+        assert (await get(app, f"/v1/segments/{text}", READER)).json[1] == SEGMENT
+    assert (await get(app, f"/v1/segments/{UUID(int=1)}", READER)).status == 403
 
 
 async def test_a_malformed_id_with_and_without_a_key(app: FastAPI) -> None:
@@ -237,6 +247,16 @@ async def test_errors_in_handlers_become_responses(
     assert ("answered with 503" in caplog.text) is unavailable
 
 
+async def test_a_path_forges_no_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: Request) -> None:
+        raise APIConnectionError("refused")
+
+    app = Starlette(routes=[Route("/{path}", fail)])
+    install_error_handlers(app)
+    assert (await get(app, "/a\nERROR forged")).status == 503
+    assert "\n" not in caplog.records[0].message
+
+
 async def test_other_errors_are_errors_of_the_application() -> None:
     async def fail(_: Request) -> None:
         raise status_error(AuthenticationError, 401)
@@ -267,6 +287,64 @@ async def test_own_problems() -> None:
     install_error_handlers(app)
     response = await get(app, "/")
     assert (response.status, response.json["pot"]) == (418, True)
+
+
+async def test_problems_with_any_status_and_members() -> None:
+    async def fail(_: Request) -> None:
+        raise Problem(499, "gone", members={"id": UUID(SEGMENT)})
+
+    app = Starlette(routes=[Route("/", fail)])
+    install_error_handlers(app)
+    response = await get(app, "/")
+    assert response.status == 499
+    assert (response.json["title"], response.json["id"]) == ("Error", SEGMENT)
+
+
+def text_of(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(f"own {error.detail}", error.status_code)
+
+
+async def async_text_of(request: Request, error: Exception) -> Response:
+    return text_of(request, error)
+
+
+class TextOf:
+    async def __call__(self, request: Request, error: Exception) -> Response:
+        return text_of(request, error)
+
+
+@pytest.mark.parametrize("handler", [text_of, async_text_of, TextOf()])
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+async def test_an_own_handler_answers_instead(
+    auth: ApiKeyAuth, framework: Any, handler: Any
+) -> None:
+    async def read(request: Request) -> None:
+        await auth.authenticate(request)
+        raise NotFoundError(404, None, "no")
+
+    app = framework(routes=[Route("/", read)])
+    install_error_handlers(app)
+    app.add_exception_handler(HTTPException, handler)
+    assert (await get(app, "/")).body == b"own The request has no API key."
+    assert (await get(app, "/", READER)).headers["content-type"] == PROBLEM
+
+
+@pytest.mark.parametrize("framework", [FastAPI, Starlette])
+@pytest.mark.parametrize("installed", [False, True])
+async def test_own_problems_look_the_same_before_and_after_a_refusal(
+    auth: ApiKeyAuth, framework: Any, installed: bool
+) -> None:
+    async def fail(_: Request) -> None:
+        raise Problem(418, "short and stout")
+
+    app = framework(routes=[Route("/own", fail), Route("/refused", auth.authenticate)])
+    if installed:
+        install_error_handlers(app)
+    before = await get(app, "/own")
+    assert (before.headers["content-type"] == PROBLEM) is installed
+    assert (await get(app, "/refused")).headers["content-type"] == PROBLEM
+    assert await get(app, "/own") == before
 
 
 @pytest.mark.parametrize("name", ["fastapi", "starlette"])
