@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Hashable
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -150,11 +150,11 @@ class Answers(Generic[Signal]):
             return _MALFORMED
         answer = self.find(digest)
         if answer is not None:
-            return answer
+            return _for_one_caller(answer)
         question = Question(key, digest, address(ip))
         answer = self.find(question.for_address)
         if answer is not None:
-            return answer
+            return _for_one_caller(answer)
         return question if may_be_api_key(key.get_secret_value()) else _MALFORMED
 
     def board(
@@ -212,7 +212,7 @@ class Answers(Generic[Signal]):
         """
         if not isinstance(outcome, Exception):
             answer: ApiKeyAuthentication = outcome
-            return answer
+            return _for_one_caller(answer)
         if self._stale_if_error and isinstance(outcome, _UNREACHABLE):
             with self._lock:
                 entry = self._valid.get(question.digest) or self._valid.get(question.for_address)
@@ -220,7 +220,7 @@ class Answers(Generic[Signal]):
                 if entry is not None and now < entry.usable_until:
                     # Others need not wait for the database in the meantime.
                     entry.fresh_until = min(entry.usable_until, now + _SECONDS_BETWEEN_REFRESHES)
-                    return entry.answer
+                    return _for_one_caller(entry.answer)
         # A copy, because those who wait for the same call would share its traceback.
         raise copy(outcome) if isinstance(outcome, AudienceLabError) else outcome
 
@@ -275,6 +275,13 @@ def is_for_address(answer: ApiKeyAuthentication) -> bool:
     if isinstance(answer, AuthenticatedApiKey):
         return answer.ip_restricted
     return answer.code not in _SAME_FROM_EVERYWHERE
+
+
+def _for_one_caller(answer: ApiKeyAuthentication) -> ApiKeyAuthentication:
+    """Return an answer with metadata of its own, which its caller may change."""
+    if isinstance(answer, AuthenticatedApiKey) and answer.metadata:
+        return answer.model_copy(update={"metadata": deepcopy(answer.metadata)})
+    return answer
 
 
 def _checked(name: str, value: Any, *, lowest: float = 0) -> float:

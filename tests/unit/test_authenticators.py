@@ -91,6 +91,25 @@ async def test_a_valid_answer_is_used_for_max_age(
         assert database.calls == calls
 
 
+async def test_a_caller_may_change_its_metadata(
+    make: Callable[..., Any], database: Database, clock: Clock
+) -> None:
+    authenticator = make(stale_if_error=60)
+    database.answer = {**ANSWER, "metadata": {"plan": {"limits": [1]}}}
+
+    async def change() -> None:
+        caller = await ask(authenticator)
+        assert caller.metadata == {"plan": {"limits": [1]}}
+        caller.metadata["plan"]["limits"].append(2)
+
+    await change()  # of the database
+    await change()  # from the cache
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await change()  # stale
+    await change()
+
+
 async def test_an_invalid_answer_is_used_for_five_seconds(
     make: Callable[..., Any], database: Database, clock: Clock
 ) -> None:
@@ -427,6 +446,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
     client_kind: str, make: Callable[..., Any], api: respx.MockRouter
 ) -> None:
     authenticator = make()
+    answer = {**ANSWER, "metadata": {"plan": "free"}}
     calls: list[int] = []
 
     if client_kind == "sync":
@@ -435,7 +455,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
         def respond(_: httpx.Request) -> httpx.Response:
             calls.append(1)
             release.wait(5)
-            return httpx.Response(200, json=ANSWER)
+            return httpx.Response(200, json=answer)
 
         api.post("/rpc/authenticate_api_key").mock(side_effect=respond)
         answers: list[Any] = []
@@ -454,7 +474,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
         async def respond_later(_: httpx.Request) -> httpx.Response:
             calls.append(1)
             await ready.wait()
-            return httpx.Response(200, json=ANSWER)
+            return httpx.Response(200, json=answer)
 
         api.post("/rpc/authenticate_api_key").mock(side_effect=respond_later)
         answers = []
@@ -469,6 +489,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
             ready.set()
     assert len(answers) == 100
     assert all(answers)
+    assert len({id(answer.metadata) for answer in answers}) == 100
     assert len(calls) == 1
 
 
