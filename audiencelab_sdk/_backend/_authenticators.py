@@ -13,6 +13,7 @@ from audiencelab_sdk._backend._answers import (
     Question,
     is_for_address,
 )
+from audiencelab_sdk._backend._clients import refuse
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._loops import event_loop, spawn
 from audiencelab_sdk._secrets import hidden
@@ -46,6 +47,7 @@ class KeyAuthenticator:
             are possible at once. Known keys do not count.
 
     Raises:
+        ConfigurationError: `client` is an AsyncAudienceLab, which AsyncKeyAuthenticator takes.
         InvalidArgumentError: A number is negative or not finite.
     """
 
@@ -58,6 +60,7 @@ class KeyAuthenticator:
         max_entries: int = 10_000,
         max_lookups: float = 200.0,
     ) -> None:
+        refuse(AsyncAudienceLab, client, twin="AsyncKeyAuthenticator")
         self._client = client
         self._answers: Answers[threading.Event] = Answers(
             max_age=max_age,
@@ -119,9 +122,11 @@ class KeyAuthenticator:
             flight.outcome = error.with_traceback(None)
         finally:
             # After an interrupt there is no outcome, and another thread asks again.
-            self._answers.land(flight)
-            if flight.landed is not None:
-                flight.landed.set()
+            try:
+                self._answers.land(flight)
+            finally:
+                if flight.landed is not None:
+                    flight.landed.set()
 
 
 class AsyncKeyAuthenticator:
@@ -152,6 +157,7 @@ class AsyncKeyAuthenticator:
             are possible at once. Known keys do not count.
 
     Raises:
+        ConfigurationError: `client` is an AudienceLab, which KeyAuthenticator takes.
         InvalidArgumentError: A number is negative or not finite.
     """
 
@@ -164,6 +170,7 @@ class AsyncKeyAuthenticator:
         max_entries: int = 10_000,
         max_lookups: float = 200.0,
     ) -> None:
+        refuse(AudienceLab, client, twin="KeyAuthenticator")
         self._client = client
         self._answers: Answers[anyio.Event] = Answers(
             max_age=max_age,
@@ -225,9 +232,11 @@ class AsyncKeyAuthenticator:
         except Exception as error:  # noqa: BLE001 - each caller raises it
             flight.outcome = error.with_traceback(None)
         finally:
-            self._answers.land(flight)
-            if flight.landed is not None:
-                flight.landed.set()
+            try:
+                self._answers.land(flight)
+            finally:
+                if flight.landed is not None:
+                    flight.landed.set()
 
 
 def _concerns(flight: Flight[threading.Event] | Flight[anyio.Event], question: Question) -> bool:

@@ -12,6 +12,7 @@ from typing import Self
 
 import anyio
 
+from audiencelab_sdk._backend._clients import refuse
 from audiencelab_sdk._backend._forks import reset_in_children
 from audiencelab_sdk._backend._usage_queue import BATCH, Plain, UsageQueue, UsageStatistics, models
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
@@ -61,10 +62,12 @@ class UsageRecorder:
         max_queued: How many events are queued at most, 1 to 1,000,000.
 
     Raises:
+        ConfigurationError: `client` is an AsyncAudienceLab, which AsyncUsageRecorder takes.
         InvalidArgumentError: `max_queued` is not such a number.
     """
 
     def __init__(self, client: AudienceLab, *, max_queued: int = 10_000) -> None:
+        refuse(AsyncAudienceLab, client, twin="AsyncUsageRecorder")
         self._client = client
         self._queue = UsageQueue(max_queued)
         self._closes_at: float | None = None
@@ -205,10 +208,12 @@ class AsyncUsageRecorder:
         max_queued: How many events are queued at most, 1 to 1,000,000.
 
     Raises:
+        ConfigurationError: `client` is an AudienceLab, which UsageRecorder takes.
         InvalidArgumentError: `max_queued` is not such a number.
     """
 
     def __init__(self, client: AsyncAudienceLab, *, max_queued: int = 10_000) -> None:
+        refuse(AudienceLab, client, twin="UsageRecorder")
         self._client = client
         self._queue = UsageQueue(max_queued)
         self._closes_at: float | None = None

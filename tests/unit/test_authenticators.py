@@ -9,19 +9,24 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import anyio
 import httpx
 import pytest
 import respx
+from pydantic import SecretStr
 
 from audiencelab_sdk import (
     APIConnectionError,
+    AsyncAudienceLab,
     AudienceLab,
     AudienceLabError,
     AuthenticationOverloadedError,
+    ConfigurationError,
     InvalidArgumentError,
     KeyAuthenticator,
     RateLimitError,
@@ -30,7 +35,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._backend import _answers, _bucket
 from tests.unit._backends import ANSWER, UNKNOWN, Clock, authenticator_of, invented, soon
-from tests.unit._both_clients import maybe_await
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import ACCOUNT, API_KEY, DETAILS, KEY, KEY_ID, URL, USER
 
 OTHER_KEY_ID = str(UUID(int=7))
@@ -205,6 +210,16 @@ async def test_wrong_arguments(make: Callable[..., Any], database: Database) -> 
 async def test_wrong_options(make: Callable[..., Any], options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match=next(iter(options))):
         make(**options)
+
+
+async def test_the_other_kind_of_client(client_kind: str) -> None:
+    other: Any = AudienceLab(URL, KEY)
+    twin = "to KeyAuthenticator"
+    if client_kind == "sync":
+        other, twin = AsyncAudienceLab(URL, KEY), "to AsyncKeyAuthenticator"
+    with pytest.raises(ConfigurationError, match=twin):
+        authenticator_of(client_kind, other)
+    await close(other)
 
 
 async def test_an_answer_about_a_restricted_key_is_used_for_its_address(
@@ -624,6 +639,22 @@ async def test_those_who_wait_for_one_call_get_errors_of_their_own(
     for error in errors:
         assert error.__context__ is None
         no_frame_shows(error, API_KEY)
+
+
+async def test_an_answer_that_cannot_be_kept_leaves_nobody_waiting(
+    make: Callable[..., Any], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    authenticator = make()
+    monkeypatch.setattr(authenticator._answers, "land", fail)
+    flight = _answers.Flight(
+        _answers.Question(SecretStr(API_KEY), b"", None), None, SimpleNamespace(set=Mock()), 0, 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        await maybe_await(authenticator._fly(flight))
+    flight.landed.set.assert_called_once()
 
 
 async def test_an_error_that_is_not_the_sdks_is_raised_as_it_is(

@@ -21,6 +21,7 @@ from audiencelab_sdk import (
     AsyncAudienceLab,
     AsyncUsageRecorder,
     AudienceLab,
+    ConfigurationError,
     InvalidArgumentError,
     UsageRecorder,
     UsageStatistics,
@@ -28,7 +29,7 @@ from audiencelab_sdk import (
 from audiencelab_sdk._backend import _recorders, _usage_queue
 from audiencelab_sdk._backend._usage_queue import UsageQueue, models
 from tests.unit._backends import close_recorder, event, recorder_of, soon
-from tests.unit._both_clients import maybe_await
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import KEY, KEY_ID, URL
 
 Respond = Callable[[list[dict[str, Any]]], httpx.Response]
@@ -303,6 +304,16 @@ async def test_only_events_are_recorded(recorder: Any) -> None:
 async def test_wrong_bounds(client_kind: str, client: Any, wrong: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="max_queued"):
         recorder_of(client_kind, client, max_queued=wrong)
+
+
+async def test_the_other_kind_of_client(client_kind: str) -> None:
+    other: Any = AudienceLab(URL, KEY)
+    twin = "to UsageRecorder"
+    if client_kind == "sync":
+        other, twin = AsyncAudienceLab(URL, KEY), "to AsyncUsageRecorder"
+    with pytest.raises(ConfigurationError, match=twin):
+        recorder_of(client_kind, other)
+    await close(other)
 
 
 async def test_a_closed_client_ends_the_attempts(
