@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import anyio
 
@@ -18,6 +18,9 @@ from audiencelab_sdk._backend._usage_queue import BATCH, Plain, UsageQueue, Usag
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._loops import from_any_thread, spawn
 from audiencelab_sdk.models import UsageEvent
+
+if TYPE_CHECKING:
+    from multiprocessing.util import Finalize
 
 logger = logging.getLogger("audiencelab_sdk")
 
@@ -71,6 +74,7 @@ class UsageRecorder:
         self._client = client
         self._queue = UsageQueue(max_queued)
         self._closes_at: float | None = None
+        self._finalizer: Finalize | None = None
         self.reset()
         reset_in_children(self)
 
@@ -119,7 +123,7 @@ class UsageRecorder:
         Args:
             timeout: Seconds to wait at most for the database.
         """
-        atexit.unregister(self.close)
+        self._forget_exit()
         self._closes_at = time.monotonic() + timeout
         if self._thread is not None:
             self._wake.set()
@@ -149,13 +153,25 @@ class UsageRecorder:
         with self._starting:
             if self._thread is not None or self._closes_at is not None:
                 return
-            atexit.unregister(self.close)  # of the parent, in a forked child
-            atexit.register(self.close)
+            self._close_at_exit()
             thread = threading.Thread(target=self._run, name="audiencelab-usage", daemon=True)
             # At the end of the process no thread can be started, and `close` sends the events.
             with suppress(RuntimeError):
                 thread.start()
                 self._thread = thread
+
+    def _close_at_exit(self) -> None:
+        from multiprocessing.util import Finalize  # noqa: PLC0415 - only where something is recorded
+
+        self._forget_exit()  # of the parent, in a forked child
+        atexit.register(self.close)
+        # Children of multiprocessing end without `atexit`.
+        self._finalizer = Finalize(None, self.close, exitpriority=100)
+
+    def _forget_exit(self) -> None:
+        atexit.unregister(self.close)
+        if self._finalizer is not None:
+            self._finalizer.cancel()
 
     def _run(self) -> None:
         pauses, pause = _Pauses(), _INTERVAL

@@ -8,8 +8,9 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import anyio
@@ -31,6 +32,9 @@ from audiencelab_sdk._backend._usage_queue import UsageQueue, models
 from tests.unit._backends import close_recorder, event, recorder_of, soon
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import KEY, KEY_ID, URL
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
 
 Respond = Callable[[list[dict[str, Any]]], httpx.Response]
 
@@ -513,6 +517,41 @@ async def test_a_child_inherits_no_events(recorder: Any, log: Log, client_kind: 
         each.reset()
     recorder.record(event())
     assert recorder.statistics.dropped == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on Windows")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_of_multiprocessing_sends_what_is_left(api: respx.MockRouter) -> None:
+    context = get_context("fork")
+    sent: SimpleQueue[tuple[int, str]] = context.SimpleQueue()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        events = json.loads(request.content)["p_events"]
+        for each in events:
+            sent.put((os.getpid(), each["endpoint"]))
+        return all_logged(events)
+
+    api.post("/rpc/log_api_key_usage_batch").mock(side_effect=respond)
+    with AudienceLab(URL, KEY) as client, UsageRecorder(client) as recorder:
+        recorder.record(event("/parent"))
+        child = context.Process(target=recorder.record, args=(event("/child"),))
+        child.start()
+        child.join(10)
+    assert child.exitcode == 0
+    found = set()
+    while not sent.empty():
+        found.add(sent.get())
+    assert found == {(os.getpid(), "/parent"), (child.pid, "/child")}
+
+
+def test_a_closed_recorder_does_nothing_at_the_end(log: Log) -> None:
+    with AudienceLab(URL, KEY) as client, UsageRecorder(client) as recorder:
+        recorder.record(event())
+        finalizer = recorder._finalizer
+        assert finalizer is not None
+        assert finalizer.still_active()
+    assert not finalizer.still_active()
+    assert len(log.batches) == 1
 
 
 def test_recorders_that_are_gone_are_not_reset() -> None:
