@@ -284,20 +284,24 @@ class AsyncUsageRecorder:
     async def aclose(self, timeout: float = 10.0) -> None:  # noqa: ASYNC109 - does not raise then
         """Send what is left, and stop. What is not sent in time is dropped, with a warning.
 
+        If the caller is cancelled, it waits as well.
+
         Args:
             timeout: Seconds to wait at most for the database.
         """
-        atexit.unregister(self._warn_of_rest)
         self._wake()
         if not self._queue.is_empty:
             self._start()
         self._closes_at = time.monotonic() + timeout
         self._wake()
-        # Polled, because the task may belong to another event loop.
-        while self._task is not None and time.monotonic() < self._closes_at:  # noqa: ASYNC110
-            await anyio.sleep(_POLL)
+        # A caller that is cancelled would lose the events.
+        with anyio.CancelScope(shield=True):
+            # Polled, because the task may belong to another event loop.
+            while self._task is not None and time.monotonic() < self._closes_at:  # noqa: ASYNC110
+                await anyio.sleep(_POLL)
         self._queue.close()
         self._queue.warn(unreachable=False)
+        atexit.unregister(self._warn_of_rest)
 
     @property
     def statistics(self) -> UsageStatistics:

@@ -1,5 +1,6 @@
 """The usage log, written in batches: what is sent when, retried, dropped, counted and reported."""
 
+import asyncio
 import gc
 import json
 import logging
@@ -7,10 +8,12 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import anyio
@@ -290,6 +293,33 @@ async def test_closing_retries_until_the_time_is_over(recorder: Any, log: Log) -
     recorder.record(event())
     await close_recorder(recorder, 5)
     assert recorder.statistics.sent == 1
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"], indirect=True)
+async def test_a_cancelled_task_sends_what_is_left(client: Any, log: Log) -> None:
+    recorder = AsyncUsageRecorder(client)
+    with anyio.CancelScope() as scope:
+        async with recorder:
+            recorder.record(event())
+            scope.cancel()
+    assert recorder.statistics.sent == 1
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio"], indirect=True)
+async def test_a_recorder_whose_closing_was_interrupted_warns_at_the_end(
+    recorder: Any, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unregistered = Mock()
+    monkeypatch.setattr("atexit.unregister", unregistered)
+    log.respond = unreachable
+    recorder.record(event())
+    unregistered.reset_mock()
+    closing = asyncio.create_task(recorder.aclose())
+    await soon(lambda: len(log.batches) > 0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+    unregistered.assert_not_called()
 
 
 async def test_events_after_the_end_are_dropped_and_counted(recorder: Any, log: Log) -> None:
