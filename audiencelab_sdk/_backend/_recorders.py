@@ -131,7 +131,7 @@ class UsageRecorder:
         elif not self._queue.is_empty:
             self._send_all()  # the process ends, and no thread could be started
         self._queue.close()
-        self._queue.warn(unreachable=False)
+        self._queue.warn(closed=True)
 
     @property
     def statistics(self) -> UsageStatistics:
@@ -300,7 +300,7 @@ class AsyncUsageRecorder:
             while self._task is not None and time.monotonic() < self._closes_at:  # noqa: ASYNC110
                 await anyio.sleep(_POLL)
         self._queue.close()
-        self._queue.warn(unreachable=False)
+        self._queue.warn(closed=True)
         atexit.unregister(self._warn_of_rest)
 
     @property

@@ -41,8 +41,8 @@ class UsageStatistics:
     Attributes:
         queued: Those that are not sent yet, or whose batch has no response yet.
         sent: Those that are in the usage log.
-        dropped: Those that were given up without an answer of the database: the oldest ones of a
-            full queue, and what was left or recorded when the recorder was closed.
+        dropped: Events that were given up: the oldest of a full queue, what was left or had no
+            response at `close`, and what was recorded after it.
         failed: Those that the database rejected, for example because the key does not exist.
     """
 
@@ -141,9 +141,13 @@ class UsageQueue:
             self._failed += len(batch)
 
     def close(self) -> None:
-        """Drop what is left and whatever is recorded from now on."""
+        """Drop what is left, what is being sent, and whatever is recorded from now on.
+
+        If the response arrives nevertheless, its events are sent or failed, and no longer dropped.
+        """
         with self._lock:
             self._events = deque(maxlen=0)
+            self._on_their_way = 0
 
     @property
     def is_empty(self) -> bool:
@@ -167,15 +171,18 @@ class UsageQueue:
         with self._lock:
             return self._statistics()
 
-    def warn(self, *, unreachable: bool) -> None:
-        """Log lost events, and that the database cannot be reached, at most once a minute."""
+    def warn(self, *, unreachable: bool = False, closed: bool = False) -> None:
+        """Log lost events, and that the database cannot be reached.
+
+        At most once a minute, except for what is lost when the queue is closed.
+        """
         now = time.monotonic()
         with self._lock:
             counts = self._statistics()
             lost = counts.dropped + counts.failed
-            if not unreachable and lost == self._warned_of:
+            if not unreachable and lost <= self._warned_of:
                 return
-            if now < self._warned_at + _SECONDS_BETWEEN_WARNINGS:
+            if not closed and now < self._warned_at + _SECONDS_BETWEEN_WARNINGS:
                 return
             self._warned_of, self._warned_at = lost, now
         logger.warning(

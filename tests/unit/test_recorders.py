@@ -32,6 +32,7 @@ from audiencelab_sdk import (
 )
 from audiencelab_sdk._backend import _recorders, _usage_queue
 from audiencelab_sdk._backend._usage_queue import UsageQueue, models
+from audiencelab_sdk.models import Outcome, UsageLog
 from tests.unit._backends import close_recorder, event, recorder_of, soon
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import KEY, KEY_ID, URL
@@ -286,6 +287,36 @@ async def test_closing_ends_in_time(
     assert time.monotonic() - began < 2
     assert recorder.statistics == UsageStatistics(queued=0, sent=0, dropped=1, failed=0)
     assert "the usage log lags behind" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+async def test_closing_warns_of_losses_soon_after_another_warning(
+    recorder: Any, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.respond = unreachable
+    recorder.record(event())
+    await soon(lambda: "1 queued, 0 dropped" in caplog.text)
+    await close_recorder(recorder, 0.1)
+    await close_recorder(recorder, 0.1)
+    assert caplog.text.count("0 queued, 1 dropped") == 1
+
+
+def test_what_is_on_its_way_at_the_end_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    queue = UsageQueue(1000)
+    for _ in range(700):
+        queue.put(event())
+    batch = queue.take()
+    queue.close()
+    queue.warn(closed=True)
+    assert queue.statistics == UsageStatistics(queued=0, sent=0, dropped=700, failed=0)
+    assert queue.is_empty
+    assert "0 queued, 700 dropped" in caplog.text
+    # The response arrives nevertheless.
+    outcomes = [Outcome(index, value=UsageLog.model_construct()) for index in range(499)]
+    queue.settle(batch, [*outcomes, Outcome(499, error=InvalidArgumentError("no"))])
+    assert queue.statistics == UsageStatistics(queued=0, sent=499, dropped=200, failed=1)
+    queue.warn(closed=True)
+    assert caplog.text.count("dropped") == 1
 
 
 async def test_closing_retries_until_the_time_is_over(recorder: Any, log: Log) -> None:
