@@ -125,9 +125,10 @@ class UsageRecorder:
         """
         self._forget_exit()
         self._closes_at = time.monotonic() + timeout
-        if self._thread is not None:
+        thread = self._thread
+        if thread is not None:
             self._wake.set()
-            self._thread.join(timeout)
+            thread.join(timeout)
         elif not self._queue.is_empty:
             self._send_all()  # the process ends, and no thread could be started
         self._queue.close()
@@ -175,26 +176,42 @@ class UsageRecorder:
 
     def _run(self) -> None:
         pauses, pause = _Pauses(), _INTERVAL
-        while True:
-            self._wake.wait(_until(self._closes_at, pause))
-            self._wake.clear()
-            if _is_late(self._closes_at):
-                return
+        try:
+            while True:
+                self._wake.wait(_until(self._closes_at, pause))
+                self._wake.clear()
+                if _is_late(self._closes_at):
+                    return
+                failed = self._attempt()
+                if self._closes_at is not None and self._queue.is_empty:
+                    return
+                pause = pauses.next(failed=failed, closing=self._closes_at is not None)
+        finally:
+            if self._thread is threading.current_thread():
+                self._thread = None
+
+    def _attempt(self) -> bool:
+        """Send what is queued, and return whether it failed. The thread goes on in any case."""
+        failed = True
+        # Logging itself may fail, such as on a full disk.
+        with suppress(Exception):
             failed = self._send_all()
             self._queue.warn(unreachable=failed)
-            if self._closes_at is not None and self._queue.is_empty:
-                return
-            pause = pauses.next(failed=failed, closing=self._closes_at is not None)
+        return failed
 
     def _send_all(self) -> bool:
         while batch := self._queue.take():
             try:
                 outcomes = self._client.api_keys.log_usage_batch(models(batch))
+                unreachable = self._queue.settle(batch, outcomes)
             except Exception:  # the thread must go on
                 self._queue.fail(batch)
                 logger.exception("the usage of API keys could not be logged")
                 return False
-            if self._queue.settle(batch, outcomes):
+            except BaseException:
+                self._queue.put_back(batch)
+                raise
+            if unreachable:
                 return True
             if len(batch) < BATCH:  # what was recorded meanwhile waits for the next one
                 break
@@ -348,8 +365,7 @@ class AsyncUsageRecorder:
                 task.woken = anyio.Event()
                 if _is_late(self._closes_at):
                     return
-                failed = await self._send_all()
-                self._queue.warn(unreachable=failed)
+                failed = await self._attempt()
                 if self._closes_at is not None and self._queue.is_empty:
                     return
                 pause = pauses.next(failed=failed, closing=self._closes_at is not None)
@@ -357,10 +373,20 @@ class AsyncUsageRecorder:
             if self._task is task:
                 self._task = None
 
+    async def _attempt(self) -> bool:
+        """Send what is queued, and return whether it failed. The task goes on in any case."""
+        failed = True
+        # Logging itself may fail, such as on a full disk.
+        with suppress(Exception):
+            failed = await self._send_all()
+            self._queue.warn(unreachable=failed)
+        return failed
+
     async def _send_all(self) -> bool:
         while batch := self._queue.take():
             try:
                 outcomes = await self._client.api_keys.log_usage_batch(models(batch))
+                unreachable = self._queue.settle(batch, outcomes)
             except Exception:  # the task must go on
                 self._queue.fail(batch)
                 logger.exception("the usage of API keys could not be logged")
@@ -368,7 +394,7 @@ class AsyncUsageRecorder:
             except BaseException:
                 self._queue.put_back(batch)
                 raise
-            if self._queue.settle(batch, outcomes):
+            if unreachable:
                 return True
             if len(batch) < BATCH:  # what was recorded meanwhile waits for the next one
                 break

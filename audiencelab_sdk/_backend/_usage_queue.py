@@ -114,18 +114,26 @@ class UsageQueue:
 
         Returns:
             Whether the database cannot be reached.
+
+        Raises:
+            ValueError: There are not as many outcomes as events. Nothing is counted.
         """
         again: list[Waiting] = []
+        sent = failed = 0
+        last_error: AudienceLabError | None = None
+        for event, outcome in zip(batch, outcomes, strict=True):
+            if outcome:
+                sent += 1
+                continue
+            last_error = outcome.error
+            if isinstance(outcome.error, _TRANSIENT):
+                again.append(event)
+            else:
+                failed += 1
         with self._lock:
-            for event, outcome in zip(batch, outcomes, strict=True):
-                if outcome:
-                    self._sent += 1
-                    continue
-                self._last_error = outcome.error
-                if isinstance(outcome.error, _TRANSIENT):
-                    again.append(event)
-                else:
-                    self._failed += 1
+            self._sent += sent
+            self._failed += failed
+            self._last_error = last_error or self._last_error
             self._put_back(again)
         return bool(again)
 

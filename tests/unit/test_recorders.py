@@ -105,6 +105,10 @@ def unreachable(_: list[dict[str, Any]]) -> httpx.Response:
     return httpx.Response(503, json={"message": "down"})
 
 
+def broken(_: list[dict[str, Any]]) -> httpx.Response:
+    raise ZeroDivisionError
+
+
 async def test_events_are_sent_after_a_second(recorder: Any, log: Log) -> None:
     began = datetime.now(UTC)
     recorder.record(event("/1"))
@@ -255,10 +259,7 @@ async def test_warnings_come_once_a_minute(
 async def test_an_unexpected_error_does_not_end_the_recorder(
     recorder: Any, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def respond(_: list[dict[str, Any]]) -> httpx.Response:
-        raise ZeroDivisionError
-
-    log.respond = respond
+    log.respond = broken
     recorder.record(event())
     assert await maybe_await(recorder.flush())
     log.respond = all_logged
@@ -266,6 +267,61 @@ async def test_an_unexpected_error_does_not_end_the_recorder(
     assert await maybe_await(recorder.flush())
     assert recorder.statistics == UsageStatistics(queued=0, sent=1, dropped=0, failed=1)
     assert "could not be logged" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("respond", [unreachable, broken])
+async def test_a_log_that_fails_does_not_end_the_recorder(
+    recorder: Any, log: Log, monkeypatch: pytest.MonkeyPatch, respond: Respond
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_usage_queue.logger, "handle", fail)
+    log.respond = respond
+    recorder.record(event())
+    await soon(lambda: len(log.batches) > 0)
+    await anyio.sleep(0.05)
+    log.respond = all_logged
+    recorder.record(event("/2"))
+    assert await maybe_await(recorder.flush())
+    assert log.endpoints[-1] == "/2"
+    assert recorder.statistics.sent + recorder.statistics.failed == 2
+
+
+@pytest.mark.usefixtures("quick")
+async def test_too_few_outcomes_are_a_failure(client_kind: str) -> None:
+    def log_too_few(_: object) -> list[object]:
+        return [Outcome(0, value=UsageLog.model_construct())]
+
+    async def log_too_few_later(events: object) -> list[object]:
+        return log_too_few(events)
+
+    log = log_too_few if client_kind == "sync" else log_too_few_later
+    api_keys = SimpleNamespace(log_usage_batch=log)
+    recorder = recorder_of(client_kind, SimpleNamespace(api_keys=api_keys))
+    recorder.record(event())
+    recorder.record(event())
+    assert await maybe_await(recorder.flush())
+    assert recorder.statistics == UsageStatistics(queued=0, sent=0, dropped=0, failed=2)
+    await close_recorder(recorder)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_replaced(log: Log) -> None:
+    def end(_: list[dict[str, Any]]) -> httpx.Response:
+        raise SystemExit
+
+    log.respond = end
+    with AudienceLab(URL, KEY) as client, UsageRecorder(client) as recorder:
+        recorder.record(event("/1"))
+        thread = recorder._thread
+        assert thread is not None
+        thread.join(5)
+        log.respond = all_logged
+        recorder.record(event("/2"))
+    assert recorder.statistics == UsageStatistics(queued=0, sent=2, dropped=0, failed=0)
 
 
 async def test_closing_sends_what_is_left(recorder: Any, log: Log) -> None:
