@@ -83,6 +83,7 @@ class UsageRecorder:
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
         self._wake = threading.Event()
+        self._urgent = threading.Event()
         if self._closes_at is not None:
             self._queue.close()
 
@@ -110,7 +111,7 @@ class UsageRecorder:
             False if the time was not enough.
         """
         target, deadline = self._queue.recorded, time.monotonic() + timeout
-        self._wake.set()
+        self._hurry()
         while self._queue.settled < target:
             if time.monotonic() >= deadline:
                 return False
@@ -127,7 +128,7 @@ class UsageRecorder:
         self._closes_at = time.monotonic() + timeout
         thread = self._thread
         if thread is not None:
-            self._wake.set()
+            self._hurry()
             thread.join(timeout)
         elif not self._queue.is_empty:
             self._send_all()  # the process ends, and no thread could be started
@@ -174,12 +175,18 @@ class UsageRecorder:
         if self._finalizer is not None:
             self._finalizer.cancel()
 
+    def _hurry(self) -> None:
+        self._wake.set()
+        self._urgent.set()
+
     def _run(self) -> None:
-        pauses, pause = _Pauses(), _INTERVAL
+        pauses, pause, failed = _Pauses(), _INTERVAL, False
         try:
             while True:
-                self._wake.wait(_until(self._closes_at, pause))
+                # After a failure, more events are no reason to try again sooner.
+                (self._urgent if failed else self._wake).wait(_until(self._closes_at, pause))
                 self._wake.clear()
+                self._urgent.clear()
                 if _is_late(self._closes_at):
                     return
                 failed = self._attempt()
@@ -290,7 +297,7 @@ class AsyncUsageRecorder:
             False if the time was not enough.
         """
         target, deadline = self._queue.recorded, time.monotonic() + timeout
-        self._wake()
+        self._wake(urgent=True)
         self._start()
         while self._queue.settled < target:
             if time.monotonic() >= deadline:
@@ -310,7 +317,7 @@ class AsyncUsageRecorder:
         if not self._queue.is_empty:
             self._start()
         self._closes_at = time.monotonic() + timeout
-        self._wake()
+        self._wake(urgent=True)
         # A caller that is cancelled would lose the events.
         with anyio.CancelScope(shield=True):
             # Polled, because the task may belong to another event loop.
@@ -347,22 +354,23 @@ class AsyncUsageRecorder:
                 atexit.unregister(self._warn_of_rest)
                 atexit.register(self._warn_of_rest)
 
-    def _wake(self) -> None:
+    def _wake(self, *, urgent: bool = False) -> None:
         task = self._task
         if task is None:
             return
         try:
-            task.wake()
+            (task.hurry if urgent else task.wake)()
         except RuntimeError:  # its event loop is closed
             self._task = None
 
     async def _run(self, task: "_Task") -> None:
-        pauses, pause = _Pauses(), _INTERVAL
+        pauses, pause, failed = _Pauses(), _INTERVAL, False
         try:
             while True:
                 with anyio.move_on_after(_until(self._closes_at, pause)):
-                    await task.woken.wait()
-                task.woken = anyio.Event()
+                    # After a failure, more events are no reason to try again sooner.
+                    await (task.urgent if failed else task.woken).wait()
+                task.reset()
                 if _is_late(self._closes_at):
                     return
                 failed = await self._attempt()
@@ -409,11 +417,20 @@ class _Task:
     """The task of a recorder, which another thread may wake."""
 
     def __init__(self) -> None:
-        self.woken = anyio.Event()
-        self.wake = from_any_thread(self._set)
+        self.reset()
+        self.wake = from_any_thread(self._wake)
+        self.hurry = from_any_thread(self._hurry)
 
-    def _set(self) -> None:
+    def reset(self) -> None:
+        """Wait to be woken again."""
+        self.woken, self.urgent = anyio.Event(), anyio.Event()
+
+    def _wake(self) -> None:
         self.woken.set()
+
+    def _hurry(self) -> None:
+        self.woken.set()
+        self.urgent.set()
 
 
 def _until(closes_at: float | None, pause: float) -> float:

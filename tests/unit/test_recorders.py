@@ -160,6 +160,21 @@ async def test_flush_gives_up_in_time(recorder: Any, log: Log) -> None:
     assert recorder.statistics.queued == 1
 
 
+async def test_only_a_flush_cuts_the_pause_after_a_failure_short(recorder: Any, log: Log) -> None:
+    log.respond = unreachable
+    for _ in range(500):
+        recorder.record(event())
+    await soon(lambda: len(log.batches) == 1)
+    for _ in range(3):
+        await anyio.sleep(0.05)
+        for _ in range(500):
+            recorder.record(event())
+    await anyio.sleep(0.05)
+    assert len(log.batches) == 1
+    assert not await maybe_await(recorder.flush(0.1))
+    assert len(log.batches) == 2
+
+
 @pytest.mark.usefixtures("quick")
 async def test_a_lost_database_loses_and_repeats_nothing(
     recorder: Any, log: Log, caplog: pytest.LogCaptureFixture
@@ -595,7 +610,7 @@ def test_a_loop_that_was_closed_without_an_end(log: Log) -> None:
     def wake() -> None:
         raise RuntimeError("Event loop is closed")
 
-    recorder._task = SimpleNamespace(wake=wake)  # type: ignore[assignment]
+    recorder._task = SimpleNamespace(wake=wake, hurry=wake)  # type: ignore[assignment]
     recorder.record(event("/1"))
 
     async def close() -> None:
