@@ -6,6 +6,7 @@ import random
 import threading
 import time
 from contextlib import suppress
+from contextvars import Context
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -17,6 +18,7 @@ from audiencelab_sdk._backend._forks import reset_in_children
 from audiencelab_sdk._backend._usage_queue import BATCH, Plain, UsageQueue, UsageStatistics, models
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._loops import from_any_thread, spawn
+from audiencelab_sdk.errors import ClientClosedError
 from audiencelab_sdk.models import UsageEvent
 
 if TYPE_CHECKING:
@@ -141,6 +143,13 @@ class UsageRecorder:
         return self._queue.statistics
 
     def __enter__(self) -> Self:
+        """Return the recorder.
+
+        Raises:
+            ClientClosedError: It is closed, and would drop what is recorded.
+        """
+        if self._closes_at is not None:
+            raise _closed()
         return self
 
     def __exit__(
@@ -333,6 +342,13 @@ class AsyncUsageRecorder:
         return self._queue.statistics
 
     async def __aenter__(self) -> Self:
+        """Start the task, and return the recorder.
+
+        Raises:
+            ClientClosedError: It is closed, and would drop what is recorded.
+        """
+        if self._closes_at is not None:
+            raise _closed()
         self._start()
         return self
 
@@ -349,7 +365,8 @@ class AsyncUsageRecorder:
         with self._starting, suppress(RuntimeError):
             if self._task is None and self._closes_at is None:
                 task = _Task()
-                spawn(partial(self._run, task))
+                # Otherwise all batches would belong to the trace of the first request.
+                spawn(partial(self._run, task), context=Context())
                 self._task = task
                 atexit.unregister(self._warn_of_rest)
                 atexit.register(self._warn_of_rest)
@@ -431,6 +448,10 @@ class _Task:
     def _hurry(self) -> None:
         self.woken.set()
         self.urgent.set()
+
+
+def _closed() -> ClientClosedError:
+    return ClientClosedError("the recorder is closed: create a new one")
 
 
 def _until(closes_at: float | None, pause: float) -> float:

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from audiencelab_sdk import (
     AsyncAudienceLab,
     AsyncUsageRecorder,
     AudienceLab,
+    ClientClosedError,
     ConfigurationError,
     InvalidArgumentError,
     UsageRecorder,
@@ -475,6 +477,32 @@ async def test_context_managers(client_kind: str, client: Any, log: Log) -> None
     assert entered is recorder
     assert recorder.statistics.sent == 1
     assert len(log.batches) == 1
+
+
+async def test_a_closed_recorder_is_not_entered_again(client_kind: str, client: Any) -> None:
+    recorder = recorder_of(client_kind, client)
+    await close_recorder(recorder)
+    enter = recorder.__enter__ if client_kind == "sync" else recorder.__aenter__
+    with pytest.raises(ClientClosedError, match="create a new one"):
+        await maybe_await(enter())
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"], indirect=True)
+async def test_batches_belong_to_no_request(client: Any, api: respx.MockRouter) -> None:
+    request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+    found: list[str | None] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        found.append(request_id.get())
+        return all_logged(json.loads(request.content)["p_events"])
+
+    api.post("/rpc/log_api_key_usage_batch").mock(side_effect=respond)
+    recorder = AsyncUsageRecorder(client)
+    request_id.set("first")
+    recorder.record(event())
+    await recorder.aclose()
+    assert found == [None]
+    assert recorder.statistics.sent == 1
 
 
 def test_threads_record_at_the_same_time(log: Log) -> None:
