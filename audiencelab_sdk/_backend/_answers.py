@@ -160,7 +160,7 @@ class Answers(Generic[Signal]):
     def board(
         self, question: Question, digest: bytes, loop: object, signal: Signal
     ) -> tuple[Flight[Signal], bool]:
-        """Return the flight with a question, and whether the caller has to fly it.
+        """Return the flight with a question, and whether the caller has to make the call.
 
         Raises:
             AuthenticationOverloadedError: The key is not known, and too many others are not either.
@@ -181,7 +181,7 @@ class Answers(Generic[Signal]):
             return flight, True
 
     def admit(self, question: Question) -> Flight[None]:
-        """Return a flight for one caller alone; raises what `board` does."""
+        """Return a flight for a call that is not shared; raises what `board` does."""
         with self._lock:
             self._admit(question)
             return Flight(question, None, None, time.monotonic(), self._changes)

@@ -42,9 +42,9 @@ class KeyAuthenticator:
             the error is raised.
         max_entries: How many valid answers are kept, and how many invalid ones. The least recently
             used are removed.
-        max_lookups: How many calls a second may ask the database about keys that have no valid
-            answer in the cache, so that invented keys do not load it. After an idle second, as many
-            are possible at once. Known keys do not count.
+        max_lookups: The largest number of lookups a second for keys without a valid answer in the
+            cache. It protects the database from invented keys. After an idle second, as many are
+            possible at once.
 
     Raises:
         ConfigurationError: `client` is an AsyncAudienceLab, which AsyncKeyAuthenticator takes.
@@ -75,13 +75,12 @@ class KeyAuthenticator:
         """Check whether a text is an API key that may be used, whose, and what it may do.
 
         Calls `api_keys.authenticate` (the database function ``authenticate_api_key``) unless the
-        answer is in the cache. The answer about a key that may be used from certain networks only
-        is used for the same address only.
+        answer is in the cache. If a key is restricted to networks, its answer is cached for each
+        address separately.
 
         Args:
             api_key: The text that came with the request. It may contain anything.
-            ip: The client's address. Without it, keys that may be used from certain networks only
-                are rejected.
+            ip: The client's address. Keys that are restricted to networks are rejected without it.
 
         Returns:
             An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a
@@ -152,9 +151,9 @@ class AsyncKeyAuthenticator:
             the error is raised.
         max_entries: How many valid answers are kept, and how many invalid ones. The least recently
             used are removed.
-        max_lookups: How many calls a second may ask the database about keys that have no valid
-            answer in the cache, so that invented keys do not load it. After an idle second, as many
-            are possible at once. Known keys do not count.
+        max_lookups: The largest number of lookups a second for keys without a valid answer in the
+            cache. It protects the database from invented keys. After an idle second, as many are
+            possible at once.
 
     Raises:
         ConfigurationError: `client` is an AudienceLab, which KeyAuthenticator takes.
@@ -185,13 +184,12 @@ class AsyncKeyAuthenticator:
         """Check whether a text is an API key that may be used, whose, and what it may do.
 
         Calls `api_keys.authenticate` (the database function ``authenticate_api_key``) unless the
-        answer is in the cache. The answer about a key that may be used from certain networks only
-        is used for the same address only.
+        answer is in the cache. If a key is restricted to networks, its answer is cached for each
+        address separately.
 
         Args:
             api_key: The text that came with the request. It may contain anything.
-            ip: The client's address. Without it, keys that may be used from certain networks only
-                are rejected.
+            ip: The client's address. Keys that are restricted to networks are rejected without it.
 
         Returns:
             An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a

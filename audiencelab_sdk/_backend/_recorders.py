@@ -50,10 +50,10 @@ class UsageRecorder:
     """Logs requests that were made with API keys, in batches and in a thread of its own.
 
     `record` adds to a queue and never waits. The thread calls `api_keys.log_usage_batch` once a
-    second, or as soon as there are 500 events, so a killed process loses about a second of events.
-    Each event gets an id first, so that no retry writes it twice. While the database cannot be
-    reached, the thread retries with growing pauses. When the queue is full, the oldest events are
-    dropped. Lost events are counted, and logged at most once a minute.
+    second, or as soon as there are 500 events. Each event gets an id first, so that no retry writes
+    it twice. While the database cannot be reached, the thread retries with growing pauses. A killed
+    process loses about a second of events, more while the database is away. When the queue is full,
+    the oldest events are dropped. Lost events are counted, and logged at most once a minute.
 
     It may be shared between threads. A forked child begins with an empty queue and a thread of its
     own. Close it, or use it as a context manager; at the end of the process it closes itself::
@@ -238,15 +238,15 @@ class AsyncUsageRecorder:
     """Logs requests that were made with API keys, in batches and in a task of its own.
 
     `record` adds to a queue and never waits. The task calls `api_keys.log_usage_batch` once a
-    second, or as soon as there are 500 events, so a killed process loses about a second of events.
-    Each event gets an id first, so that no retry writes it twice. While the database cannot be
-    reached, the task retries with growing pauses. When the queue is full, the oldest events are
-    dropped. Lost events are counted, and logged at most once a minute.
+    second, or as soon as there are 500 events. Each event gets an id first, so that no retry writes
+    it twice. While the database cannot be reached, the task retries with growing pauses. A killed
+    process loses about a second of events, more while the database is away. When the queue is full,
+    the oldest events are dropped. Lost events are counted, and logged at most once a minute.
 
-    The task runs in the event loop, of asyncio or trio, in which `record` is first called, or which
-    enters the recorder; `record` may be called from any thread. If that loop ends, the next call in
-    another one starts another task there. A forked child begins with an empty queue and a task of
-    its own. Close it, or use it as a context manager::
+    The task runs in the event loop (asyncio or trio) that enters the recorder or first calls
+    `record`; `record` may be called from any thread. If that loop ends, the next call in another
+    one starts another task there. A forked child begins with an empty queue and a task of its own.
+    Close it, or use it as a context manager::
 
         async with AsyncUsageRecorder(client) as recorder:
             recorder.record(UsageEvent(api_key_id=key_id, endpoint="/v1/segments", method="GET"))

@@ -169,7 +169,7 @@ class UsageQueue:
 
     @property
     def settled(self) -> int:
-        """How many events are sent, dropped or failed, which are those that were recorded first."""
+        """How many events are done. Events are done in the order in which they were recorded."""
         with self._lock:
             return self._recorded - len(self._events) - self._on_their_way
 
