@@ -38,8 +38,9 @@ class KeyAuthenticator:
         max_age: How long a valid answer is used, in seconds. An invalid one is used for 5 seconds,
             or for `max_age` if that is less. With 0, each call asks the database.
         stale_if_error: For how many seconds longer a valid answer is used while the database cannot
-            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. With 0,
-            the error is raised.
+            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. Once a
+            call for the key has failed, it is repeated beside the requests, every 5 seconds, and
+            they do not wait for it. With 0, the error is raised.
         max_entries: How many valid answers are kept, and how many invalid ones. The least recently
             used are removed.
         max_lookups: The largest number of lookups a second for keys without a valid answer in the
@@ -97,6 +98,12 @@ class KeyAuthenticator:
 
     def _look_up(self, question: Question) -> ApiKeyAuthentication:
         answers = self._answers
+        stale = answers.stale(question, None, threading.Event())
+        if stale is not None:
+            answer, refresh = stale
+            if refresh is not None:
+                self._fly_apart(refresh)
+            return answer
         if not answers.max_age:
             alone = answers.admit(question)
             self._fly(alone)
@@ -112,6 +119,15 @@ class KeyAuthenticator:
                 return answers.result(question, flight.outcome)
             if flight.outcome is not None:
                 digest = question.for_address
+
+    def _fly_apart(self, flight: Flight[threading.Event]) -> None:
+        thread = threading.Thread(
+            target=self._fly, args=(flight,), name="audiencelab-keys", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the process ends, and no thread can be started
+            self._fly(flight)
 
     def _fly(self, flight: Flight[threading.Event] | Flight[None]) -> None:
         question = flight.question
@@ -147,8 +163,9 @@ class AsyncKeyAuthenticator:
         max_age: How long a valid answer is used, in seconds. An invalid one is used for 5 seconds,
             or for `max_age` if that is less. With 0, each call asks the database.
         stale_if_error: For how many seconds longer a valid answer is used while the database cannot
-            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. With 0,
-            the error is raised.
+            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. Once a
+            call for the key has failed, it is repeated beside the requests, every 5 seconds, and
+            they do not wait for it. With 0, the error is raised.
         max_entries: How many valid answers are kept, and how many invalid ones. The least recently
             used are removed.
         max_lookups: The largest number of lookups a second for keys without a valid answer in the
@@ -205,12 +222,18 @@ class AsyncKeyAuthenticator:
         return await self._look_up(found) if isinstance(found, Question) else found
 
     async def _look_up(self, question: Question) -> ApiKeyAuthentication:
-        answers = self._answers
+        answers, loop = self._answers, event_loop()
+        stale = answers.stale(question, loop, anyio.Event())
+        if stale is not None:
+            answer, refresh = stale
+            if refresh is not None:
+                spawn(partial(self._fly, refresh))
+            return answer
         if not answers.max_age:
             alone = answers.admit(question)
             await self._fly(alone)
             return answers.result(question, alone.outcome)
-        digest, loop = question.digest, event_loop()
+        digest = question.digest
         while True:
             flight, leads = answers.board(question, digest, loop, anyio.Event())
             if leads:

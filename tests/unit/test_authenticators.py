@@ -25,6 +25,7 @@ from audiencelab_sdk import (
     AsyncAudienceLab,
     AudienceLab,
     AudienceLabError,
+    AuthenticatedApiKey,
     AuthenticationOverloadedError,
     ConfigurationError,
     InvalidArgumentError,
@@ -34,6 +35,7 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._backend import _answers, _bucket
+from audiencelab_sdk.testing import authenticated_key
 from tests.unit._backends import ANSWER, UNKNOWN, Clock, authenticator_of, invented, soon
 from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import ACCOUNT, API_KEY, DETAILS, KEY, KEY_ID, URL, USER
@@ -82,6 +84,11 @@ def make(client_kind: str, client: Any) -> Callable[..., Any]:
 
 async def ask(authenticator: Any, key: str = API_KEY, ip: str | None = None) -> Any:
     return await maybe_await(authenticator.authenticate(key, ip))
+
+
+async def landed(authenticator: Any) -> None:
+    """Wait until no call is under way."""
+    await soon(lambda: not authenticator._answers._flights)
 
 
 async def test_a_valid_answer_is_used_for_max_age(
@@ -340,12 +347,127 @@ async def test_stale_if_error(
     for seconds, calls in ((30, 2), (4.9, 2), (0.2, 3), (54.8, 4)):
         clock.now += seconds
         assert await ask(authenticator)
+        await landed(authenticator)
         assert database.calls == calls
     with pytest.raises(error):
         await ask(authenticator, invented(1))
     clock.now += 0.2
     with pytest.raises(error):
         await ask(authenticator)
+
+
+@pytest.mark.parametrize("max_age", [0, 30])
+async def test_nobody_waits_for_a_database_that_hangs(
+    client_kind: str, clock: Clock, max_age: float
+) -> None:
+    key, calls, released = authenticated_key(), [0], threading.Event()
+
+    def count() -> bool:
+        """Count a call, and return whether it hangs."""
+        calls[0] += 1
+        if calls[0] == 2:
+            raise APIConnectionError("refused")
+        return calls[0] > 2
+
+    def authenticate(*_: object) -> AuthenticatedApiKey:
+        if count():
+            released.wait(5)
+        return key
+
+    async def authenticate_later(*_: object) -> AuthenticatedApiKey:
+        hangs = count()
+        while hangs and not released.is_set():  # noqa: ASYNC110 - both kinds use one event
+            await anyio.sleep(0.005)
+        return key
+
+    api_keys = SimpleNamespace(
+        authenticate=authenticate if client_kind == "sync" else authenticate_later
+    )
+    authenticator = authenticator_of(
+        client_kind, SimpleNamespace(api_keys=api_keys), max_age=max_age, stale_if_error=60
+    )
+    assert await ask(authenticator)
+    clock.now += max_age + 1
+    assert await ask(authenticator)
+    clock.now += 5
+    began = time.monotonic()
+    with anyio.fail_after(2):
+        for _ in range(3):
+            assert await ask(authenticator)
+    assert time.monotonic() - began < 2
+    await soon(lambda: calls == [3])
+    released.set()
+    await landed(authenticator)
+    if max_age:
+        assert await ask(authenticator)
+        assert calls == [3]
+
+
+async def test_refreshes_are_bounded(
+    make: Callable[..., Any],
+    database: Database,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_answers, "_MOST_REFRESHES", 0)
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    clock.now += 5
+    assert await ask(authenticator)
+    assert database.calls == 2
+
+
+async def test_once_the_database_is_back_no_stale_answer_is_used(
+    make: Callable[..., Any], database: Database, clock: Clock
+) -> None:
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    database.failure = None
+    database.answer = {**UNKNOWN, "code": "revoked", "api_key_id": KEY_ID}
+    clock.now += 5
+    assert not await ask(authenticator, invented(1))
+    assert not await ask(authenticator)
+
+
+async def test_a_refresh_that_fails_otherwise_ends_the_use_of_a_stale_answer(
+    make: Callable[..., Any], database: Database, clock: Clock
+) -> None:
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    clock.now += 30
+    database.failure = httpx.ConnectError("refused")
+    await ask(authenticator)
+    clock.now += 5
+    database.failure = httpx.Response(429, json={"message": "slow"})
+    assert await ask(authenticator)
+    await landed(authenticator)
+    with pytest.raises(RateLimitError):
+        await ask(authenticator)
+
+
+@pytest.mark.parametrize("client_kind", ["sync"], indirect=True)
+async def test_without_threads_the_caller_refreshes(
+    make: Callable[..., Any], database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    clock.now += 5
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert await ask(authenticator)
+    assert database.calls == 3
 
 
 async def test_a_rejection_is_an_answer(
