@@ -1,7 +1,7 @@
 """Tasks that belong to an event loop of asyncio or trio, and to no other task."""
 
 from collections.abc import Callable, Coroutine
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from typing import Any
 
@@ -18,18 +18,24 @@ def event_loop() -> Any:
     return getattr(token, "native_token", token)
 
 
-def spawn(function: Callable[[], Coroutine[Any, Any, None]]) -> None:
+def spawn(
+    function: Callable[[], Coroutine[Any, Any, None]], *, context: Context | None = None
+) -> None:
     """Run a function in a task of its own, which no cancellation of the caller reaches.
 
     The event loop cancels it when it ends. The function raises no other exception.
+
+    Args:
+        function: The function.
+        context: Its context variables. Without it, a copy of the caller's.
     """
-    loop = event_loop()
+    loop, context = event_loop(), copy_context() if context is None else context
     if _is_trio(loop):
         import trio  # noqa: PLC0415 - only where it runs
 
-        trio.lowlevel.spawn_system_task(function, context=copy_context())
+        trio.lowlevel.spawn_system_task(function, context=context)
         return
-    task = loop.create_task(function())
+    task = loop.create_task(function(), context=context)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
 

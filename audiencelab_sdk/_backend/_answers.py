@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Hashable
-from copy import copy
+from copy import copy, deepcopy
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
@@ -51,6 +51,7 @@ _MALFORMED = RejectedApiKey(code=RejectionCode.NOT_FOUND)
 _LONGEST_TEXT = 128
 _INVALID_MAX_AGE = 5.0
 _SECONDS_BETWEEN_REFRESHES = 5.0
+_MOST_REFRESHES = 10
 # Nobody can compute the digests of guessed keys, or find the digests of the database in a dump.
 _DIGEST_KEY = os.urandom(32)
 
@@ -80,6 +81,7 @@ class _Entry:
     answer: ApiKeyAuthentication
     fresh_until: float
     usable_until: float
+    failed_at: float = -math.inf  # when the last call about it could not reach the database
 
 
 @dataclass(slots=True, eq=False)
@@ -126,6 +128,8 @@ class Answers(Generic[Signal]):
         self._invalid: LRUCache[bytes, _Entry] = LRUCache(self._max_entries)
         self._bucket = TokenBucket(self._max_lookups)
         self._flights: dict[Hashable, Flight[Signal]] = {}
+        self._refreshes: set[Flight[Signal]] = set()
+        self._answered_at = -math.inf
         self._changes = 0
 
     def find(self, digest: bytes) -> ApiKeyAuthentication | None:
@@ -150,17 +154,43 @@ class Answers(Generic[Signal]):
             return _MALFORMED
         answer = self.find(digest)
         if answer is not None:
-            return answer
+            return _for_one_caller(answer)
         question = Question(key, digest, address(ip))
         answer = self.find(question.for_address)
         if answer is not None:
-            return answer
+            return _for_one_caller(answer)
         return question if may_be_api_key(key.get_secret_value()) else _MALFORMED
+
+    def stale(
+        self, question: Question, loop: object, signal: Signal
+    ) -> tuple[ApiKeyAuthentication, Flight[Signal] | None] | None:
+        """Return what is used because the database cannot be reached, so that nobody waits for it.
+
+        Returns:
+            The last valid answer, and a flight for a call that its caller has to start, but not to
+            wait for. No flight if there is one already, or there are many others, or one ended a
+            moment ago. None if no call about the key has failed since the last answer about any.
+        """
+        with self._lock:
+            entry = self._usable(question)
+            if entry is None or entry.failed_at <= self._answered_at:
+                return None
+            place, now = (question.digest, loop), time.monotonic()
+            flight = None
+            if (
+                now >= entry.fresh_until
+                and place not in self._flights
+                and len(self._refreshes) < _MOST_REFRESHES
+            ):
+                flight = Flight(question, place, signal, now, self._changes)
+                self._flights[place] = flight
+                self._refreshes.add(flight)
+            return _for_one_caller(entry.answer), flight
 
     def board(
         self, question: Question, digest: bytes, loop: object, signal: Signal
     ) -> tuple[Flight[Signal], bool]:
-        """Return the flight with a question, and whether the caller has to fly it.
+        """Return the flight with a question, and whether the caller has to make the call.
 
         Raises:
             AuthenticationOverloadedError: The key is not known, and too many others are not either.
@@ -181,7 +211,7 @@ class Answers(Generic[Signal]):
             return flight, True
 
     def admit(self, question: Question) -> Flight[None]:
-        """Return a flight for one caller alone; raises what `board` does."""
+        """Return a flight for a call that is not shared; raises what `board` does."""
         with self._lock:
             self._admit(question)
             return Flight(question, None, None, time.monotonic(), self._changes)
@@ -189,12 +219,18 @@ class Answers(Generic[Signal]):
     def land(self, flight: Flight[Any]) -> None:
         """Keep the answer of a flight, unless a key was changed since it left."""
         with self._lock:
+            self._refreshes.discard(flight)
             if self._flights.get(flight.place) is flight:
                 del self._flights[flight.place]
-            answer = flight.outcome
-            if answer is None or isinstance(answer, Exception) or flight.changes != self._changes:
+            answer, question = flight.outcome, flight.question
+            if isinstance(answer, Exception):
+                self._use_longer(question, answer)
                 return
-            question = flight.question
+            if answer is None:
+                return
+            self._answered_at = time.monotonic()
+            if flight.changes != self._changes:
+                return
             digest = question.for_address if is_for_address(answer) else question.digest
             for cache in (self._valid, self._invalid):
                 cache.pop(question.digest, None)
@@ -212,15 +248,11 @@ class Answers(Generic[Signal]):
         """
         if not isinstance(outcome, Exception):
             answer: ApiKeyAuthentication = outcome
-            return answer
-        if self._stale_if_error and isinstance(outcome, _UNREACHABLE):
-            with self._lock:
-                entry = self._valid.get(question.digest) or self._valid.get(question.for_address)
-                now = time.monotonic()
-                if entry is not None and now < entry.usable_until:
-                    # Others need not wait for the database in the meantime.
-                    entry.fresh_until = min(entry.usable_until, now + _SECONDS_BETWEEN_REFRESHES)
-                    return entry.answer
+            return _for_one_caller(answer)
+        with self._lock:
+            entry = self._use_longer(question, outcome)
+        if entry is not None:
+            return _for_one_caller(entry.answer)
         # A copy, because those who wait for the same call would share its traceback.
         raise copy(outcome) if isinstance(outcome, AudienceLabError) else outcome
 
@@ -240,6 +272,23 @@ class Answers(Generic[Signal]):
         if entry is None or time.monotonic() >= entry.fresh_until:
             return None
         return entry.answer
+
+    def _usable(self, question: Question) -> _Entry | None:
+        entry = self._valid.get(question.digest) or self._valid.get(question.for_address)
+        return entry if entry is not None and time.monotonic() < entry.usable_until else None
+
+    def _use_longer(self, question: Question, error: Exception) -> _Entry | None:
+        """Return the entry that is used after an error; None if the error has to be raised."""
+        entry = self._usable(question)
+        if entry is None:
+            return None
+        if not self._stale_if_error or not isinstance(error, _UNREACHABLE):
+            entry.failed_at = -math.inf
+            return None
+        # Others need not ask the database in the meantime.
+        entry.failed_at = time.monotonic()
+        entry.fresh_until = min(entry.usable_until, entry.failed_at + _SECONDS_BETWEEN_REFRESHES)
+        return entry
 
     def _admit(self, question: Question) -> None:
         if question.digest in self._valid or question.for_address in self._valid:
@@ -275,6 +324,13 @@ def is_for_address(answer: ApiKeyAuthentication) -> bool:
     if isinstance(answer, AuthenticatedApiKey):
         return answer.ip_restricted
     return answer.code not in _SAME_FROM_EVERYWHERE
+
+
+def _for_one_caller(answer: ApiKeyAuthentication) -> ApiKeyAuthentication:
+    """Return an answer with metadata of its own, which its caller may change."""
+    if isinstance(answer, AuthenticatedApiKey) and answer.metadata:
+        return answer.model_copy(update={"metadata": deepcopy(answer.metadata)})
+    return answer
 
 
 def _checked(name: str, value: Any, *, lowest: float = 0) -> float:

@@ -13,6 +13,7 @@ from audiencelab_sdk._backend._answers import (
     Question,
     is_for_address,
 )
+from audiencelab_sdk._backend._clients import refuse
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._loops import event_loop, spawn
 from audiencelab_sdk._secrets import hidden
@@ -37,15 +38,17 @@ class KeyAuthenticator:
         max_age: How long a valid answer is used, in seconds. An invalid one is used for 5 seconds,
             or for `max_age` if that is less. With 0, each call asks the database.
         stale_if_error: For how many seconds longer a valid answer is used while the database cannot
-            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. With 0,
-            the error is raised.
+            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. Once a
+            call for the key has failed, it is repeated beside the requests, every 5 seconds, and
+            they do not wait for it. With 0, the error is raised.
         max_entries: How many valid answers are kept, and how many invalid ones. The least recently
             used are removed.
-        max_lookups: How many calls a second may ask the database about keys that have no valid
-            answer in the cache, so that invented keys do not load it. After an idle second, as many
-            are possible at once. Known keys do not count.
+        max_lookups: The largest number of lookups a second for keys without a valid answer in the
+            cache. It protects the database from invented keys. After an idle second, as many are
+            possible at once.
 
     Raises:
+        ConfigurationError: `client` is an AsyncAudienceLab, which AsyncKeyAuthenticator takes.
         InvalidArgumentError: A number is negative or not finite.
     """
 
@@ -58,6 +61,7 @@ class KeyAuthenticator:
         max_entries: int = 10_000,
         max_lookups: float = 200.0,
     ) -> None:
+        refuse(AsyncAudienceLab, client, twin="AsyncKeyAuthenticator")
         self._client = client
         self._answers: Answers[threading.Event] = Answers(
             max_age=max_age,
@@ -72,13 +76,12 @@ class KeyAuthenticator:
         """Check whether a text is an API key that may be used, whose, and what it may do.
 
         Calls `api_keys.authenticate` (the database function ``authenticate_api_key``) unless the
-        answer is in the cache. The answer about a key that may be used from certain networks only
-        is used for the same address only.
+        answer is in the cache. If a key is restricted to networks, its answer is cached for each
+        address separately.
 
         Args:
             api_key: The text that came with the request. It may contain anything.
-            ip: The client's address. Without it, keys that may be used from certain networks only
-                are rejected.
+            ip: The client's address. Keys that are restricted to networks are rejected without it.
 
         Returns:
             An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a
@@ -95,6 +98,12 @@ class KeyAuthenticator:
 
     def _look_up(self, question: Question) -> ApiKeyAuthentication:
         answers = self._answers
+        stale = answers.stale(question, None, threading.Event())
+        if stale is not None:
+            answer, refresh = stale
+            if refresh is not None:
+                self._fly_apart(refresh)
+            return answer
         if not answers.max_age:
             alone = answers.admit(question)
             self._fly(alone)
@@ -111,6 +120,15 @@ class KeyAuthenticator:
             if flight.outcome is not None:
                 digest = question.for_address
 
+    def _fly_apart(self, flight: Flight[threading.Event]) -> None:
+        thread = threading.Thread(
+            target=self._fly, args=(flight,), name="audiencelab-keys", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError:  # the process ends, and no thread can be started
+            self._fly(flight)
+
     def _fly(self, flight: Flight[threading.Event] | Flight[None]) -> None:
         question = flight.question
         try:
@@ -119,9 +137,11 @@ class KeyAuthenticator:
             flight.outcome = error.with_traceback(None)
         finally:
             # After an interrupt there is no outcome, and another thread asks again.
-            self._answers.land(flight)
-            if flight.landed is not None:
-                flight.landed.set()
+            try:
+                self._answers.land(flight)
+            finally:
+                if flight.landed is not None:
+                    flight.landed.set()
 
 
 class AsyncKeyAuthenticator:
@@ -143,15 +163,17 @@ class AsyncKeyAuthenticator:
         max_age: How long a valid answer is used, in seconds. An invalid one is used for 5 seconds,
             or for `max_age` if that is less. With 0, each call asks the database.
         stale_if_error: For how many seconds longer a valid answer is used while the database cannot
-            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. With 0,
-            the error is raised.
+            be reached (APIConnectionError, ServerError), but never beyond the key's expiry. Once a
+            call for the key has failed, it is repeated beside the requests, every 5 seconds, and
+            they do not wait for it. With 0, the error is raised.
         max_entries: How many valid answers are kept, and how many invalid ones. The least recently
             used are removed.
-        max_lookups: How many calls a second may ask the database about keys that have no valid
-            answer in the cache, so that invented keys do not load it. After an idle second, as many
-            are possible at once. Known keys do not count.
+        max_lookups: The largest number of lookups a second for keys without a valid answer in the
+            cache. It protects the database from invented keys. After an idle second, as many are
+            possible at once.
 
     Raises:
+        ConfigurationError: `client` is an AudienceLab, which KeyAuthenticator takes.
         InvalidArgumentError: A number is negative or not finite.
     """
 
@@ -164,6 +186,7 @@ class AsyncKeyAuthenticator:
         max_entries: int = 10_000,
         max_lookups: float = 200.0,
     ) -> None:
+        refuse(AudienceLab, client, twin="KeyAuthenticator")
         self._client = client
         self._answers: Answers[anyio.Event] = Answers(
             max_age=max_age,
@@ -178,13 +201,12 @@ class AsyncKeyAuthenticator:
         """Check whether a text is an API key that may be used, whose, and what it may do.
 
         Calls `api_keys.authenticate` (the database function ``authenticate_api_key``) unless the
-        answer is in the cache. The answer about a key that may be used from certain networks only
-        is used for the same address only.
+        answer is in the cache. If a key is restricted to networks, its answer is cached for each
+        address separately.
 
         Args:
             api_key: The text that came with the request. It may contain anything.
-            ip: The client's address. Without it, keys that may be used from certain networks only
-                are rejected.
+            ip: The client's address. Keys that are restricted to networks are rejected without it.
 
         Returns:
             An AuthenticatedApiKey, which is truthy and has the key's account and scopes, or a
@@ -200,12 +222,18 @@ class AsyncKeyAuthenticator:
         return await self._look_up(found) if isinstance(found, Question) else found
 
     async def _look_up(self, question: Question) -> ApiKeyAuthentication:
-        answers = self._answers
+        answers, loop = self._answers, event_loop()
+        stale = answers.stale(question, loop, anyio.Event())
+        if stale is not None:
+            answer, refresh = stale
+            if refresh is not None:
+                spawn(partial(self._fly, refresh))
+            return answer
         if not answers.max_age:
             alone = answers.admit(question)
             await self._fly(alone)
             return answers.result(question, alone.outcome)
-        digest, loop = question.digest, event_loop()
+        digest = question.digest
         while True:
             flight, leads = answers.board(question, digest, loop, anyio.Event())
             if leads:
@@ -225,9 +253,11 @@ class AsyncKeyAuthenticator:
         except Exception as error:  # noqa: BLE001 - each caller raises it
             flight.outcome = error.with_traceback(None)
         finally:
-            self._answers.land(flight)
-            if flight.landed is not None:
-                flight.landed.set()
+            try:
+                self._answers.land(flight)
+            finally:
+                if flight.landed is not None:
+                    flight.landed.set()
 
 
 def _concerns(flight: Flight[threading.Event] | Flight[anyio.Event], question: Question) -> bool:

@@ -41,8 +41,8 @@ class UsageStatistics:
     Attributes:
         queued: Those that are not sent yet, or whose batch has no response yet.
         sent: Those that are in the usage log.
-        dropped: Those that were given up without an answer of the database: the oldest ones of a
-            full queue, and what was left or recorded when the recorder was closed.
+        dropped: Events that were given up: the oldest of a full queue, what was left or had no
+            response at `close`, and what was recorded after it.
         failed: Those that the database rejected, for example because the key does not exist.
     """
 
@@ -114,18 +114,26 @@ class UsageQueue:
 
         Returns:
             Whether the database cannot be reached.
+
+        Raises:
+            ValueError: There are not as many outcomes as events. Nothing is counted.
         """
         again: list[Waiting] = []
+        sent = failed = 0
+        last_error: AudienceLabError | None = None
+        for event, outcome in zip(batch, outcomes, strict=True):
+            if outcome:
+                sent += 1
+                continue
+            last_error = outcome.error
+            if isinstance(outcome.error, _TRANSIENT):
+                again.append(event)
+            else:
+                failed += 1
         with self._lock:
-            for event, outcome in zip(batch, outcomes, strict=True):
-                if outcome:
-                    self._sent += 1
-                    continue
-                self._last_error = outcome.error
-                if isinstance(outcome.error, _TRANSIENT):
-                    again.append(event)
-                else:
-                    self._failed += 1
+            self._sent += sent
+            self._failed += failed
+            self._last_error = last_error or self._last_error
             self._put_back(again)
         return bool(again)
 
@@ -141,9 +149,13 @@ class UsageQueue:
             self._failed += len(batch)
 
     def close(self) -> None:
-        """Drop what is left and whatever is recorded from now on."""
+        """Drop what is left, what is being sent, and whatever is recorded from now on.
+
+        If the response arrives nevertheless, its events are sent or failed, and no longer dropped.
+        """
         with self._lock:
             self._events = deque(maxlen=0)
+            self._on_their_way = 0
 
     @property
     def is_empty(self) -> bool:
@@ -157,7 +169,7 @@ class UsageQueue:
 
     @property
     def settled(self) -> int:
-        """How many events are sent, dropped or failed, which are those that were recorded first."""
+        """How many events are done. Events are done in the order in which they were recorded."""
         with self._lock:
             return self._recorded - len(self._events) - self._on_their_way
 
@@ -167,15 +179,18 @@ class UsageQueue:
         with self._lock:
             return self._statistics()
 
-    def warn(self, *, unreachable: bool) -> None:
-        """Log lost events, and that the database cannot be reached, at most once a minute."""
+    def warn(self, *, unreachable: bool = False, closed: bool = False) -> None:
+        """Log lost events, and that the database cannot be reached.
+
+        At most once a minute, except for what is lost when the queue is closed.
+        """
         now = time.monotonic()
         with self._lock:
             counts = self._statistics()
             lost = counts.dropped + counts.failed
-            if not unreachable and lost == self._warned_of:
+            if not unreachable and lost <= self._warned_of:
                 return
-            if now < self._warned_at + _SECONDS_BETWEEN_WARNINGS:
+            if not closed and now < self._warned_at + _SECONDS_BETWEEN_WARNINGS:
                 return
             self._warned_of, self._warned_at = lost, now
         logger.warning(

@@ -11,7 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 from uuid import uuid4
 
-from audiencelab_sdk import UsageEvent
+from audiencelab_sdk import AsyncAudienceLab, AudienceLab, UsageEvent
 from tests.e2e._scenarios import NEW_SEGMENT, ODD_SCOPE, Thing
 
 if TYPE_CHECKING:
@@ -150,6 +150,12 @@ def run_without_threads(client: Client, job: Thing) -> None:
         client.run(job.id, threads.shutdown, executor=threads, chunk_size=5)
 
 
+def other_client(client: Any) -> Any:
+    """Return a client of the other kind."""
+    kind = AsyncAudienceLab if isinstance(client.client, AudienceLab) else AudienceLab
+    return kind(client.client.url, "key")
+
+
 def authenticate(client: Client, *texts: str) -> None:
     """Authenticate texts one after the other, of which the first exhausts the bound."""
     authenticator = client.authenticator(max_lookups=0.001)
@@ -189,11 +195,17 @@ SPECIAL: Mapping[str, Callable[[Client, Thing], object]] = {
         key.id, signing_key={"kty": "EC", "crv": "P-256"}
     ),
     "KeyAuthenticator.__init__": lambda client, _: client.authenticator(max_age=-1),
+    "KeyAuthenticator.__init__(other client)": lambda client, _: type(client.authenticator())(
+        other_client(client)
+    ),
     "KeyAuthenticator.authenticate": lambda client, _: authenticate(client, "sk_aaaaaaaa"),
     "KeyAuthenticator.authenticate(two)": lambda client, _: authenticate(
         client, "sk_aaaaaaaa", "sk_bbbbbbbb"
     ),
     "UsageRecorder.__init__": lambda client, _: client.recorder(max_queued=0),
+    "UsageRecorder.__init__(other client)": lambda client, _: type(client.recorder())(
+        other_client(client)
+    ),
     "UsageRecorder.record": lambda client, _: client.recorder().record(cast("Any", "no event")),
     "AudienceLab.with_options": lambda client, _: client.with_options(timeout=1),
     "AudienceLab.with_options(0)": lambda client, _: client.with_options(timeout=0),

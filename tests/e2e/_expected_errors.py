@@ -401,10 +401,12 @@ CLIENT: Table = [
 ]
 BACKEND: Table = [
     ("KeyAuthenticator.__init__", "nothing", "service", invalid("max_age must be a number of")),
+    ("KeyAuthenticator.__init__(other client)", "nothing", "service", unusable("pass an A")),
     ("KeyAuthenticator.authenticate", "nothing", "service", RETURNS),
     ("KeyAuthenticator.authenticate", "nothing", "member", NOT_ITS_ROLE),
     ("KeyAuthenticator.authenticate(two)", "nothing", "service", OVERLOADED),
     ("UsageRecorder.__init__", "nothing", "service", invalid("max_queued must be from 1")),
+    ("UsageRecorder.__init__(other client)", "nothing", "service", unusable("pass an A")),
     ("UsageRecorder.record", "nothing", "service", invalid("event must be a UsageEvent")),
 ]
 

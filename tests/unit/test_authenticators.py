@@ -9,19 +9,25 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import anyio
 import httpx
 import pytest
 import respx
+from pydantic import SecretStr
 
 from audiencelab_sdk import (
     APIConnectionError,
+    AsyncAudienceLab,
     AudienceLab,
     AudienceLabError,
+    AuthenticatedApiKey,
     AuthenticationOverloadedError,
+    ConfigurationError,
     InvalidArgumentError,
     KeyAuthenticator,
     RateLimitError,
@@ -29,8 +35,9 @@ from audiencelab_sdk import (
     ServerError,
 )
 from audiencelab_sdk._backend import _answers, _bucket
+from audiencelab_sdk.testing import authenticated_key
 from tests.unit._backends import ANSWER, UNKNOWN, Clock, authenticator_of, invented, soon
-from tests.unit._both_clients import maybe_await
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import ACCOUNT, API_KEY, DETAILS, KEY, KEY_ID, URL, USER
 
 OTHER_KEY_ID = str(UUID(int=7))
@@ -79,6 +86,11 @@ async def ask(authenticator: Any, key: str = API_KEY, ip: str | None = None) -> 
     return await maybe_await(authenticator.authenticate(key, ip))
 
 
+async def landed(authenticator: Any) -> None:
+    """Wait until no call is under way."""
+    await soon(lambda: not authenticator._answers._flights)
+
+
 async def test_a_valid_answer_is_used_for_max_age(
     make: Callable[..., Any], database: Database, clock: Clock
 ) -> None:
@@ -89,6 +101,25 @@ async def test_a_valid_answer_is_used_for_max_age(
         assert caller
         assert caller.allows("segment", "1", "read")
         assert database.calls == calls
+
+
+async def test_a_caller_may_change_its_metadata(
+    make: Callable[..., Any], database: Database, clock: Clock
+) -> None:
+    authenticator = make(stale_if_error=60)
+    database.answer = {**ANSWER, "metadata": {"plan": {"limits": [1]}}}
+
+    async def change() -> None:
+        caller = await ask(authenticator)
+        assert caller.metadata == {"plan": {"limits": [1]}}
+        caller.metadata["plan"]["limits"].append(2)
+
+    await change()  # of the database
+    await change()  # from the cache
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await change()  # stale
+    await change()
 
 
 async def test_an_invalid_answer_is_used_for_five_seconds(
@@ -186,6 +217,16 @@ async def test_wrong_arguments(make: Callable[..., Any], database: Database) -> 
 async def test_wrong_options(make: Callable[..., Any], options: dict[str, Any]) -> None:
     with pytest.raises(InvalidArgumentError, match=next(iter(options))):
         make(**options)
+
+
+async def test_the_other_kind_of_client(client_kind: str) -> None:
+    other: Any = AudienceLab(URL, KEY)
+    twin = "to KeyAuthenticator"
+    if client_kind == "sync":
+        other, twin = AsyncAudienceLab(URL, KEY), "to AsyncKeyAuthenticator"
+    with pytest.raises(ConfigurationError, match=twin):
+        authenticator_of(client_kind, other)
+    await close(other)
 
 
 async def test_an_answer_about_a_restricted_key_is_used_for_its_address(
@@ -306,12 +347,127 @@ async def test_stale_if_error(
     for seconds, calls in ((30, 2), (4.9, 2), (0.2, 3), (54.8, 4)):
         clock.now += seconds
         assert await ask(authenticator)
+        await landed(authenticator)
         assert database.calls == calls
     with pytest.raises(error):
         await ask(authenticator, invented(1))
     clock.now += 0.2
     with pytest.raises(error):
         await ask(authenticator)
+
+
+@pytest.mark.parametrize("max_age", [0, 30])
+async def test_nobody_waits_for_a_database_that_hangs(
+    client_kind: str, clock: Clock, max_age: float
+) -> None:
+    key, calls, released = authenticated_key(), [0], threading.Event()
+
+    def count() -> bool:
+        """Count a call, and return whether it hangs."""
+        calls[0] += 1
+        if calls[0] == 2:
+            raise APIConnectionError("refused")
+        return calls[0] > 2
+
+    def authenticate(*_: object) -> AuthenticatedApiKey:
+        if count():
+            released.wait(5)
+        return key
+
+    async def authenticate_later(*_: object) -> AuthenticatedApiKey:
+        hangs = count()
+        while hangs and not released.is_set():  # noqa: ASYNC110 - both kinds use one event
+            await anyio.sleep(0.005)
+        return key
+
+    api_keys = SimpleNamespace(
+        authenticate=authenticate if client_kind == "sync" else authenticate_later
+    )
+    authenticator = authenticator_of(
+        client_kind, SimpleNamespace(api_keys=api_keys), max_age=max_age, stale_if_error=60
+    )
+    assert await ask(authenticator)
+    clock.now += max_age + 1
+    assert await ask(authenticator)
+    clock.now += 5
+    began = time.monotonic()
+    with anyio.fail_after(2):
+        for _ in range(3):
+            assert await ask(authenticator)
+    assert time.monotonic() - began < 2
+    await soon(lambda: calls == [3])
+    released.set()
+    await landed(authenticator)
+    if max_age:
+        assert await ask(authenticator)
+        assert calls == [3]
+
+
+async def test_refreshes_are_bounded(
+    make: Callable[..., Any],
+    database: Database,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_answers, "_MOST_REFRESHES", 0)
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    clock.now += 5
+    assert await ask(authenticator)
+    assert database.calls == 2
+
+
+async def test_once_the_database_is_back_no_stale_answer_is_used(
+    make: Callable[..., Any], database: Database, clock: Clock
+) -> None:
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    database.failure = None
+    database.answer = {**UNKNOWN, "code": "revoked", "api_key_id": KEY_ID}
+    clock.now += 5
+    assert not await ask(authenticator, invented(1))
+    assert not await ask(authenticator)
+
+
+async def test_a_refresh_that_fails_otherwise_ends_the_use_of_a_stale_answer(
+    make: Callable[..., Any], database: Database, clock: Clock
+) -> None:
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    clock.now += 30
+    database.failure = httpx.ConnectError("refused")
+    await ask(authenticator)
+    clock.now += 5
+    database.failure = httpx.Response(429, json={"message": "slow"})
+    assert await ask(authenticator)
+    await landed(authenticator)
+    with pytest.raises(RateLimitError):
+        await ask(authenticator)
+
+
+@pytest.mark.parametrize("client_kind", ["sync"], indirect=True)
+async def test_without_threads_the_caller_refreshes(
+    make: Callable[..., Any], database: Database, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    clock.now += 5
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", start)
+        assert await ask(authenticator)
+    assert database.calls == 3
 
 
 async def test_a_rejection_is_an_answer(
@@ -427,6 +583,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
     client_kind: str, make: Callable[..., Any], api: respx.MockRouter
 ) -> None:
     authenticator = make()
+    answer = {**ANSWER, "metadata": {"plan": "free"}}
     calls: list[int] = []
 
     if client_kind == "sync":
@@ -435,7 +592,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
         def respond(_: httpx.Request) -> httpx.Response:
             calls.append(1)
             release.wait(5)
-            return httpx.Response(200, json=ANSWER)
+            return httpx.Response(200, json=answer)
 
         api.post("/rpc/authenticate_api_key").mock(side_effect=respond)
         answers: list[Any] = []
@@ -454,7 +611,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
         async def respond_later(_: httpx.Request) -> httpx.Response:
             calls.append(1)
             await ready.wait()
-            return httpx.Response(200, json=ANSWER)
+            return httpx.Response(200, json=answer)
 
         api.post("/rpc/authenticate_api_key").mock(side_effect=respond_later)
         answers = []
@@ -469,6 +626,7 @@ async def test_a_hundred_calls_with_one_key_are_one_call(
             ready.set()
     assert len(answers) == 100
     assert all(answers)
+    assert len({id(answer.metadata) for answer in answers}) == 100
     assert len(calls) == 1
 
 
@@ -603,6 +761,22 @@ async def test_those_who_wait_for_one_call_get_errors_of_their_own(
     for error in errors:
         assert error.__context__ is None
         no_frame_shows(error, API_KEY)
+
+
+async def test_an_answer_that_cannot_be_kept_leaves_nobody_waiting(
+    make: Callable[..., Any], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise ZeroDivisionError
+
+    authenticator = make()
+    monkeypatch.setattr(authenticator._answers, "land", fail)
+    flight = _answers.Flight(
+        _answers.Question(SecretStr(API_KEY), b"", None), None, SimpleNamespace(set=Mock()), 0, 0
+    )
+    with pytest.raises(ZeroDivisionError):
+        await maybe_await(authenticator._fly(flight))
+    flight.landed.set.assert_called_once()
 
 
 async def test_an_error_that_is_not_the_sdks_is_raised_as_it_is(

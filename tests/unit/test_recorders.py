@@ -1,5 +1,6 @@
 """The usage log, written in batches: what is sent when, retried, dropped, counted and reported."""
 
+import asyncio
 import gc
 import json
 import logging
@@ -7,9 +8,13 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from unittest.mock import Mock
 from uuid import UUID
 
 import anyio
@@ -21,15 +26,21 @@ from audiencelab_sdk import (
     AsyncAudienceLab,
     AsyncUsageRecorder,
     AudienceLab,
+    ClientClosedError,
+    ConfigurationError,
     InvalidArgumentError,
     UsageRecorder,
     UsageStatistics,
 )
 from audiencelab_sdk._backend import _recorders, _usage_queue
 from audiencelab_sdk._backend._usage_queue import UsageQueue, models
+from audiencelab_sdk.models import Outcome, UsageLog
 from tests.unit._backends import close_recorder, event, recorder_of, soon
-from tests.unit._both_clients import maybe_await
+from tests.unit._both_clients import close, maybe_await
 from tests.unit._samples import KEY, KEY_ID, URL
+
+if TYPE_CHECKING:
+    from multiprocessing.queues import SimpleQueue
 
 Respond = Callable[[list[dict[str, Any]]], httpx.Response]
 
@@ -96,6 +107,10 @@ def unreachable(_: list[dict[str, Any]]) -> httpx.Response:
     return httpx.Response(503, json={"message": "down"})
 
 
+def broken(_: list[dict[str, Any]]) -> httpx.Response:
+    raise ZeroDivisionError
+
+
 async def test_events_are_sent_after_a_second(recorder: Any, log: Log) -> None:
     began = datetime.now(UTC)
     recorder.record(event("/1"))
@@ -145,6 +160,21 @@ async def test_flush_gives_up_in_time(recorder: Any, log: Log) -> None:
     recorder.record(event())
     assert not await maybe_await(recorder.flush(0.1))
     assert recorder.statistics.queued == 1
+
+
+async def test_only_a_flush_cuts_the_pause_after_a_failure_short(recorder: Any, log: Log) -> None:
+    log.respond = unreachable
+    for _ in range(500):
+        recorder.record(event())
+    await soon(lambda: len(log.batches) == 1)
+    for _ in range(3):
+        await anyio.sleep(0.05)
+        for _ in range(500):
+            recorder.record(event())
+    await anyio.sleep(0.05)
+    assert len(log.batches) == 1
+    assert not await maybe_await(recorder.flush(0.1))
+    assert len(log.batches) == 2
 
 
 @pytest.mark.usefixtures("quick")
@@ -246,10 +276,7 @@ async def test_warnings_come_once_a_minute(
 async def test_an_unexpected_error_does_not_end_the_recorder(
     recorder: Any, log: Log, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def respond(_: list[dict[str, Any]]) -> httpx.Response:
-        raise ZeroDivisionError
-
-    log.respond = respond
+    log.respond = broken
     recorder.record(event())
     assert await maybe_await(recorder.flush())
     log.respond = all_logged
@@ -257,6 +284,61 @@ async def test_an_unexpected_error_does_not_end_the_recorder(
     assert await maybe_await(recorder.flush())
     assert recorder.statistics == UsageStatistics(queued=0, sent=1, dropped=0, failed=1)
     assert "could not be logged" in caplog.text
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("respond", [unreachable, broken])
+async def test_a_log_that_fails_does_not_end_the_recorder(
+    recorder: Any, log: Log, monkeypatch: pytest.MonkeyPatch, respond: Respond
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(_usage_queue.logger, "handle", fail)
+    log.respond = respond
+    recorder.record(event())
+    await soon(lambda: len(log.batches) > 0)
+    await anyio.sleep(0.05)
+    log.respond = all_logged
+    recorder.record(event("/2"))
+    assert await maybe_await(recorder.flush())
+    assert log.endpoints[-1] == "/2"
+    assert recorder.statistics.sent + recorder.statistics.failed == 2
+
+
+@pytest.mark.usefixtures("quick")
+async def test_too_few_outcomes_are_a_failure(client_kind: str) -> None:
+    def log_too_few(_: object) -> list[object]:
+        return [Outcome(0, value=UsageLog.model_construct())]
+
+    async def log_too_few_later(events: object) -> list[object]:
+        return log_too_few(events)
+
+    log = log_too_few if client_kind == "sync" else log_too_few_later
+    api_keys = SimpleNamespace(log_usage_batch=log)
+    recorder = recorder_of(client_kind, SimpleNamespace(api_keys=api_keys))
+    recorder.record(event())
+    recorder.record(event())
+    assert await maybe_await(recorder.flush())
+    assert recorder.statistics == UsageStatistics(queued=0, sent=0, dropped=0, failed=2)
+    await close_recorder(recorder)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_ended_is_replaced(log: Log) -> None:
+    def end(_: list[dict[str, Any]]) -> httpx.Response:
+        raise SystemExit
+
+    log.respond = end
+    with AudienceLab(URL, KEY) as client, UsageRecorder(client) as recorder:
+        recorder.record(event("/1"))
+        thread = recorder._thread
+        assert thread is not None
+        thread.join(5)
+        log.respond = all_logged
+        recorder.record(event("/2"))
+    assert recorder.statistics == UsageStatistics(queued=0, sent=2, dropped=0, failed=0)
 
 
 async def test_closing_sends_what_is_left(recorder: Any, log: Log) -> None:
@@ -280,11 +362,68 @@ async def test_closing_ends_in_time(
     assert "the usage log lags behind" in caplog.text
 
 
+@pytest.mark.usefixtures("quick")
+async def test_closing_warns_of_losses_soon_after_another_warning(
+    recorder: Any, log: Log, caplog: pytest.LogCaptureFixture
+) -> None:
+    log.respond = unreachable
+    recorder.record(event())
+    await soon(lambda: "1 queued, 0 dropped" in caplog.text)
+    await close_recorder(recorder, 0.1)
+    await close_recorder(recorder, 0.1)
+    assert caplog.text.count("0 queued, 1 dropped") == 1
+
+
+def test_what_is_on_its_way_at_the_end_is_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    queue = UsageQueue(1000)
+    for _ in range(700):
+        queue.put(event())
+    batch = queue.take()
+    queue.close()
+    queue.warn(closed=True)
+    assert queue.statistics == UsageStatistics(queued=0, sent=0, dropped=700, failed=0)
+    assert queue.is_empty
+    assert "0 queued, 700 dropped" in caplog.text
+    # The response arrives nevertheless.
+    outcomes = [Outcome(index, value=UsageLog.model_construct()) for index in range(499)]
+    queue.settle(batch, [*outcomes, Outcome(499, error=InvalidArgumentError("no"))])
+    assert queue.statistics == UsageStatistics(queued=0, sent=499, dropped=200, failed=1)
+    queue.warn(closed=True)
+    assert caplog.text.count("dropped") == 1
+
+
 async def test_closing_retries_until_the_time_is_over(recorder: Any, log: Log) -> None:
     log.respond = lambda events: all_logged(events) if len(log.batches) > 1 else unreachable(events)
     recorder.record(event())
     await close_recorder(recorder, 5)
     assert recorder.statistics.sent == 1
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"], indirect=True)
+async def test_a_cancelled_task_sends_what_is_left(client: Any, log: Log) -> None:
+    recorder = AsyncUsageRecorder(client)
+    with anyio.CancelScope() as scope:
+        async with recorder:
+            recorder.record(event())
+            scope.cancel()
+    assert recorder.statistics.sent == 1
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio"], indirect=True)
+async def test_a_recorder_whose_closing_was_interrupted_warns_at_the_end(
+    recorder: Any, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unregistered = Mock()
+    monkeypatch.setattr("atexit.unregister", unregistered)
+    log.respond = unreachable
+    recorder.record(event())
+    unregistered.reset_mock()
+    closing = asyncio.create_task(recorder.aclose())
+    await soon(lambda: len(log.batches) > 0)
+    closing.cancel()
+    with suppress(asyncio.CancelledError):
+        await closing
+    unregistered.assert_not_called()
 
 
 async def test_events_after_the_end_are_dropped_and_counted(recorder: Any, log: Log) -> None:
@@ -303,6 +442,16 @@ async def test_only_events_are_recorded(recorder: Any) -> None:
 async def test_wrong_bounds(client_kind: str, client: Any, wrong: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="max_queued"):
         recorder_of(client_kind, client, max_queued=wrong)
+
+
+async def test_the_other_kind_of_client(client_kind: str) -> None:
+    other: Any = AudienceLab(URL, KEY)
+    twin = "to UsageRecorder"
+    if client_kind == "sync":
+        other, twin = AsyncAudienceLab(URL, KEY), "to AsyncUsageRecorder"
+    with pytest.raises(ConfigurationError, match=twin):
+        recorder_of(client_kind, other)
+    await close(other)
 
 
 async def test_a_closed_client_ends_the_attempts(
@@ -328,6 +477,32 @@ async def test_context_managers(client_kind: str, client: Any, log: Log) -> None
     assert entered is recorder
     assert recorder.statistics.sent == 1
     assert len(log.batches) == 1
+
+
+async def test_a_closed_recorder_is_not_entered_again(client_kind: str, client: Any) -> None:
+    recorder = recorder_of(client_kind, client)
+    await close_recorder(recorder)
+    enter = recorder.__enter__ if client_kind == "sync" else recorder.__aenter__
+    with pytest.raises(ClientClosedError, match="create a new one"):
+        await maybe_await(enter())
+
+
+@pytest.mark.parametrize("client_kind", ["asyncio", "trio"], indirect=True)
+async def test_batches_belong_to_no_request(client: Any, api: respx.MockRouter) -> None:
+    request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+    found: list[str | None] = []
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        found.append(request_id.get())
+        return all_logged(json.loads(request.content)["p_events"])
+
+    api.post("/rpc/log_api_key_usage_batch").mock(side_effect=respond)
+    recorder = AsyncUsageRecorder(client)
+    request_id.set("first")
+    recorder.record(event())
+    await recorder.aclose()
+    assert found == [None]
+    assert recorder.statistics.sent == 1
 
 
 def test_threads_record_at_the_same_time(log: Log) -> None:
@@ -463,7 +638,7 @@ def test_a_loop_that_was_closed_without_an_end(log: Log) -> None:
     def wake() -> None:
         raise RuntimeError("Event loop is closed")
 
-    recorder._task = SimpleNamespace(wake=wake)  # type: ignore[assignment]
+    recorder._task = SimpleNamespace(wake=wake, hurry=wake)  # type: ignore[assignment]
     recorder.record(event("/1"))
 
     async def close() -> None:
@@ -502,6 +677,41 @@ async def test_a_child_inherits_no_events(recorder: Any, log: Log, client_kind: 
         each.reset()
     recorder.record(event())
     assert recorder.statistics.dropped == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no forks on Windows")
+@pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
+def test_a_child_of_multiprocessing_sends_what_is_left(api: respx.MockRouter) -> None:
+    context = get_context("fork")
+    sent: SimpleQueue[tuple[int, str]] = context.SimpleQueue()
+
+    def respond(request: httpx.Request) -> httpx.Response:
+        events = json.loads(request.content)["p_events"]
+        for each in events:
+            sent.put((os.getpid(), each["endpoint"]))
+        return all_logged(events)
+
+    api.post("/rpc/log_api_key_usage_batch").mock(side_effect=respond)
+    with AudienceLab(URL, KEY) as client, UsageRecorder(client) as recorder:
+        recorder.record(event("/parent"))
+        child = context.Process(target=recorder.record, args=(event("/child"),))
+        child.start()
+        child.join(10)
+    assert child.exitcode == 0
+    found = set()
+    while not sent.empty():
+        found.add(sent.get())
+    assert found == {(os.getpid(), "/parent"), (child.pid, "/child")}
+
+
+def test_a_closed_recorder_does_nothing_at_the_end(log: Log) -> None:
+    with AudienceLab(URL, KEY) as client, UsageRecorder(client) as recorder:
+        recorder.record(event())
+        finalizer = recorder._finalizer
+        assert finalizer is not None
+        assert finalizer.still_active()
+    assert not finalizer.still_active()
+    assert len(log.batches) == 1
 
 
 def test_recorders_that_are_gone_are_not_reset() -> None:
