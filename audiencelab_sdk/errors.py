@@ -47,7 +47,7 @@ class AudienceLabError(Exception):
 
 
 class ConfigurationError(AudienceLabError, ValueError):
-    """A setting of the client is missing or invalid, or an optional package is not installed."""
+    """A setting is missing or invalid, or an optional package is not installed."""
 
 
 class InvalidArgumentError(AudienceLabError, ValueError):
@@ -59,7 +59,7 @@ class InvalidCursorError(InvalidArgumentError):
 
 
 class ClientClosedError(AudienceLabError):
-    """The client is closed, or was derived from a client that is closed."""
+    """The client or the recorder is closed, or the client was derived from one that is closed."""
 
 
 class APIConnectionError(AudienceLabError):

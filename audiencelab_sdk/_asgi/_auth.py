@@ -101,7 +101,7 @@ class ApiKeyAuth:
             `usage`.
 
     Raises:
-        ConfigurationError: `limit` or `limit_storage` is not usable.
+        ConfigurationError: `limit` or `limit_storage` is not usable, or `client` is an AudienceLab.
         InvalidArgumentError: `jwt_secret` or `signing_key` cannot sign tokens.
     """
 
