@@ -48,6 +48,8 @@ TABLE = Table(
 TRANSIENT = (APIConnectionError, RateLimitError, ServerError)
 # As in the database.
 SHORTEST_SILENCE, LONGEST_SILENCE = timedelta(minutes=1), timedelta(days=365)
+# The name of the only unit of a job.
+WHOLE_JOB = "all"
 OnError: TypeAlias = Literal["fail", "leave"]
 """What becomes of a job whose block raises."""
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_int, checked_text, checked_uuid
 from audiencelab_sdk._limits import LONGEST_NAME, MOST_RECORDS
@@ -59,7 +59,8 @@ class Plan(Generic[R, T]):
         self.chunk_size: int = checked_int("chunk_size", chunk_size, 1, MOST_RECORDS)
         self.in_flight: int = checked_int("in_flight", in_flight, 1, MOST_RECORDS)
         self.attempts: int = checked_int("attempts", attempts, 1, MOST_RECORDS)
-        self.unit: str = checked_text("unit", unit or f"run-{uuid4()}", longest=LONGEST_NAME)
+        name = jobs.WHOLE_JOB if unit is None else unit
+        self.unit: str = checked_text("unit", name, longest=LONGEST_NAME)
         self.leave: bool = jobs.checked_leave(on_error)
         self.show: bool = show
 

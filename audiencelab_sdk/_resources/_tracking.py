@@ -27,7 +27,6 @@ from audiencelab_sdk.models import EnrichmentJob
 
 logger = logging.getLogger("audiencelab_sdk")
 
-_WHOLE_JOB = "all"
 _SECONDS_BETWEEN_REPORTS = 1.0
 _SECONDS_BETWEEN_HEARTBEATS = 30.0
 _SECONDS_TO_FAIL = 30.0
@@ -54,7 +53,7 @@ class Tracking:
                     "unit is missing: with complete=False, other blocks may work on the job, and "
                     "each needs the name of its own unit of work"
                 )
-            unit = _WHOLE_JOB
+            unit = jobs.WHOLE_JOB
         self.unit: str = checked_text("unit", unit, longest=LONGEST_NAME)
         self.complete = complete
         self.leave: bool = jobs.checked_leave(on_error)

@@ -596,11 +596,10 @@ class Enrichment(Resource[D]):
                 therefore slows the workers. For a coroutine function, how many records.
             attempts: How many times a chunk is tried if the executor does not run it to its end,
                 for example because its worker was killed.
-            unit: The name under which the totals are reported. Totals of different names are added
-                up: a run for other records, such as those without an outcome, needs another name.
-                Under one name each record counts once: a run that starts again from the first
-                record, for example after this process was killed, needs the same name. None means a
-                random name.
+            unit: The name under which the totals are reported. Runs with the same name count each
+                record once: start again from the first record, for example after a crash or after
+                `retry`, with the same name. Runs with different names are added up: a run for other
+                records, such as those without an outcome, needs another name. None means ``"all"``.
             on_error: Whether a block that raises or is left early fails the job, or leaves it
                 processing, so that another run can go on with the remaining records.
             show: Whether to show a progress bar on standard error. Needs the extra ``progress``.

@@ -159,9 +159,26 @@ def test_each_record_has_one_outcome_while_processes_of_the_run_are_killed(
     assert counters(client, job_id) == EXACT
 
 
-@pytest.mark.parametrize("again", ["the others", "all, under the same name"])
+def test_a_job_that_is_retried_and_run_again_counts_each_record_once(
+    client: AudienceLab, job_id: UUID
+) -> None:
+    def run(*, until: int) -> None:
+        with client.enrichment.run(job_id, range(RECORDS), find_email, chunk_size=300) as outcomes:
+            for number, _ in enumerate(outcomes, 1):
+                if number == until:
+                    raise ConnectionError
+
+    with pytest.raises(ConnectionError):
+        run(until=600)
+    assert counters(client, job_id)[0] == "failed"
+    client.enrichment.retry(job_id)
+    run(until=RECORDS + 1)
+    assert counters(client, job_id) == EXACT
+
+
+@pytest.mark.parametrize("unit", ["the others", None])
 def test_a_job_that_is_left_is_taken_up_again(
-    client: AudienceLab, job_id: UUID, again: str
+    client: AudienceLab, job_id: UUID, unit: str | None
 ) -> None:
     done: dict[int, Outcome[str]] = {}
     run = client.enrichment.run(job_id, range(RECORDS), find_email, on_error="leave")
@@ -179,7 +196,7 @@ def test_a_job_that_is_left_is_taken_up_again(
     assert client.enrichment.get(job_id).status == "processing"
 
     left = [index for index in range(RECORDS) if index not in done]
-    records, unit = (left, None) if again == "the others" else (range(RECORDS), run.unit)
+    records = left if unit else range(RECORDS)
     with client.enrichment.run(job_id, records, find_email, unit=unit) as second:
         for outcome in second:
             index = records[outcome.index]

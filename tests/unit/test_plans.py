@@ -48,6 +48,7 @@ class AsyncCaller:
         ({"chunk_size": 1.5}, "chunk_size must be an int"),
         ({"in_flight": 0}, "in_flight must be from 1"),
         ({"attempts": 0}, "attempts must be from 1"),
+        ({"unit": ""}, "unit is empty or blank"),
         ({"unit": " "}, "unit is empty or blank"),
         ({"unit": "x" * 256}, "unit has 256 characters"),
         ({"on_error": "ignore"}, "on_error must be 'fail' or 'leave'"),
@@ -98,8 +99,8 @@ def test_an_executor_belongs_to_the_caller_and_a_function_creates_one() -> None:
         created.checked_executor(4)
 
 
-def test_units_have_distinct_names() -> None:
-    assert len({plan().unit for _ in range(20)}) == 20
+def test_a_run_is_for_the_whole_job_by_default() -> None:
+    assert plan().unit == "all"
     assert plan(unit="first half").unit == "first half"
 
 

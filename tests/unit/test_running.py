@@ -193,9 +193,9 @@ async def test_a_job_that_is_left_is_finished_by_a_run_for_the_other_records(
         await run(client, range(10), body, on_error="leave")
     assert database.state == ("processing", 6, 3, None)
 
-    await run(client, range(6, 10), collect, on_error="leave")
+    await run(client, range(6, 10), collect, on_error="leave", unit="the others")
     assert database.state == ("completed", 4, 2, None)
-    assert len(database.units) == 2
+    assert database.units == {"all", "the others"}
 
 
 async def test_leaving_the_block_early_can_leave_the_job(client: Any, database: Database) -> None:
