@@ -59,7 +59,9 @@ class Plan(Generic[R, T]):
         self.chunk_size: int = checked_int("chunk_size", chunk_size, 1, MOST_RECORDS)
         self.in_flight: int = checked_int("in_flight", in_flight, 1, MOST_RECORDS)
         self.attempts: int = checked_int("attempts", attempts, 1, MOST_RECORDS)
-        self.unit: str = checked_text("unit", unit or f"run-{uuid4()}", longest=LONGEST_NAME)
+        self.unit: str = checked_text(
+            "unit", f"run-{uuid4()}" if unit is None else unit, longest=LONGEST_NAME
+        )
         self.leave: bool = jobs.checked_leave(on_error)
         self.show: bool = show
 
