@@ -158,9 +158,10 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
             if not self._is_report_due():
                 continue
             try:
-                self._update(await self._run(self._name, self._report()))
+                # Not retried by the driver: the next report includes these totals.
+                self._update(await self._run(self._name, self._report(retried=False)))
             except jobs.TRANSIENT as error:
-                self._log_lost_report(error)
+                self._lose_report(error)
             except Exception as error:  # noqa: BLE001 - raised in the task that iterates
                 self._report_error = error
                 self._wake()
@@ -185,8 +186,12 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
             await self._group.__aexit__(None, None, None)
         except BaseException as error:  # noqa: BLE001 - the caller raises it
             interruption = error
-        with anyio.CancelScope(shield=True):
-            await self._source.aclose()
+        try:
+            with anyio.CancelScope(shield=True):
+                await self._source.aclose()
+        except BaseException as error:  # noqa: BLE001 - likewise
+            # Such as a second cancellation by asyncio, which ignores the shield.
+            interruption = error
         return interruption
 
     async def _fail(self, reason: BaseException | str, raised: BaseException | None) -> None:

@@ -79,19 +79,25 @@ class Calls(Generic[R, T]):
 
     async def _call(self, index: int, record: R) -> None:
         try:
-            results: Results[T] = Results([await self._plan.enrich(record)], {})
+            results = await self._results(record)
+        except anyio.get_cancelled_exc_class():
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised by `take`
+            # Such as KeyboardInterrupt. A task group would wrap it in an ExceptionGroup.
+            self._come_back(error)
+        else:
+            self._come_back(Portion(index, results))
+
+    async def _results(self, record: R) -> Results[T]:
+        try:
+            return Results([await self._plan.enrich(record)], {})
         except Exception as error:  # noqa: BLE001 - it is the outcome of this record
-            results = Results([None], {0: Failure(error)})
-        except BaseException as error:
-            if not isinstance(error, anyio.get_cancelled_exc_class()):
-                # Such as KeyboardInterrupt. A task group would wrap it in an ExceptionGroup.
-                self._come_back(error)
-                return
+            return Results([None], {0: Failure(error)})
+        except anyio.get_cancelled_exc_class() as error:
             if anyio.current_effective_deadline() == -math.inf:
                 raise
             # Something that `enrich` awaited was canceled, and not this task.
-            results = Results([None], {0: Failure(error)})
-        self._come_back(Portion(index, results))
+            return Results([None], {0: Failure(error)})
 
     def _come_back(self, ended: Portion[T] | BaseException) -> None:
         self._back.append(ended)

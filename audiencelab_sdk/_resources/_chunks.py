@@ -11,12 +11,18 @@ import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import CoroutineType
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
 from audiencelab_sdk.errors import EnrichmentRecordError
 
 R = TypeVar("R")
 T = TypeVar("T")
+
+_RETURNED_A_COROUTINE = (
+    "enrich returned a coroutine: pass the coroutine function itself, or functools.partial of it, "
+    "to AsyncAudienceLab, and no executor"
+)
 
 
 class ChunkNotRunError(Exception):
@@ -146,13 +152,18 @@ def run_chunk(
             if stop.is_set:
                 raise ChunkNotRunError("the run has ended")
             try:
-                values.append(enrich(record))
+                value = enrich(record)
             except Exception as error:  # noqa: BLE001 - it is the outcome of this record
                 failures[len(values)] = Failure(error)
                 values.append(None)
             except SystemExit as error:
                 # It would end the worker of some executors, and with it the chunks of others.
                 raise ChunkNotRunError(f"enrich raised {described(error)}") from error
+            else:
+                if isinstance(value, CoroutineType):
+                    value.close()
+                    raise ChunkNotRunError(_RETURNED_A_COROUTINE)
+                values.append(value)
     return Results(values, failures)
 
 
@@ -198,7 +209,8 @@ def _drop_frames(error: BaseException) -> None:
         if each is None or id(each) in seen:
             continue
         seen.add(id(each))
-        each.__traceback__ = None
+        # An assignment may be refused, as by a frozen dataclass.
+        BaseException.with_traceback(each, None)
         todo += (each.__cause__, each.__context__)
         if isinstance(each, BaseExceptionGroup):
             todo += cast("BaseExceptionGroup[BaseException]", each).exceptions

@@ -152,11 +152,15 @@ class Dispatcher(Generic[R, T]):
     async def aclose(self) -> None:
         """Close it without blocking the event loop."""
         # Not a thread of anyio, which would outlive the run.
-        with ThreadPoolExecutor(1) as thread:
-            closing = thread.submit(self.close)
+        thread = ThreadPoolExecutor(1)
+        closing = thread.submit(self.close)
+        try:
             while not closing.done():  # noqa: ASYNC110 - threads cannot set anyio's events
                 await anyio.sleep(_SECONDS_BETWEEN_LOOKS)
             closing.result()
+        finally:
+            # If this is interrupted, waiting would block the event loop.
+            thread.shutdown(wait=closing.done())
 
     def _portion(self, attempt: _Attempt[R], future: Future[Results[T]]) -> Portion[T] | None:
         chunk = attempt.chunk
@@ -211,6 +215,9 @@ class Dispatcher(Generic[R, T]):
             running = [number for number, each in tuple(self._futures.items()) if each.running()]
             self._suspects = {attempt.chunk.number, *running}
             self._broken = attempt.executor
+            # Before Python 3.11.5, the pool waits until it has written all calls to this pipe,
+            # which no process reads any more.
+            _close_pipe(attempt.executor, "_call_queue", "_reader")
         self._back.put((attempt, future))
         self._notify()
 
@@ -246,5 +253,16 @@ def _killed(executor: Executor) -> bool:
     # BrokenProcessPool, and must not be canceled before: some versions of Python cannot do both.
     processes: dict[int, Any] = getattr(executor, "_processes", None) or {}
     for process in tuple(processes.values()):
-        process.terminate()
+        # Not `terminate`: a forked process has the handler of SIGTERM that this process has set.
+        process.kill()
+    if processes:
+        # The pool may be reading half a result. It waits for the rest as long as anyone may write.
+        _close_pipe(executor, "_result_queue", "_writer")
     return bool(processes)
+
+
+def _close_pipe(executor: Executor, name: str, end: str) -> None:
+    """Close an end of a pipe between the pool and its processes, if the executor has one."""
+    pipe: Any = getattr(getattr(executor, name, None), end, None)
+    if pipe is not None:
+        pipe.close()

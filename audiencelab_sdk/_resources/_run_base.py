@@ -10,7 +10,7 @@ from audiencelab_sdk._resources import _jobs as jobs
 from audiencelab_sdk._resources._plans import Plan
 from audiencelab_sdk._resources._portions import Portion, Totals
 from audiencelab_sdk._resources._reporting import Reporting
-from audiencelab_sdk.errors import ConflictError, InvalidArgumentError
+from audiencelab_sdk.errors import AudienceLabError, ConflictError, InvalidArgumentError
 from audiencelab_sdk.models import EnrichmentJob
 
 logger = logging.getLogger("audiencelab_sdk")
@@ -79,7 +79,8 @@ class RunBase(Reporting, Generic[D, T]):
         self._error: BaseException | None = None
         # What stopped the reports. The iteration raises it.
         self._report_error: Exception | None = None
-        self._reported = Totals(0, 0)
+        # None if the last report is lost.
+        self._reported: Totals | None = None
         self._reported_at = 0.0
 
     @property
@@ -128,10 +129,15 @@ class RunBase(Reporting, Generic[D, T]):
         if portion:
             self._progress = _sum(earlier, portion.handed_out()), None
 
-    def _report(self, delay: float = 0.0) -> Operation[EnrichmentJob]:
+    def _report(self, delay: float = 0.0, *, retried: bool = True) -> Operation[EnrichmentJob]:
         self._reported_at = time.monotonic()
-        self._reported = self._totals()
-        return jobs.report_progress(self._job_id, self._unit, *self._reported, delay=delay)
+        self._reported = totals = self._totals()
+        return jobs.report_progress(self._job_id, self._unit, *totals, delay=delay, retried=retried)
+
+    def _lose_report(self, error: AudienceLabError) -> None:
+        """Let the next report be due although the totals may be the same."""
+        self._reported = None
+        self._log_lost_report(error)
 
     def _end(self, reason: Reason) -> Operation[EnrichmentJob]:
         """Report the last totals, and complete the job, or fail it for this reason, or leave it."""

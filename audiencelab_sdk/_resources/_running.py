@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Generator, Iterator
+from concurrent.futures import Future, wait
 from contextvars import copy_context
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -12,13 +13,15 @@ from audiencelab_sdk._resources._dispatcher import Dispatcher
 from audiencelab_sdk._resources._plans import Plan
 from audiencelab_sdk._resources._portions import Portion
 from audiencelab_sdk._resources._run_base import SECONDS_BETWEEN_REPORTS, Reason, RunBase
-from audiencelab_sdk.errors import AudienceLabError, InvalidArgumentError
-from audiencelab_sdk.models import Outcome
+from audiencelab_sdk.errors import APITimeoutError, AudienceLabError, InvalidArgumentError
+from audiencelab_sdk.models import EnrichmentJob, Outcome
 
 T = TypeVar("T")
 
 # On Windows a wait without a limit cannot be interrupted.
 _LONGEST_WAIT = 0.5
+_SECONDS_TO_STOP = 5.0
+_SECONDS_TO_END = 5.0
 
 
 class EnrichmentRun(RunBase[Driver, T]):
@@ -116,9 +119,10 @@ class EnrichmentRun(RunBase[Driver, T]):
             if not self._is_report_due():
                 continue
             try:
-                self._update(self._run(self._name, self._report()))
+                # Not retried by the driver, so that the end of the block need not wait for long.
+                self._update(self._run(self._name, self._report(retried=False)))
             except jobs.TRANSIENT as error:
-                self._log_lost_report(error)
+                self._lose_report(error)
             except Exception as error:  # noqa: BLE001 - raised in the thread that iterates
                 self._report_error = error
                 self._dispatcher.wake()
@@ -131,13 +135,45 @@ class EnrichmentRun(RunBase[Driver, T]):
             self._iteration.close()
             self._has_ended.set()
             if self._reporter.is_alive():
-                self._reporter.join()
+                self._reporter.join(_SECONDS_TO_STOP)
 
     def _leave(self, reason: Reason, raised: BaseException | None = None) -> None:
-        self._stop()
         try:
-            self._update(self._run(self._name, self._end(reason)))
+            self._stop()
+        except BaseException as error:
+            # Such as a second KeyboardInterrupt, or an error of the executor.
+            self._end_job(error, error)
+            raise
+        self._end_job(reason, raised)
+
+    def _end_job(self, reason: Reason, raised: BaseException | None) -> None:
+        try:
+            if raised is None or isinstance(raised, Exception):
+                self._update(self._run(self._name, self._end(reason)))
+            else:
+                self._end_in_time(raised)
         except AudienceLabError as error:
             if raised is None:
                 raise
             raised.add_note(self._not_ended(error))
+
+    def _end_in_time(self, reason: BaseException) -> None:
+        """End the job after an interruption, which must not take long even if the API hangs.
+
+        Raises:
+            APITimeoutError: There is no response in time.
+        """
+        ended: Future[EnrichmentJob] = Future()
+
+        def end() -> None:
+            try:
+                ended.set_result(self._run(self._name, self._end(reason)))
+            except BaseException as error:  # noqa: BLE001 - raised in the thread that waits
+                ended.set_exception(error)
+
+        # Not an executor, for whose threads Python waits at its exit.
+        threading.Thread(target=copy_context().run, args=(end,), daemon=True).start()
+        wait([ended], _SECONDS_TO_END)
+        if not ended.done():
+            raise APITimeoutError(f"no response within {_SECONDS_TO_END:g} s")
+        self._update(ended.result())

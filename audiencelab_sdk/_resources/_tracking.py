@@ -27,6 +27,7 @@ from audiencelab_sdk.models import EnrichmentJob
 
 logger = logging.getLogger("audiencelab_sdk")
 
+_NOT_ENTERED = "records are counted inside a with block only: enter the with block first"
 _SECONDS_BETWEEN_REPORTS = 1.0
 _SECONDS_BETWEEN_HEARTBEATS = 30.0
 _SECONDS_TO_FAIL = 30.0
@@ -91,6 +92,8 @@ class _Unit(Reporting, Generic[D]):
 
     def _count(self, processed: int, failed: int) -> bool:
         """Add to the totals, and return whether a report is due."""
+        if not self._is_open:
+            raise InvalidArgumentError(_NOT_ENTERED)
         processed = checked_int("processed", processed, 0, MOST_RECORDS)
         failed = checked_int("failed", failed, 0, processed)
         with self._lock:
@@ -160,7 +163,8 @@ class Progress(_Unit[Driver]):
         Raises:
             ConflictError: Another caller ended the job. Stop working on it.
             NotFoundError: The job no longer exists, or the caller may no longer work on it.
-            InvalidArgumentError: A number is negative, or `failed` is greater than `processed`.
+            InvalidArgumentError: A number is negative, `failed` is greater than `processed`, or the
+                call is outside of the ``with`` block.
         """
         if self._count(processed, failed):
             self._try_report()
@@ -236,7 +240,8 @@ class AsyncProgress(_Unit[AsyncDriver]):
         Raises:
             ConflictError: Another caller ended the job. Stop working on it.
             NotFoundError: The job no longer exists, or the caller may no longer work on it.
-            InvalidArgumentError: A number is negative, or `failed` is greater than `processed`.
+            InvalidArgumentError: A number is negative, `failed` is greater than `processed`, or the
+                call is outside of the ``with`` block.
         """
         if self._count(processed, failed):
             await self._try_report()

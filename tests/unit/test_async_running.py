@@ -9,6 +9,7 @@ from typing import Any
 
 import anyio
 import anyio.lowlevel
+import anyio.to_thread
 import httpx
 import pytest
 import respx
@@ -161,6 +162,33 @@ async def test_a_task_of_asyncio_that_is_canceled_fails_the_job(
         await task
     assert task.cancelled()
     assert database.state[0] == "failed"
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_a_second_cancellation_neither_blocks_the_event_loop_nor_leaves_the_job(
+    client: AsyncAudienceLab, database: Database
+) -> None:
+    running, finish = threading.Event(), threading.Event()
+
+    def enrich(_: int) -> None:
+        running.set()
+        finish.wait()
+
+    async def work() -> None:
+        async with client.enrichment.run(
+            KEY_ID, [1], enrich, executor=lambda: ThreadPoolExecutor(1)
+        ) as outcomes:
+            await anext(outcomes)
+
+    task = asyncio.create_task(work())
+    await anyio.to_thread.run_sync(running.wait)
+    for _ in range(2):
+        task.cancel()
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert database.state[0] == "failed"
+    finish.set()
 
 
 async def test_a_canceled_run_waits_for_the_call_that_a_thread_runs(

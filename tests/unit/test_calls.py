@@ -96,3 +96,20 @@ async def test_a_task_that_enrich_awaits_may_be_canceled() -> None:
         (outcome,) = source.take().outcomes
         assert isinstance(outcome.error, EnrichmentRecordError)
         assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
+
+
+async def test_an_exception_that_cannot_be_kept_is_raised_by_take() -> None:
+    class BadNotesError(Exception):
+        @property
+        def __notes__(self) -> list[str]:  # type: ignore[override]
+            raise LookupError("no notes")
+
+    async def enrich(_: int) -> None:
+        raise BadNotesError
+
+    async with anyio.create_task_group() as group:
+        source = calls(group, [1], enrich)
+        source.supply()
+        await anyio.wait_all_tasks_blocked()
+        with pytest.raises(LookupError, match="no notes"):
+            source.take()

@@ -119,6 +119,13 @@ def test_an_exception_whose_class_is_missing_here_has_a_substitute(
     assert isinstance(pickle.loads(pickled).error, RemoteError)
 
 
+def test_an_exception_that_cannot_be_changed_loses_its_frames() -> None:
+    failure = failure_of(_enrichers.FrozenError(429))
+
+    assert failure.error.__traceback__ is None
+    assert failure.reason == "FrozenError: 429"
+
+
 def test_exceptions_are_described_by_type_and_message() -> None:
     assert described(ValueError("odd")) == "ValueError: odd"
     assert described(KeyboardInterrupt()) == "KeyboardInterrupt"
@@ -128,6 +135,11 @@ def test_exceptions_are_described_by_type_and_message() -> None:
 def test_system_exit_ends_the_chunk_and_not_the_worker() -> None:
     with pytest.raises(ChunkNotRunError, match="enrich raised SystemExit: no more"):
         run_chunk(0, 1, _enrichers.exit_python, chunk(1))
+
+
+def test_a_coroutine_is_no_value() -> None:
+    with pytest.raises(ChunkNotRunError, match="enrich returned a coroutine: pass the coroutine f"):
+        run_chunk(0, 1, _enrichers.double_later, chunk(1))
 
 
 def test_a_chunk_that_is_stopped_finishes_its_record_first() -> None:

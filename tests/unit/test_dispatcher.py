@@ -3,6 +3,7 @@
 import itertools
 import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -321,6 +322,49 @@ def test_what_cannot_be_pickled_ends_the_run_and_not_the_pool(records: Any, enri
 def test_processes_of_the_run_are_ended_with_their_chunks() -> None:
     source = dispatcher([600.0], _enrichers.sleep, executor=processes)
     source.open()
+    wait_until(active_children)
+    source.close()
+
+    assert active_children() == []
+
+
+def test_a_result_that_a_process_is_sending_does_not_keep_the_run_from_ending(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "sent"
+    source = dispatcher([str(file)], _enrichers.send_half_a_result, executor=processes)
+    source.open()
+    wait_until(file.exists)
+    source.close()
+
+    assert active_children() == []
+
+
+# Python 3.12 and later warn of forks in a process with threads.
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_processes_with_a_handler_of_sigterm_are_ended_as_well() -> None:
+    def forked() -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(1, mp_context=get_context("fork"))
+
+    received: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: received.append(number))
+    try:
+        source = dispatcher([600.0], _enrichers.sleep, executor=forked)
+        source.open()
+        wait_until(active_children)
+        source.close()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+    assert active_children() == []
+    assert received == []
+
+
+def test_large_chunks_that_are_queued_do_not_keep_the_run_from_ending() -> None:
+    records = [600.0, 600.0, *["x" * 1_000_000] * 6]
+    source = dispatcher(records, _enrichers.sleep, executor=processes, chunk_size=1, in_flight=8)
+    source.open()
+    source.supply()
     wait_until(active_children)
     source.close()
 

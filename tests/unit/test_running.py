@@ -599,4 +599,81 @@ def test_a_second_interrupt_stops_the_reports_as_well(database: Database) -> Non
     with pytest.raises(KeyboardInterrupt):
         work()
     assert threads() == before
+    assert database.state == ("failed", 0, 0, "KeyboardInterrupt")
     client.close()
+
+
+async def test_an_executor_whose_shutdown_raises_fails_the_job(
+    client: Any, database: Database
+) -> None:
+    class Stuck(Inline):
+        def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+            raise OSError("no such host")
+
+    with pytest.raises(OSError, match="no such host"):
+        await run(client, range(10), collect, executor=Stuck)
+    assert database.state == ("failed", 10, 5, "no such host")
+
+
+def test_an_api_that_hangs_does_not_keep_an_interrupted_block_from_ending(
+    database: Database, api: respx.MockRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resumed = threading.Event()
+
+    def hang(_: httpx.Request) -> httpx.Response:
+        resumed.wait()
+        return httpx.Response(403, json={"message": "too late"})
+
+    def work() -> None:
+        with AudienceLab(URL, KEY) as client, client.enrichment.run(KEY_ID, [1], str):
+            api.patch("/enrichment_tracking").mock(side_effect=hang)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(_running, "_SECONDS_TO_END", 0.1)
+    with pytest.raises(KeyboardInterrupt) as caught:
+        work()
+    resumed.set()
+    (note,) = caught.value.__notes__
+    assert note.endswith("could not be marked as failed: no response within 0.1 s")
+
+
+def test_an_interrupted_block_notes_that_the_job_cannot_be_ended(
+    database: Database, api: respx.MockRouter
+) -> None:
+    def work() -> None:
+        with AudienceLab(URL, KEY) as client, client.enrichment.run(KEY_ID, [1], str):
+            api.patch("/enrichment_tracking").respond(403, json={"message": "read only"})
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as caught:
+        work()
+    (note,) = caught.value.__notes__
+    assert note.endswith("could not be marked as failed: read only (HTTP 403)")
+
+
+def test_a_report_that_hangs_does_not_keep_the_block_from_ending(
+    database: Database,
+    api: respx.MockRouter,
+    seconds: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, resumed = threading.Event(), threading.Event()
+    seconds.set(0.05, heartbeats=0.05)
+    monkeypatch.setattr(_running, "_SECONDS_TO_STOP", 0.1)
+
+    def report(request: httpx.Request) -> httpx.Response:
+        if threading.current_thread().name == "audiencelab-enrichment-reports":
+            asked.set()
+            resumed.wait()
+        return database.report(request)
+
+    with AudienceLab(URL, KEY) as client:
+        with client.enrichment.run(KEY_ID, [1], str) as outcomes:
+            api.post("/rpc/report_enrichment_progress").mock(side_effect=report)
+            asked.wait()
+            assert len(list(outcomes)) == 1
+        assert database.state == ("completed", 1, 0, None)
+        resumed.set()
+        for thread in threading.enumerate():
+            if thread.name == "audiencelab-enrichment-reports":
+                thread.join()

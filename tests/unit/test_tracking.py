@@ -419,3 +419,10 @@ async def test_an_exception_has_a_note_if_the_job_is_not_marked_as_failed_in_tim
         await track(client, work)
     (note,) = caught.value.__notes__
     assert note.endswith(f"{KEY_ID} could not be marked as failed: no response within 0.1 s")
+
+
+async def test_records_are_counted_in_the_block_only(client: Any, database: Database) -> None:
+    progress = client.enrichment.track(KEY_ID)
+    with pytest.raises(InvalidArgumentError, match="enter the with block first"):
+        await maybe_await(progress.advance())
+    assert (progress.processed, database.reports) == (0, [])
