@@ -50,7 +50,6 @@ class AsyncCaller:
         ({"attempts": 0}, "attempts must be from 1"),
         ({"unit": ""}, "unit is empty or blank"),
         ({"unit": " "}, "unit is empty or blank"),
-        ({"unit": ""}, "unit is empty or blank"),
         ({"unit": "x" * 256}, "unit has 256 characters"),
         ({"on_error": "ignore"}, "on_error must be 'fail' or 'leave'"),
         ({"executor": 4}, "executor must be a concurrent.futures.Executor, or a function"),
