@@ -27,7 +27,7 @@ _SECONDS_TO_END = 5.0
 class EnrichmentRun(RunBase[Driver, T]):
     """Iterates over the outcomes of a run. Returned by `client.enrichment.run`.
 
-    Use it in a ``with`` block, and iterate in one thread.
+    Use it in a ``with`` block. Only one thread may iterate at a time.
     """
 
     def __init__(self, driver: Driver, name: str, plan: Plan[Any, Any]) -> None:
@@ -116,6 +116,7 @@ class EnrichmentRun(RunBase[Driver, T]):
     def _report_regularly(self) -> None:
         """Report the totals while the block runs, in a thread: the loop may take its time."""
         while not self._has_ended.wait(SECONDS_BETWEEN_REPORTS):
+            self._dispatcher.check_processes()
             if not self._is_report_due():
                 continue
             try:
