@@ -56,9 +56,11 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
                 self._source.open()
                 self._update(await self._run(self._name, self._report()))
                 await group.__aenter__()
-            except BaseException:
+            except BaseException as error:
                 with anyio.CancelScope(shield=True):
                     await self._source.aclose()
+                if self._may_have_started(error):
+                    await self._fail(error, error)
                 raise
         except BaseException:
             self._display.close()

@@ -105,6 +105,10 @@ class RunBase(Reporting, Generic[D, T]):
         self._is_entered = True
         self._open_display(show=self._plan.show)
 
+    def _may_have_started(self, error: BaseException) -> bool:
+        """Return whether the first report may have been accepted although entering fails."""
+        return self._reported_at > 0 and not isinstance(error, AudienceLabError)
+
     def _check_entered(self) -> None:
         if not self._is_open:
             raise InvalidArgumentError(_NOT_ENTERED)

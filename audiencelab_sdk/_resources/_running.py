@@ -53,9 +53,12 @@ class EnrichmentRun(RunBase[Driver, T]):
             self._dispatcher.open()
             self._update(self._run(self._name, self._report()))
             self._reporter.start()
-        except BaseException:
+        except BaseException as error:
             with self._display:
-                self._stop()
+                if self._may_have_started(error):
+                    self._leave(error, raised=error)
+                else:
+                    self._stop()
             raise
         self._is_open = True
         return self
@@ -112,11 +115,12 @@ class EnrichmentRun(RunBase[Driver, T]):
                 return None
             if portion := dispatcher.take(_LONGEST_WAIT):
                 return portion
+            # In this thread, which also discards and closes pools.
+            dispatcher.check_processes()
 
     def _report_regularly(self) -> None:
         """Report the totals while the block runs, in a thread: the loop may take its time."""
         while not self._has_ended.wait(SECONDS_BETWEEN_REPORTS):
-            self._dispatcher.check_processes()
             if not self._is_report_due():
                 continue
             try:

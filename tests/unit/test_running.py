@@ -565,6 +565,18 @@ async def test_an_executor_of_the_run_is_shut_down_if_the_records_raise_at_once(
     assert database.state[0] == "pending"
 
 
+@pytest.mark.parametrize(("on_error", "status"), [("fail", "failed"), ("leave", "processing")])
+def test_a_run_that_cannot_be_entered_after_its_first_report_ends_the_job(
+    database: Database, on_error: Any, status: str
+) -> None:
+    with AudienceLab(URL, KEY) as client:
+        run: Any = client.enrichment.run(KEY_ID, [1], str, on_error=on_error)
+        run._reporter = Mock(**{"start.side_effect": RuntimeError("no thread"), "is_alive": bool})
+        with pytest.raises(RuntimeError, match="no thread"), run:
+            pytest.fail("it was entered")
+    assert database.state[0] == status
+
+
 def test_a_for_loop_iterates_over_the_outcomes(database: Database) -> None:
     with (
         AudienceLab(URL, KEY) as client,
