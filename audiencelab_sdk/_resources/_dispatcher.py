@@ -274,7 +274,11 @@ def _killed(executor: Executor) -> bool:
     processes = _processes_of(executor)
     for process in processes:
         # Not `terminate`: a forked process has the handler of SIGTERM that this process has set.
-        process.kill()
+        try:
+            process.kill()
+        except AttributeError:
+            # Those of loky cannot be killed. They inherit no handlers.
+            process.terminate()
     if processes:
         # The pool may be reading half a result. It waits for the rest as long as anyone may write.
         _close_pipe(executor, "_result_queue", "_writer")

@@ -407,6 +407,17 @@ def test_large_chunks_that_are_queued_do_not_keep_the_run_from_ending() -> None:
     assert active_children() == []
 
 
+def test_processes_that_cannot_be_killed_are_terminated() -> None:
+    process = Mock(**{"kill.side_effect": AttributeError("kill")})
+    recording: Any = Recording()
+    recording._processes = {1: process}
+    source = dispatcher(executor=lambda: recording)
+    source.open()
+    source.close()
+
+    process.terminate.assert_called_once_with()
+
+
 async def test_closing_does_not_block_the_event_loop() -> None:
     source = dispatcher(range(100), executor=ThreadPoolExecutor, chunk_size=5, in_flight=8)
     source.open()
