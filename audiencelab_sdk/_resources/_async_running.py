@@ -51,13 +51,16 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
         group = anyio.create_task_group()
         try:
             self._update(await self._run(self._name, self._check_job()))
-            self._source = self._open(group)
+            self._source = self._new_source(group)
             try:
+                self._source.open()
                 self._update(await self._run(self._name, self._report()))
                 await group.__aenter__()
-            except BaseException:
+            except BaseException as error:
                 with anyio.CancelScope(shield=True):
                     await self._source.aclose()
+                if self._may_have_started(error):
+                    await self._fail(error, error)
                 raise
         except BaseException:
             self._display.close()
@@ -105,12 +108,10 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
                 raise
             await self._leave(reason, raised=exc_value)
 
-    def _open(self, group: TaskGroup) -> Source[T]:
+    def _new_source(self, group: TaskGroup) -> Source[T]:
         if self._plan.is_asynchronous:
             return Calls[Any, T](self._plan, group, self._wake)
-        dispatcher = Dispatcher(self._plan, self._wake_from_thread)
-        dispatcher.open()
-        return dispatcher
+        return Dispatcher(self._plan, self._wake_from_thread)
 
     async def _next_outcome(self) -> Outcome[T] | None:
         """Wait for an outcome. None after the last one."""
@@ -155,6 +156,7 @@ class AsyncEnrichmentRun(RunBase[AsyncDriver, T]):
         """Report the totals while the block runs, in a task: the loop may take its time."""
         while True:
             await anyio.sleep(SECONDS_BETWEEN_REPORTS)
+            self._source.check_processes()
             if not self._is_report_due():
                 continue
             try:

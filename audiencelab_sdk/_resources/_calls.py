@@ -74,6 +74,12 @@ class Calls(Generic[R, T]):
         """Whether a record is left for which no call was started. Takes that record."""
         return not self._is_exhausted and next(self._plan.records, _NOTHING) is not _NOTHING
 
+    def open(self) -> None:
+        """Do nothing: `supply` starts the calls."""
+
+    def check_processes(self) -> None:
+        """Do nothing: the calls are in this process."""
+
     async def aclose(self) -> None:
         """Do nothing: the task group cancels the calls."""
 

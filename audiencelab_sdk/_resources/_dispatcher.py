@@ -24,6 +24,10 @@ T = TypeVar("T")
 
 _NOTHING = object()
 _SECONDS_BETWEEN_LOOKS = 0.01
+_HINT = (
+    "If you pass a function that creates the executor, such as ProcessPoolExecutor without "
+    "parentheses, the run replaces a broken pool"
+)
 
 
 class _Attempt(NamedTuple, Generic[R]):
@@ -52,9 +56,8 @@ class Dispatcher(Generic[R, T]):
         # Not the unit, under whose name another run may send other chunks to the same cluster.
         self._id = uuid4().hex
         self._chunks = self._split(plan)
-        # The own pool that has broken last, and the chunks that it may have been running.
-        self._broken: Executor | None = None
-        self._suspects: set[int] = set()
+        # By the own pool that has broken: the chunks that it may have been running.
+        self._suspects: dict[Executor, set[int]] = {}
         # Submitted, and not consumed.
         self._in_flight = 0
         self._is_exhausted = False
@@ -121,6 +124,15 @@ class Dispatcher(Generic[R, T]):
             return None
         return self._portion(*ended) if ended else None
 
+    def check_processes(self) -> None:
+        """Break an own pool if one of its processes was killed.
+
+        The pool itself may be waiting for the rest of a result that the process was sending.
+        """
+        executor = self._executor if self._owns_executor else None
+        if executor and any(process.exitcode for process in _processes_of(executor)):
+            _killed(executor)
+
     def wake(self) -> None:
         """End the wait of `take` in another thread."""
         self._back.put(None)
@@ -169,11 +181,11 @@ class Dispatcher(Generic[R, T]):
             del self._futures[chunk.number]
             return Portion(chunk.first, future.result())
         was_tried = True
-        if attempt.executor is self._broken:
+        if attempt.executor in self._suspects:
             self._discard(attempt.executor)
-            was_tried = chunk.number in self._suspects
+            was_tried = chunk.number in self._suspects[attempt.executor]
         if was_tried and attempt.number >= self._plan.attempts:
-            raise EnrichmentChunkError(str(chunk), attempt.number, described(error)) from error
+            raise EnrichmentChunkError(str(chunk), attempt.number, _reason(error)) from error
         self._submit(chunk, attempt.number + was_tried)
         return None
 
@@ -191,11 +203,14 @@ class Dispatcher(Generic[R, T]):
         try:
             try:
                 self._send(_Attempt(chunk, number, self._usable_executor()))
-            except BrokenExecutor:
+            except BrokenExecutor as error:
                 if not self._owns_executor or self._executor is None:
-                    raise
+                    reason = f"{described(error)}. {_HINT}"
+                    raise EnrichmentChunkError(str(chunk), max(1, number - 1), reason) from error
                 self._discard(self._executor)
                 self._send(_Attempt(chunk, number, self._usable_executor()))
+        except EnrichmentChunkError:
+            raise
         except Exception as error:
             raise EnrichmentChunkError(str(chunk), number, described(error)) from error
 
@@ -204,17 +219,22 @@ class Dispatcher(Generic[R, T]):
         future = attempt.executor.submit(
             run_chunk, chunk.number, attempt.number, self._plan.enrich, chunk
         )
+        # In the order of their submission.
+        self._futures.pop(chunk.number, None)
         self._futures[chunk.number] = future
         future.add_done_callback(partial(self._come_back, attempt))
 
     def _come_back(self, attempt: _Attempt[R], future: Future[Results[T]]) -> None:
-        is_intact = self._owns_executor and attempt.executor is not self._broken
+        is_intact = self._owns_executor and attempt.executor not in self._suspects
         if is_intact and isinstance(_error_of(future), BrokenExecutor):
             # A pool that breaks fails all of its futures, one after the other. At the first one,
             # the others still say whether they were running.
             running = [number for number, each in tuple(self._futures.items()) if each.running()]
-            self._suspects = {attempt.chunk.number, *running}
-            self._broken = attempt.executor
+            # A pool fails its oldest chunk first. It also marks chunks as running that it has
+            # fetched for later, beyond one for each process.
+            processes = _processes_of(attempt.executor)
+            others = running[: len(processes) - 1] if processes else running
+            self._suspects[attempt.executor] = {attempt.chunk.number, *others}
             # Before Python 3.11.5, the pool waits until it has written all calls to this pipe,
             # which no process reads any more.
             _close_pipe(attempt.executor, "_call_queue", "_reader")
@@ -249,16 +269,36 @@ def _error_of(future: Future[Any]) -> BaseException | None:
 
 def _killed(executor: Executor) -> bool:
     """Kill the processes of an executor. Returns whether there are any."""
-    # The pools of the standard library and of loky have this attribute. Their futures then get a
-    # BrokenProcessPool, and must not be canceled before: some versions of Python cannot do both.
-    processes: dict[int, Any] = getattr(executor, "_processes", None) or {}
-    for process in tuple(processes.values()):
+    # The futures then get a BrokenProcessPool, and must not be canceled before: some versions of
+    # Python cannot do both.
+    processes = _processes_of(executor)
+    for process in processes:
         # Not `terminate`: a forked process has the handler of SIGTERM that this process has set.
-        process.kill()
+        try:
+            process.kill()
+        except AttributeError:
+            # Those of loky cannot be killed. They inherit no handlers.
+            process.terminate()
     if processes:
         # The pool may be reading half a result. It waits for the rest as long as anyone may write.
         _close_pipe(executor, "_result_queue", "_writer")
     return bool(processes)
+
+
+def _reason(error: BaseException) -> str:
+    """Describe the error of a future, with the cause that the executor states as a traceback."""
+    reason = described(error)
+    if isinstance(error, BrokenExecutor) and error.__cause__:
+        # Quotes enclose the traceback, on lines of their own.
+        lines = [line for line in str(error.__cause__).splitlines() if line.strip("'\" ")]
+        return " ".join([reason, *lines[-1:]])
+    return reason
+
+
+def _processes_of(executor: Executor | None) -> tuple[Any, ...]:
+    # The pools of the standard library and of loky have this attribute.
+    processes: dict[int, Any] = getattr(executor, "_processes", None) or {}
+    return tuple(processes.values())
 
 
 def _close_pipe(executor: Executor, name: str, end: str) -> None:

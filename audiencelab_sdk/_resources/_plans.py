@@ -2,7 +2,7 @@
 
 import inspect
 import pickle
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -109,8 +109,14 @@ def _checked_records(records: Any) -> Iterator[Any]:
             pass
     raise InvalidArgumentError(
         f"records must be an iterable of records, such as a list or a generator, not "
-        f"{type(records).__name__}"
+        f"{type(records).__name__}{_hint(records)}"
     )
+
+
+def _hint(records: Any) -> str:
+    if isinstance(records, AsyncIterable):
+        return ". The asynchronous client needs a plain iterable as well"
+    return ""
 
 
 def _not_an_executor(value: object) -> str:

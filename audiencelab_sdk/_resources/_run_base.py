@@ -22,7 +22,7 @@ SECONDS_BETWEEN_REPORTS = 1.0
 SECONDS_BETWEEN_HEARTBEATS = 30.0
 _NOT_ENTERED = (
     "the outcomes are available inside a with block only: "
-    "with client.enrichment.run(...) as outcomes"
+    "with client.enrichment.run(...) as outcomes, or async with for the asynchronous client"
 )
 
 
@@ -44,6 +44,9 @@ class Source(Protocol[T]):
         """Whether `take` has something to return."""
         ...
 
+    def open(self) -> None:
+        """Prepare for sending records off."""
+
     def supply(self) -> None:
         """Send records off, as many as the limit admits."""
 
@@ -57,6 +60,9 @@ class Source(Protocol[T]):
     def has_more_records(self) -> bool:
         """Whether a record is left that was not sent off. Takes that record."""
         ...
+
+    def check_processes(self) -> None:
+        """Notice processes that were killed."""
 
     async def aclose(self) -> None:
         """Stop everything that runs."""
@@ -98,6 +104,10 @@ class RunBase(Reporting, Generic[D, T]):
             raise InvalidArgumentError("a run can be entered once: call run again")
         self._is_entered = True
         self._open_display(show=self._plan.show)
+
+    def _may_have_started(self, error: BaseException) -> bool:
+        """Return whether the first report may have been accepted although entering fails."""
+        return self._reported_at > 0 and not isinstance(error, AudienceLabError)
 
     def _check_entered(self) -> None:
         if not self._is_open:

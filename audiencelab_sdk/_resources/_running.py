@@ -27,7 +27,7 @@ _SECONDS_TO_END = 5.0
 class EnrichmentRun(RunBase[Driver, T]):
     """Iterates over the outcomes of a run. Returned by `client.enrichment.run`.
 
-    Use it in a ``with`` block, and iterate in one thread.
+    Use it in a ``with`` block. Only one thread may iterate at a time.
     """
 
     def __init__(self, driver: Driver, name: str, plan: Plan[Any, Any]) -> None:
@@ -53,9 +53,12 @@ class EnrichmentRun(RunBase[Driver, T]):
             self._dispatcher.open()
             self._update(self._run(self._name, self._report()))
             self._reporter.start()
-        except BaseException:
+        except BaseException as error:
             with self._display:
-                self._stop()
+                if self._may_have_started(error):
+                    self._leave(error, raised=error)
+                else:
+                    self._stop()
             raise
         self._is_open = True
         return self
@@ -112,6 +115,8 @@ class EnrichmentRun(RunBase[Driver, T]):
                 return None
             if portion := dispatcher.take(_LONGEST_WAIT):
                 return portion
+            # In this thread, which also discards and closes pools.
+            dispatcher.check_processes()
 
     def _report_regularly(self) -> None:
         """Report the totals while the block runs, in a thread: the loop may take its time."""

@@ -249,14 +249,15 @@ async def test_an_exception_of_the_block_is_kept_if_the_run_is_canceled_as_well(
     assert database.state[3] == "out of coffee"
 
 
-async def test_a_run_that_is_canceled_on_entry_leaves_nothing(
+async def test_a_run_that_is_canceled_in_its_first_report_fails_the_job(
     client: AsyncAudienceLab, database: Database, api: respx.MockRouter
 ) -> None:
     async def hang(_: httpx.Request) -> httpx.Response:
+        reports.mock(side_effect=database.report)
         await anyio.sleep_forever()
         raise AssertionError
 
-    api.post("/rpc/report_enrichment_progress").mock(side_effect=hang)
+    reports = api.post("/rpc/report_enrichment_progress").mock(side_effect=hang)
     executor = Inline()
 
     with anyio.move_on_after(0.1):
@@ -265,7 +266,7 @@ async def test_a_run_that_is_canceled_on_entry_leaves_nothing(
         ):
             pytest.fail("it was entered")
     assert executor.is_down
-    assert database.state[0] == "pending"
+    assert database.state[0] == "failed"
 
 
 @pytest.mark.parametrize("raises", [True, False])

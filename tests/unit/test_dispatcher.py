@@ -7,9 +7,11 @@ import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from multiprocessing import active_children, get_context
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -272,6 +274,29 @@ def test_chunks_that_a_broken_pool_did_not_run_keep_their_attempts() -> None:
     assert numbers_and_attempts == [(0, 2), (1, 2), (2, 1), (3, 1), (4, 1)]
 
 
+def test_chunks_that_a_broken_pool_has_only_fetched_keep_their_attempts() -> None:
+    made: list[Any] = []
+
+    def create() -> Recording:
+        made.append(Recording())
+        made[-1]._processes = dict.fromkeys(range(2), Mock())
+        return made[-1]  # type: ignore[no-any-return]
+
+    source = dispatcher(executor=create, attempts=2, chunk_size=2, in_flight=5)
+    source.open()
+    source.supply()
+    futures = [future for future, _ in made[0].queued]
+    for future in futures[:3]:
+        future.set_running_or_notify_cancel()
+    for future in futures:
+        future.set_exception(BrokenExecutor("killed"))
+
+    assert [source.take() for _ in futures] == [None] * 5
+
+    numbers_and_attempts = [call[1:3] for call in made[1].calls]
+    assert numbers_and_attempts == [(0, 2), (1, 2), (2, 1), (3, 1), (4, 1)]
+
+
 def test_a_pool_of_the_run_that_breaks_before_a_call_is_replaced() -> None:
     class Breaking(Inline):
         def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
@@ -296,11 +321,13 @@ def test_a_pool_of_the_run_that_breaks_before_a_call_is_replaced() -> None:
 def test_a_broken_pool_of_the_caller_ends_the_run() -> None:
     with processes() as pool:
         source = dispatcher(executor=pool, enrich=_enrichers.leave_process, attempts=3)
-        with pytest.raises(EnrichmentChunkError, match="BrokenProcessPool") as caught:
+        with pytest.raises(
+            EnrichmentChunkError, match=r"BrokenProcessPool: .*without parentheses"
+        ) as caught:
             consume(source)
         source.close()
     assert isinstance(caught.value.__cause__, BrokenProcessPool)
-    assert caught.value.attempts == 2
+    assert caught.value.attempts == 1
 
 
 @pytest.mark.parametrize(
@@ -317,6 +344,15 @@ def test_what_cannot_be_pickled_ends_the_run_and_not_the_pool(records: Any, enri
             consume(source)
         source.close()
         assert pool.submit(os.getpid).result()
+
+
+def test_the_reason_names_the_error_of_a_result_that_cannot_be_unpickled() -> None:
+    source = dispatcher(
+        ["rate limit"], partial(_enrichers.UnpicklableError, 429), executor=processes
+    )
+    with pytest.raises(EnrichmentChunkError, match=r"BrokenProcessPool: .* TypeError: .*'reason'$"):
+        consume(source)
+    source.close()
 
 
 def test_processes_of_the_run_are_ended_with_their_chunks() -> None:
@@ -369,6 +405,17 @@ def test_large_chunks_that_are_queued_do_not_keep_the_run_from_ending() -> None:
     source.close()
 
     assert active_children() == []
+
+
+def test_processes_that_cannot_be_killed_are_terminated() -> None:
+    process = Mock(**{"kill.side_effect": AttributeError("kill")})
+    recording: Any = Recording()
+    recording._processes = {1: process}
+    source = dispatcher(executor=lambda: recording)
+    source.open()
+    source.close()
+
+    process.terminate.assert_called_once_with()
 
 
 async def test_closing_does_not_block_the_event_loop() -> None:

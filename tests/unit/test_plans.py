@@ -31,6 +31,14 @@ class Caller:
         return record
 
 
+class AsyncPages:
+    def __aiter__(self) -> "AsyncPages":
+        return self
+
+    async def __anext__(self) -> int:
+        return 1
+
+
 class AsyncCaller:
     async def __call__(self, record: int) -> int:
         return record
@@ -40,6 +48,7 @@ class AsyncCaller:
     ("arguments", "message"),
     [
         ({"records": 5}, "records must be an iterable of records, .*, not int"),
+        ({"records": aiter(AsyncPages())}, "not AsyncPages. .* needs a plain iterable as well"),
         ({"records": "ada@example.com"}, "records must be .* not str"),
         ({"records": b"ada"}, "records must be .* not bytes"),
         ({"enrich": "find_email"}, "enrich must be a function, not str"),

@@ -8,8 +8,10 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
+from multiprocessing import active_children, get_context
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -525,6 +527,54 @@ async def test_calls_in_threads_of_the_caller_finish_before_the_block_ends(
         assert finished == [0]
         assert pool.submit(int).result() == 0
     assert finished == [0]
+
+
+async def test_a_process_that_is_killed_while_it_sends_a_result_is_noticed(
+    client: Any, database: Database, seconds: SimpleNamespace, tmp_path: Path
+) -> None:
+    seconds.set(0.05)
+    file = tmp_path / "sent"
+
+    async def body(entered: Entered) -> None:
+        await until(file.exists)
+        for process in active_children():
+            process.kill()
+        with anyio.fail_after(10):
+            await collect(entered)
+
+    pool = partial(ProcessPoolExecutor, 1, mp_context=get_context("spawn"))
+    with pytest.raises(EnrichmentChunkError, match="BrokenProcessPool"):
+        await run(
+            client, [str(file)], body, _enrichers.send_half_a_result, executor=pool, attempts=1
+        )
+    assert database.state[0] == "failed"
+
+
+async def test_an_executor_of_the_run_is_shut_down_if_the_records_raise_at_once(
+    client: Any, database: Database
+) -> None:
+    def records() -> Iterator[int]:
+        yield 1
+        raise LookupError("no more pages")
+
+    executor = Inline()
+
+    with pytest.raises(LookupError):
+        await run(client, records(), collect, executor=lambda: executor)
+    assert executor.is_down
+    assert database.state[0] == "pending"
+
+
+@pytest.mark.parametrize(("on_error", "status"), [("fail", "failed"), ("leave", "processing")])
+def test_a_run_that_cannot_be_entered_after_its_first_report_ends_the_job(
+    database: Database, on_error: Any, status: str
+) -> None:
+    with AudienceLab(URL, KEY) as client:
+        run: Any = client.enrichment.run(KEY_ID, [1], str, on_error=on_error)
+        run._reporter = Mock(**{"start.side_effect": RuntimeError("no thread"), "is_alive": bool})
+        with pytest.raises(RuntimeError, match="no thread"), run:
+            pytest.fail("it was entered")
+    assert database.state[0] == status
 
 
 def test_a_for_loop_iterates_over_the_outcomes(database: Database) -> None:
