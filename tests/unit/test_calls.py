@@ -8,6 +8,7 @@ import anyio.lowlevel
 import pytest
 
 from audiencelab_sdk import EnrichmentRecordError, Outcome
+from audiencelab_sdk._resources import _calls
 from audiencelab_sdk._resources._calls import Calls
 from audiencelab_sdk._resources._plans import Plan
 from tests.unit import _enrichers
@@ -98,18 +99,19 @@ async def test_a_task_that_enrich_awaits_may_be_canceled() -> None:
         assert isinstance(outcome.error.__cause__, asyncio.CancelledError)
 
 
-async def test_an_exception_that_cannot_be_kept_is_raised_by_take() -> None:
-    class BadNotesError(Exception):
-        @property
-        def __notes__(self) -> list[str]:  # type: ignore[override]
-            raise LookupError("no notes")
+async def test_an_exception_that_cannot_be_kept_is_raised_by_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: Exception) -> None:
+        raise LookupError("it has no text")
 
     async def enrich(_: int) -> None:
-        raise BadNotesError
+        raise ValueError
 
+    monkeypatch.setattr(_calls, "Failure", fail)
     async with anyio.create_task_group() as group:
         source = calls(group, [1], enrich)
         source.supply()
         await anyio.wait_all_tasks_blocked()
-        with pytest.raises(LookupError, match="no notes"):
+        with pytest.raises(LookupError, match="no text"):
             source.take()
