@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUICKSTART = EXAMPLES / "quickstart.py"
 CUSTOMER = "customer.py"
+CLUSTER = "enrichment_cluster.py"
 STORIES = {
     "segments.py": [
         "created 'US engineers' with 2 filters",
@@ -32,7 +33,7 @@ STORIES = {
         "is completed: 400 records are processed",
         "8 of them failed",
     ],
-    "enrichment_cluster.py": [
+    CLUSTER: [
         "is completed: 2000 records are processed",
         "1960 addresses were found, 40 were not",
     ],
@@ -163,11 +164,18 @@ def test_the_customers_script_needs_only_an_api_key(project: Project, named: boo
     ("example", "missing"),
     [
         (CUSTOMER, "AUDIENCELAB_API_KEY"),
-        *((example, "SUPABASE_JWT_SECRET") for example in ("quickstart.py", *STORIES)),
+        (CLUSTER, "SUPABASE_KEY"),
+        *(
+            (example, "SUPABASE_JWT_SECRET")
+            for example in ("quickstart.py", *STORIES)
+            if example != CLUSTER
+        ),
     ],
 )
 def test_the_examples_name_missing_settings(project: Project, example: str, missing: str) -> None:
-    result = run({"SUPABASE_URL": project.url, "SUPABASE_KEY": "x"}, EXAMPLES / example)
+    settings = {"SUPABASE_URL": project.url, "SUPABASE_KEY": "x"}
+    settings.pop(missing, None)
+    result = run(settings, EXAMPLES / example)
     assert result.returncode == 1
     assert result.stderr == f"SUPABASE_URL is set; set {missing} as well.\n"
 
