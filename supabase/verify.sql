@@ -1009,7 +1009,7 @@ END',
       ]),
       ('function', 'audiencelab_private.revoke_privileges(text,text[])', array[
         'arguments p_schema text, p_names text[] DEFAULT NULL::text[]',
-        'body bf283bf4fea24dfd931a8a8b8e3733cc',
+        'body 641e19ba80ead71fd9c5bc2d9b09615c',
         'language plpgsql',
         'returns void',
         'search_path=pg_catalog, pg_temp',

@@ -16,7 +16,6 @@ from starlette.requests import HTTPConnection
 from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._exchanges import ExchangeMiddleware, exchange_of
 from audiencelab_sdk._asgi._problems import (
-    Problem,
     Refusal,
     forbidden,
     is_async,
@@ -189,11 +188,11 @@ class ApiKeyAuth:
         """
         keys = keys_of(connection)
         if len(keys) != 1:
-            raise _refusal(connection, several_keys() if keys else unauthorized(_NO_KEY))
+            raise _answered(connection, several_keys() if keys else unauthorized(_NO_KEY))
         try:
             answer = await self.authenticator.authenticate(keys[0], peer_of(connection))
         except AudienceLabError as error:
-            problem = self._unavailable(error)
+            refusal = self._unavailable(error)
         else:
             if answer:
                 caller = Caller(answer, self._client_of)
@@ -201,9 +200,9 @@ class ApiKeyAuth:
                 if self._limits is not None:
                     await self._count(connection, caller, self._limits)
                 return caller
-            problem = unauthorized("The API key is not valid.", error="invalid_token")
+            refusal = unauthorized("The API key is not valid.", error="invalid_token")
         # Raised outside the `except` block, so that the logged error is not its context.
-        raise _refusal(connection, problem)
+        raise _answered(connection, refusal)
 
     async def check(
         self,
@@ -232,8 +231,8 @@ class ApiKeyAuth:
         require_scope(connection, caller, entity_type, action, id)
         return caller
 
-    def _unavailable(self, error: AudienceLabError) -> Problem:
-        """Return the problem of a key that cannot be checked, which may be valid."""
+    def _unavailable(self, error: AudienceLabError) -> Refusal:
+        """Return the refusal of a key that cannot be checked, which may be valid."""
         is_overload, now = isinstance(error, AuthenticationOverloadedError), time.monotonic()
         if now >= self._logged_at.get(is_overload, -math.inf) + _SECONDS_BETWEEN_LINES:
             self._logged_at[is_overload] = now
@@ -260,10 +259,11 @@ class ApiKeyAuth:
         exchange = exchange_of(connection)
         try:
             headers = await limits.count(caller.api_key_id, limit)
-        except Problem as problem:
+        except Refusal:
             if exchange is not None:
                 exchange.headers = []  # another ApiKeyAuth's, which allows the request
-            raise _refusal(connection, problem) from None
+            use_default_handler(connection)
+            raise
         counted.add(self)
         if exchange is not None:
             exchange.headers = [
@@ -282,7 +282,7 @@ def require_scope(
     entity_id = str(connection.scope.get("path_params", {}).get(entity_id, entity_id))
     spellings = {entity_id, _canonical(entity_id)}
     if not any(caller.allows(entity_type, each, action) for each in spellings):
-        raise _refusal(connection, forbidden(entity_type, entity_id, action))
+        raise _answered(connection, forbidden(entity_type, entity_id, action))
 
 
 def _canonical(entity_id: str) -> str:
@@ -314,9 +314,7 @@ def _installed(app: Any) -> ExchangeMiddleware:
     return middleware
 
 
-def _refusal(connection: HTTPConnection, problem: Problem) -> Refusal:
-    """Return a problem as one that the application of the request answers."""
+def _answered(connection: HTTPConnection, refusal: Refusal) -> Refusal:
+    """Return a refusal that the application of the request will answer."""
     use_default_handler(connection)
-    return Refusal(
-        problem.status_code, problem.detail, headers=problem.headers, members=problem.members
-    )
+    return refusal

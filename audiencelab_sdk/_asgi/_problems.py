@@ -49,21 +49,21 @@ class Refusal(Problem):
     """A request that an ApiKeyAuth refuses. Each application answers it as a Problem."""
 
 
-def unauthorized(detail: str, *, error: str | None = None) -> Problem:
-    """Return the problem of a request without a valid key."""
+def unauthorized(detail: str, *, error: str | None = None) -> Refusal:
+    """Return the refusal of a request without a valid key."""
     challenge = f'Bearer error="{error}"' if error else "Bearer"
-    return Problem(401, detail, headers={"WWW-Authenticate": challenge})
+    return Refusal(401, detail, headers={"WWW-Authenticate": challenge})
 
 
-def several_keys() -> Problem:
-    """Return the problem of a request with more than one key."""
-    return Problem(400, "The request has several API keys: send one, in one header.")
+def several_keys() -> Refusal:
+    """Return the refusal of a request with more than one key."""
+    return Refusal(400, "The request has several API keys: send one, in one header.")
 
 
-def forbidden(entity_type: str, entity_id: str, action: str) -> Problem:
-    """Return the problem of a key that lacks a scope."""
+def forbidden(entity_type: str, entity_id: str, action: str) -> Refusal:
+    """Return the refusal of a key that lacks a scope."""
     scope = {"entity_type": entity_type, "entity_id": entity_id, "action": action}
-    return Problem(
+    return Refusal(
         403,
         f"The API key lacks the scope to {action} this {entity_type}.",
         headers={"WWW-Authenticate": 'Bearer error="insufficient_scope"'},
@@ -71,9 +71,9 @@ def forbidden(entity_type: str, entity_id: str, action: str) -> Problem:
     )
 
 
-def unavailable(retry_after: float | None = None) -> Problem:
-    """Return the problem of a request that may succeed later."""
-    return Problem(503, "The service is temporarily unavailable.", headers=retry(retry_after))
+def unavailable(retry_after: float | None = None) -> Refusal:
+    """Return the refusal of a request that may succeed later."""
+    return Refusal(503, "The service is temporarily unavailable.", headers=retry(retry_after))
 
 
 def retry(seconds: float | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import anyio
 
-from audiencelab_sdk._asgi._problems import Problem
+from audiencelab_sdk._asgi._problems import Refusal
 from audiencelab_sdk.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ class RateLimits:
         """Count a request, and return the ``RateLimit`` headers of its response.
 
         Raises:
-            Problem: A limit is exceeded (429).
+            Refusal: A limit is exceeded (429).
         """
         state = await self._state(parsed(limit), str(api_key_id))
         headers = {
@@ -90,7 +90,7 @@ class RateLimits:
         }
         if not state.allowed:
             headers["Retry-After"] = str(max(1, state.reset))
-            raise Problem(429, "The API key has made too many requests.", headers=headers)
+            raise Refusal(429, "The API key has made too many requests.", headers=headers)
         return headers
 
     async def _state(self, items: "tuple[RateLimitItem, ...]", identifier: str) -> _State:

@@ -31,7 +31,8 @@ class KeyAuthenticator:
     digests of keys stay in memory. ::
 
         authenticator = KeyAuthenticator(client)
-        caller = authenticator.authenticate(request.headers["x-api-key"], request.remote_addr)
+        text = request.headers.get("x-api-key", "")
+        caller = authenticator.authenticate(text, request.remote_addr)
 
     Args:
         client: A client that acts as the service role. It stays the caller's to close.
@@ -156,7 +157,8 @@ class AsyncKeyAuthenticator:
     memory. ::
 
         authenticator = AsyncKeyAuthenticator(client)
-        caller = await authenticator.authenticate(request.headers["x-api-key"], request.client.host)
+        text = request.headers.get("x-api-key", "")
+        caller = await authenticator.authenticate(text, request.client and request.client.host)
 
     Args:
         client: A client that acts as the service role. It stays the caller's to close.

@@ -410,7 +410,7 @@ class ApiKeys(KeyUsage[D]):
         Calls the database function ``verify_api_key``, as the service role or as an API key.
         Malformed keys, such as mistyped ones, are rejected without a request::
 
-            verification = client.api_keys.verify(request.headers["x-api-key"])
+            verification = client.api_keys.verify(request.headers.get("x-api-key", ""))
             if not verification:
                 return unauthorized(verification.error)
 
@@ -445,7 +445,8 @@ class ApiKeys(KeyUsage[D]):
         Calls the database function ``authenticate_api_key``, as the service role. Malformed keys,
         such as mistyped ones, are rejected without a request::
 
-            caller = client.api_keys.authenticate(request.headers["x-api-key"], request.client.host)
+            text = request.headers.get("x-api-key", "")
+            caller = client.api_keys.authenticate(text, request.remote_addr)
             if not caller:
                 return unauthorized(caller.error)
             if not caller.allows("segment", segment_id, "read"):

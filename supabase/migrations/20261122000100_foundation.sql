@@ -545,8 +545,8 @@ begin
     if v_granted.grantee not in ('public', 'anon', 'authenticated', 'service_role', 'api_key') then
       raise warning 'the privileges of % on % % are revoked', v_granted.grantee, v_granted.kind, v_granted.object;
     end if;
-    -- Vacuum waits for whoever has updated a table's row in pg_class, and holds this lock meanwhile. Later statements need
-    -- the lock, too.
+    -- Later statements need this lock. A vacuum of the table holds it too, and waits for the transaction that has changed the
+    -- table's row in pg_class, as revoke does. Without the lock first, the two would deadlock.
     if v_granted.is_table then
       execute format('lock table only %s in share update exclusive mode', v_granted.object);
     end if;

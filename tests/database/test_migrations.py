@@ -120,9 +120,9 @@ def test_a_second_run_takes_no_lock_that_blocks_reads_or_the_base_schema(db: Dat
             connection.rollback()
 
 
-# Vacuum holds a share update exclusive lock on a table while it waits for the transaction that has
-# updated the row of the table, or of its index, in pg_class. A transaction that takes such a lock
-# after it has updated the row therefore gets into a deadlock.
+# A vacuum holds a share update exclusive lock on its table. It waits for a transaction that has
+# changed the row of the table, or of an index, in pg_class. If that transaction takes such a lock
+# only afterwards, the two deadlock.
 WRITES_BEFORE_LOCKS = """
     create function public.refuse_writes_before_locks() returns event_trigger language plpgsql as $$
     declare

@@ -86,6 +86,16 @@ async def ask(authenticator: Any, key: str = API_KEY, ip: str | None = None) -> 
     return await maybe_await(authenticator.authenticate(key, ip))
 
 
+async def with_a_stale_answer(make: Callable[..., Any], database: Database, clock: Clock) -> Any:
+    """Return an authenticator that has just used an answer because the database was away."""
+    authenticator = make(stale_if_error=60)
+    await ask(authenticator)
+    database.failure = httpx.ConnectError("refused")
+    clock.now += 30
+    await ask(authenticator)
+    return authenticator
+
+
 async def landed(authenticator: Any) -> None:
     """Wait until no call is under way."""
     await soon(lambda: not authenticator._answers._flights)
@@ -410,11 +420,7 @@ async def test_refreshes_are_bounded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_answers, "_MOST_REFRESHES", 0)
-    authenticator = make(stale_if_error=60)
-    await ask(authenticator)
-    database.failure = httpx.ConnectError("refused")
-    clock.now += 30
-    await ask(authenticator)
+    authenticator = await with_a_stale_answer(make, database, clock)
     clock.now += 5
     assert await ask(authenticator)
     assert database.calls == 2
@@ -423,11 +429,7 @@ async def test_refreshes_are_bounded(
 async def test_once_the_database_is_back_no_stale_answer_is_used(
     make: Callable[..., Any], database: Database, clock: Clock
 ) -> None:
-    authenticator = make(stale_if_error=60)
-    await ask(authenticator)
-    database.failure = httpx.ConnectError("refused")
-    clock.now += 30
-    await ask(authenticator)
+    authenticator = await with_a_stale_answer(make, database, clock)
     database.failure = None
     database.answer = {**UNKNOWN, "code": "revoked", "api_key_id": KEY_ID}
     clock.now += 5
@@ -438,11 +440,7 @@ async def test_once_the_database_is_back_no_stale_answer_is_used(
 async def test_a_refresh_that_fails_otherwise_ends_the_use_of_a_stale_answer(
     make: Callable[..., Any], database: Database, clock: Clock
 ) -> None:
-    authenticator = make(stale_if_error=60)
-    await ask(authenticator)
-    clock.now += 30
-    database.failure = httpx.ConnectError("refused")
-    await ask(authenticator)
+    authenticator = await with_a_stale_answer(make, database, clock)
     clock.now += 5
     database.failure = httpx.Response(429, json={"message": "slow"})
     assert await ask(authenticator)
@@ -458,11 +456,7 @@ async def test_without_threads_the_caller_refreshes(
     def start(_: threading.Thread) -> None:
         raise RuntimeError("can't create new thread at interpreter shutdown")
 
-    authenticator = make(stale_if_error=60)
-    await ask(authenticator)
-    database.failure = httpx.ConnectError("refused")
-    clock.now += 30
-    await ask(authenticator)
+    authenticator = await with_a_stale_answer(make, database, clock)
     clock.now += 5
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", start)

@@ -5,7 +5,7 @@ import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
-from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from multiprocessing import active_children, get_context
@@ -252,41 +252,24 @@ def test_a_broken_pool_of_the_run_is_replaced(tmp_path: Path) -> None:
     assert active_children() == []
 
 
-def test_chunks_that_a_broken_pool_did_not_run_keep_their_attempts() -> None:
-    made: list[Recording] = []
-
-    def create() -> Recording:
-        made.append(Recording())
-        return made[-1]
-
-    source = dispatcher(executor=create, attempts=2, chunk_size=2, in_flight=5)
-    source.open()
-    source.supply()
-    futures = [future for future, _ in made[0].queued]
-    for future in futures[:2]:
-        future.set_running_or_notify_cancel()
-    for future in futures:
-        future.set_exception(BrokenExecutor("killed"))
-
-    assert [source.take() for _ in futures] == [None] * 5
-
-    numbers_and_attempts = [call[1:3] for call in made[1].calls]
-    assert numbers_and_attempts == [(0, 2), (1, 2), (2, 1), (3, 1), (4, 1)]
-
-
-def test_chunks_that_a_broken_pool_has_only_fetched_keep_their_attempts() -> None:
+@pytest.mark.parametrize(("processes", "marked_as_running"), [(0, 2), (2, 3)])
+def test_chunks_that_a_broken_pool_did_not_run_keep_their_attempts(
+    processes: int, marked_as_running: int
+) -> None:
+    # A pool of two processes marks a third chunk as running, which it has fetched for later.
     made: list[Any] = []
 
-    def create() -> Recording:
-        made.append(Recording())
-        made[-1]._processes = dict.fromkeys(range(2), Mock())
-        return made[-1]  # type: ignore[no-any-return]
+    def create() -> Executor:
+        pool: Any = Recording()
+        pool._processes = dict.fromkeys(range(processes), Mock())
+        made.append(pool)
+        return pool  # type: ignore[no-any-return]
 
     source = dispatcher(executor=create, attempts=2, chunk_size=2, in_flight=5)
     source.open()
     source.supply()
     futures = [future for future, _ in made[0].queued]
-    for future in futures[:3]:
+    for future in futures[:marked_as_running]:
         future.set_running_or_notify_cancel()
     for future in futures:
         future.set_exception(BrokenExecutor("killed"))
