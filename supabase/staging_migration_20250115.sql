@@ -4120,8 +4120,6 @@ as $$
 declare
   -- Each update of the job is sent to all that watch it.
   c_interval constant interval := interval '200 milliseconds';
-  -- One of past sessions and one of this session.
-  c_few_partial_sums constant integer := 2;
   -- Most are of sessions that have ended.
   c_max_partial_sums constant integer := 64;
   v_job public.enrichment_tracking;
@@ -4153,7 +4151,12 @@ begin
     exists (
       select from enrichment_private.unit_progress as progress
       where progress.job_id = job.id and progress.unit = p_unit
-    ) as has_unit
+    ) as has_unit,
+    exists (
+      select from enrichment_private.partial_sums as part
+      where part.job_id = job.id
+      offset 2
+    ) as is_busy
   into v_found
   from public.enrichment_tracking as job
   where job.id = p_job_id;
@@ -4226,21 +4229,16 @@ begin
 
   -- The sums are limited to the range of the columns, so that a wrong report does not make those of other units fail.
   if not v_updates then
-    -- A few rows are read for each report. If there are more, the job is busy, and is updated soon.
-    select
-      least(coalesce(sum(part.processed_records), 0), 2147483647)::integer,
-      least(coalesce(sum(part.failed_records), 0), 2147483647)::integer,
-      count(*)
-    into v_processed, v_failed, v_parts
-    from (
-      select few.processed_records, few.failed_records
-      from enrichment_private.partial_sums as few
-      where few.job_id = p_job_id
-      limit c_few_partial_sums + 1
-    ) as part;
-    if v_parts > c_few_partial_sums then
-      v_processed := p_processed;
-      v_failed := p_failed;
+    v_processed := p_processed;
+    v_failed := p_failed;
+    -- A busy job is updated soon, and adding up the sums of all its sessions would slow down its reports.
+    if not v_found.is_busy then
+      select
+        least(coalesce(sum(part.processed_records), 0), 2147483647)::integer,
+        least(coalesce(sum(part.failed_records), 0), 2147483647)::integer
+      into v_processed, v_failed
+      from enrichment_private.partial_sums as part
+      where part.job_id = p_job_id;
     end if;
     v_job.processed_records := greatest(v_job.processed_records, v_processed);
     v_job.failed_records := greatest(v_job.failed_records, v_failed);

@@ -1279,7 +1279,7 @@ END',
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_unit text, p_processed integer, p_failed integer',
-        'body bba6fa0608915cfffc5b3281cf21b9f9',
+        'body bf40f7a131b147c90f8295c5396dd7f1',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',

@@ -421,8 +421,8 @@ def _count_under_slow_policy(
 def _rates(
     ours: Callable[[], float], theirs: Callable[[], float]
 ) -> tuple[list[float], list[float]]:
-    """Return the rates of both, measured in turns."""
-    rates = [(ours(), theirs()) for _ in range(ROUNDS)]
+    """Return the rates of both, measured in turns. The first ones are not counted."""
+    rates = [(ours(), theirs()) for _ in range(1 + ROUNDS)][1:]
     return [rate for rate, _ in rates], [rate for _, rate in rates]
 
 
