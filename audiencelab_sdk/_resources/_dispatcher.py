@@ -198,6 +198,8 @@ class Dispatcher(Generic[R, T]):
     def _count(self, chunk: Chunk[R]) -> None:
         self._in_flight += 1
         self.sent += len(chunk.records)
+        # A generator that waits for records need not be asked for another one.
+        self._is_exhausted = len(chunk.records) < self._plan.chunk_size
 
     def _submit(self, chunk: Chunk[R], number: int) -> None:
         try:

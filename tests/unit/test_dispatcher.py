@@ -221,6 +221,29 @@ def test_whether_records_are_left_is_known_at_the_end() -> None:
     assert not source.has_more_records()
 
 
+def test_records_are_not_asked_for_after_their_end() -> None:
+    ends = 0
+
+    class Records:
+        remaining = 3
+
+        def __iter__(self) -> Iterator[int]:
+            return self
+
+        def __next__(self) -> int:
+            nonlocal ends
+            if not self.remaining:
+                ends += 1
+                raise StopIteration
+            self.remaining -= 1
+            return self.remaining
+
+    source = dispatcher(Records(), executor=Inline(), chunk_size=2, in_flight=1)
+    assert consume(source) == [4, 2, 0]
+    assert not source.has_more_records()
+    assert ends == 1
+
+
 @pytest.mark.parametrize("executor", [None, ThreadPoolExecutor])
 def test_threads_of_the_run_end_with_it(executor: Any) -> None:
     source = dispatcher(range(100), executor=executor, chunk_size=5, in_flight=8)
