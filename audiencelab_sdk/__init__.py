@@ -72,14 +72,15 @@ from audiencelab_sdk.models import (
 )
 
 if typing.TYPE_CHECKING:
+    from audiencelab_sdk._backend._async_recorders import AsyncUsageRecorder
     from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator, KeyAuthenticator
-    from audiencelab_sdk._backend._recorders import AsyncUsageRecorder, UsageRecorder
+    from audiencelab_sdk._backend._recorders import UsageRecorder
     from audiencelab_sdk._backend._usage_queue import UsageStatistics
 else:
     # Most programs need none of these, so they are imported when they are first used.
     _PARTS_FOR_BACKENDS = {
         "AsyncKeyAuthenticator": "_authenticators",
-        "AsyncUsageRecorder": "_recorders",
+        "AsyncUsageRecorder": "_async_recorders",
         "KeyAuthenticator": "_authenticators",
         "UsageRecorder": "_recorders",
         "UsageStatistics": "_usage_queue",

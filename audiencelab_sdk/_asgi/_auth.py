@@ -26,8 +26,8 @@ from audiencelab_sdk._asgi._problems import (
 )
 from audiencelab_sdk._asgi._rate_limits import RateLimits, parsed
 from audiencelab_sdk._asgi._requests import keys_of, peer_of
+from audiencelab_sdk._backend._async_recorders import AsyncUsageRecorder
 from audiencelab_sdk._backend._authenticators import AsyncKeyAuthenticator
-from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
 from audiencelab_sdk._client import AsyncAudienceLab
 from audiencelab_sdk._signing_keys import checked_signing_key, hidden_key
 from audiencelab_sdk.errors import (

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from audiencelab_sdk._asgi._caller import Caller
 from audiencelab_sdk._asgi._requests import peer_of, template_of, user_agent_of
-from audiencelab_sdk._backend._recorders import AsyncUsageRecorder
+from audiencelab_sdk._backend._async_recorders import AsyncUsageRecorder
 from audiencelab_sdk._backend._usage_queue import Plain
 from audiencelab_sdk._limits import HIGHEST_STATUS, LOWEST_STATUS
 

@@ -1,19 +1,18 @@
 """Do something regularly in the background of a ``with`` block."""
 
 import logging
-import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextvars import copy_context
-from typing import Any, TypeAlias
+from functools import partial
 
 import anyio
+
+from audiencelab_sdk._loops import spawn
 
 logger = logging.getLogger("audiencelab_sdk")
 
 _SECONDS_TO_STOP = 5.0
-
-_Stop: TypeAlias = Callable[[], Awaitable[object]]
 
 
 class Heartbeat:
@@ -61,63 +60,29 @@ class AsyncHeartbeat:
     def __init__(self, beat: Callable[[], Awaitable[float | None]], pause: float) -> None:
         self._beat = beat
         self._pause = pause
-        self._cancel_and_wait: _Stop | None = None
+        self._task: tuple[anyio.CancelScope, anyio.Event] | None = None
 
     def start(self) -> None:
         """Start the task."""
-        self._cancel_and_wait = (_start_in_trio if _runs_in_trio() else _start_in_asyncio)(
-            self._run
-        )
+        self._task = scope, ended = anyio.CancelScope(), anyio.Event()
+        spawn(partial(self._run, scope, ended))
 
     async def stop(self) -> None:
         """Cancel the task, and wait until it has ended, even if the caller is canceled."""
-        if self._cancel_and_wait:
+        if self._task:
+            scope, ended = self._task
+            scope.cancel()
             with anyio.move_on_after(_SECONDS_TO_STOP, shield=True):
-                await self._cancel_and_wait()
+                await ended.wait()
 
-    async def _run(self) -> None:
+    async def _run(self, scope: anyio.CancelScope, ended: anyio.Event) -> None:
         pause: float | None = self._pause
         try:
-            while pause is not None:
-                await anyio.sleep(pause)
-                pause = await self._beat()
-        except Exception:
-            # An exception of a system task would end all tasks of trio.
-            logger.exception("the heartbeat ended")
-
-
-def _runs_in_trio() -> bool:
-    trio = sys.modules.get("trio")
-    return trio is not None and trio.lowlevel.in_trio_task()
-
-
-def _start_in_trio(function: Callable[[], Awaitable[object]]) -> _Stop:
-    import trio  # noqa: PLC0415 - an application that uses trio has imported it
-
-    scope, ended = trio.CancelScope(), trio.Event()
-
-    async def run() -> None:
-        try:
             with scope:
-                await function()
+                while pause is not None:
+                    await anyio.sleep(pause)
+                    pause = await self._beat()
+        except Exception:
+            logger.exception("the heartbeat ended")
         finally:
             ended.set()
-
-    async def stop() -> None:
-        scope.cancel()
-        await ended.wait()
-
-    trio.lowlevel.spawn_system_task(run, name="audiencelab heartbeat", context=copy_context())
-    return stop
-
-
-def _start_in_asyncio(function: Callable[[], Coroutine[Any, Any, object]]) -> _Stop:
-    import asyncio  # noqa: PLC0415 - see _client
-
-    task = asyncio.get_running_loop().create_task(function(), name="audiencelab heartbeat")
-
-    async def stop() -> None:
-        task.cancel()
-        await asyncio.wait([task])
-
-    return stop

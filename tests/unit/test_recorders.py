@@ -32,7 +32,7 @@ from audiencelab_sdk import (
     UsageRecorder,
     UsageStatistics,
 )
-from audiencelab_sdk._backend import _recorders, _usage_queue
+from audiencelab_sdk._backend import _recording, _usage_queue
 from audiencelab_sdk._backend._usage_queue import UsageQueue, models
 from audiencelab_sdk.models import Outcome, UsageLog
 from tests.unit._backends import close_recorder, event, recorder_of, soon
@@ -99,8 +99,8 @@ async def recorder(client_kind: str, client: Any) -> AsyncIterator[Any]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Send every ten milliseconds, and retry as quickly."""
-    monkeypatch.setattr(_recorders, "_INTERVAL", 0.01)
-    monkeypatch.setattr(_recorders, "_LONGEST_PAUSE", 0.02)
+    monkeypatch.setattr(_recording, "INTERVAL", 0.01)
+    monkeypatch.setattr(_recording, "LONGEST_PAUSE", 0.02)
 
 
 def unreachable(_: list[dict[str, Any]]) -> httpx.Response:
@@ -165,7 +165,7 @@ async def test_flush_gives_up_in_time(recorder: Any, log: Log) -> None:
 async def test_only_a_flush_cuts_the_pause_after_a_failure_short(
     recorder: Any, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_recorders, "_INTERVAL", 30.0)
+    monkeypatch.setattr(_recording, "INTERVAL", 30.0)
     log.respond = unreachable
     for _ in range(500):
         recorder.record(event())
