@@ -289,7 +289,7 @@ as $verification$
       ('columns', 'api_keys_private.api_key_logs', array[
         'api_key_id uuid',
         'endpoint text not null',
-        'id uuid not null default gen_random_uuid()',
+        'id uuid not null default api_keys_private.time_ordered_id()',
         'ip_address text',
         'method text not null',
         'position bigint not null default 
@@ -649,7 +649,7 @@ END',
       ]),
       ('function', 'api_keys_private.log_usage_events(jsonb)', array[
         'arguments p_events jsonb',
-        'body e04b4b6a1bf7ece19386830383e89db4',
+        'body feced0133ba386b65ed134790a301a4f',
         'language plpgsql',
         'returns TABLE(event_index bigint, log_id uuid, logged_at timestamp with time zone)',
         'search_path=pg_catalog, pg_temp',
@@ -823,6 +823,15 @@ END',
         'body e7ebcfbb9bcefb5b2a7231c17965de90',
         'language plpgsql',
         'returns public.create_api_key_response',
+        'search_path=pg_catalog, pg_temp',
+        'security invoker',
+        'volatile'
+      ]),
+      ('function', 'api_keys_private.time_ordered_id()', array[
+        'arguments ',
+        'body 196a8537a8baf9b8578a1460748a749c',
+        'language plpgsql',
+        'returns uuid',
         'search_path=pg_catalog, pg_temp',
         'security invoker',
         'volatile'
@@ -1579,6 +1588,9 @@ END',
       ('privileges', 'api_keys_private.settings', array[
         'select to service_role',
         'update to service_role'
+      ]),
+      ('privileges', 'api_keys_private.time_ordered_id()', array[
+        'execute to service_role'
       ]),
       ('privileges', 'audiencelab_private.exceeds_json_limit(jsonb)', array[
         'execute to api_key',

@@ -11,10 +11,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeAlias
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from audiencelab_sdk._arguments import checked_int
 from audiencelab_sdk._backend._forks import reset_in_children
+from audiencelab_sdk._ids import time_ordered_id
 from audiencelab_sdk.errors import (
     APIConnectionError,
     AudienceLabError,
@@ -107,7 +108,7 @@ class UsageQueue:
             count = min(BATCH, len(self._events))
             taken = [self._events.popleft() for _ in range(count)]
             self._on_their_way = count
-        return [(event, at, log_id or uuid4().int) for event, at, log_id in taken]
+        return [(event, at, log_id or time_ordered_id().int) for event, at, log_id in taken]
 
     def settle(self, batch: Sequence[Waiting], outcomes: Sequence[Outcome[UsageLog]]) -> bool:
         """Count the outcomes of a batch, and put back what has to be sent again.

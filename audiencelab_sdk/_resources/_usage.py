@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from pydantic import StrictInt, TypeAdapter
 
@@ -25,6 +25,7 @@ from audiencelab_sdk._http._operation import (
 )
 from audiencelab_sdk._http._reading import Rows, read
 from audiencelab_sdk._http._resource import D, Resource, listing, operation
+from audiencelab_sdk._ids import time_ordered_id
 from audiencelab_sdk._limits import (
     HIGHEST_STATUS,
     LONGEST_ENDPOINT,
@@ -266,7 +267,7 @@ def of_account(account_id: Any, api_key_id: Any) -> dict[str, Any]:
 
 def _row(event: UsageEvent) -> dict[str, Any]:
     # With ids, the driver may retry after a lost response.
-    new_id = {} if event.log_id else {"log_id": str(uuid4())}
+    new_id = {} if event.log_id else {"log_id": str(time_ordered_id())}
     return event.model_dump(mode="json", exclude_none=True) | new_id
 
 

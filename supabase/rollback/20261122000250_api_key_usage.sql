@@ -56,6 +56,7 @@ begin
     drop table if exists api_keys_private.api_key_usage_hours;
     drop table if exists api_keys_private.api_key_logs;
     drop sequence if exists api_keys_private.api_key_log_positions;
+    drop function if exists api_keys_private.time_ordered_id();
   end if;
 end;
 $schema$;

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from psycopg import errors
@@ -29,6 +30,29 @@ def stored(db: Database, key_id: object) -> list[dict[str, Any]]:
         "select * from api_keys_private.api_key_logs where api_key_id = %s order by endpoint",
         key_id,
     )
+
+
+def test_ids_are_in_the_order_of_time(db: Database, tenant: Tenant) -> None:
+    key_id = db.create_key(tenant)["id"]
+    began = time.time_ns() // 1_000_000
+
+    one = "select log_id from public.log_api_key_usage(%s, '/one', 'GET', 200, null, null)"
+    inserted = (
+        "insert into api_keys_private.api_key_logs (api_key_id, endpoint, method)"
+        " values (%s, '/inserted', 'GET') returning id as log_id"
+    )
+    ids: list[UUID] = []
+    for statement, argument in (
+        (one, key_id),
+        (LOG, json.dumps([event(key_id)])),
+        (inserted, key_id),
+    ) * 3:
+        ids.append(db.rows(SERVICE_ROLE, statement, argument)[0]["log_id"])
+        time.sleep(0.002)
+    assert ids == sorted(ids)
+    assert {each.version for each in ids} == {7}
+    # The server may round up, and take its time from another clock of the same machine.
+    assert all(began - 1 <= each.int >> 80 <= time.time_ns() // 1_000_000 + 1 for each in ids)
 
 
 def test_every_event_becomes_a_row(db: Database, tenant: Tenant) -> None:
