@@ -34,7 +34,7 @@ LAYERS = (
     ("_secrets",),
     ("models",),
     ("errors",),
-    ("_limits", "_loops", "_process", "_text", "_version"),
+    ("_ids", "_limits", "_loops", "_process", "_text", "_version"),
 )
 RANKS = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 
