@@ -8,7 +8,7 @@ from uuid import UUID
 def time_ordered_id() -> UUID:
     """Return a UUID of version 7 (RFC 9562).
 
-    With random ids, each new row of a large table writes another page of the index.
+    New rows are added at the end of the index. Random ids would spread them over all its pages.
     """
     milliseconds = time.time_ns() // 1_000_000
     version, variant = 0x7, 0b10

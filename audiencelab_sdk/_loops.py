@@ -19,25 +19,46 @@ def event_loop() -> Any:
 
 
 def spawn(
-    function: Callable[[], Coroutine[Any, Any, None]], *, context: Context | None = None
+    function: Callable[[], Coroutine[Any, Any, None]],
+    *,
+    name: str,
+    context: Context | None = None,
+    on_end: Callable[[], object] = lambda: None,
 ) -> None:
     """Run a function in a task of its own, which no cancellation of the caller reaches.
 
-    The event loop cancels it when it ends. The function raises no other exception.
+    The task is canceled when the event loop ends. The function must handle its own exceptions.
 
     Args:
         function: The function.
+        name: The name of the task.
         context: Its context variables. Without it, a copy of the caller's.
+        on_end: Called when the task has ended, even if it was canceled before its first step.
     """
-    loop, context = event_loop(), copy_context() if context is None else context
+    loop = event_loop()
     if _is_trio(loop):
         import trio  # noqa: PLC0415 - only where it runs
 
-        trio.lowlevel.spawn_system_task(function, context=context)
+        async def run() -> None:
+            try:
+                await function()
+            finally:
+                on_end()
+
+        # The default of trio is the context of the loop.
+        context = copy_context() if context is None else context
+        trio.lowlevel.spawn_system_task(run, name=name, context=context)
         return
-    task = loop.create_task(function(), context=context)
+    # Task factories of applications may take no further arguments.
+    task = loop.create_task(function(), **({} if context is None else {"context": context}))
+    task.set_name(name)
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
+
+    def end(_: Any) -> None:
+        on_end()
+
+    task.add_done_callback(end)
 
 
 def from_any_thread(function: Callable[[], object]) -> Callable[[], object]:

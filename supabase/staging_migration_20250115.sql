@@ -2996,13 +2996,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- 48 bits of milliseconds, then random bits. Two bits make a version 7 of the version 4.
+  -- 48 bits of milliseconds, then random bits. The last two bits change the version from 4 (0100) to 7 (0111).
   return encode(
     set_bit(
       set_bit(
         overlay(
           uuid_send(gen_random_uuid())
-          placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1
+          placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1
         ),
         52, 1
       ),
@@ -3013,16 +3013,15 @@ begin
 end;
 $$;
 comment on function api_keys_private.time_ordered_id() is
-  'Returns a UUID of version 7 (RFC 9562). With random ids, each new row of a large table writes another page of the index.';
+  'Returns a UUID of version 7 (RFC 9562). New rows are added at the end of the index. Random ids would spread them over all'
+  ' its pages.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{time_ordered_id}');
--- For log rows that it inserts itself.
-grant execute on function api_keys_private.time_ordered_id() to service_role;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.api_key_logs (
-  id uuid not null default api_keys_private.time_ordered_id(),
+  id uuid not null default gen_random_uuid(),
   api_key_id uuid,
   endpoint text not null,
   method text not null,
@@ -3148,8 +3147,9 @@ declare
   v_id uuid;
   v_timestamp timestamptz;
 begin
-  insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
+  insert into api_keys_private.api_key_logs as log (id, api_key_id, endpoint, method, status_code, ip_address, user_agent)
   values (
+    api_keys_private.time_ordered_id(),
     p_api_key_id,
     -- Values from clients are truncated, because an error would lose the log row.
     left(p_endpoint, 2000),
@@ -4149,6 +4149,8 @@ as $$
 declare
   -- Each update of the job is sent to all that watch it.
   c_interval constant interval := interval '200 milliseconds';
+  -- Adding up more of them would slow down the reports.
+  c_few_partial_sums constant integer := 2;
   -- Most are of sessions that have ended.
   c_max_partial_sums constant integer := 64;
   v_job public.enrichment_tracking;
@@ -4184,8 +4186,8 @@ begin
     exists (
       select from enrichment_private.partial_sums as part
       where part.job_id = job.id
-      offset 2
-    ) as is_busy
+      offset c_few_partial_sums
+    ) as has_many_sums
   into v_found
   from public.enrichment_tracking as job
   where job.id = p_job_id;
@@ -4260,8 +4262,8 @@ begin
   if not v_updates then
     v_processed := p_processed;
     v_failed := p_failed;
-    -- A busy job is updated soon, and adding up the sums of all its sessions would slow down its reports.
-    if not v_found.is_busy then
+    -- With many partial sums, the other units are included at the next update of the job.
+    if not v_found.has_many_sums then
       select
         least(coalesce(sum(part.processed_records), 0), 2147483647)::integer,
         least(coalesce(sum(part.failed_records), 0), 2147483647)::integer

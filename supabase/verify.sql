@@ -289,7 +289,7 @@ as $verification$
       ('columns', 'api_keys_private.api_key_logs', array[
         'api_key_id uuid',
         'endpoint text not null',
-        'id uuid not null default api_keys_private.time_ordered_id()',
+        'id uuid not null default gen_random_uuid()',
         'ip_address text',
         'method text not null',
         'position bigint not null default 
@@ -829,7 +829,7 @@ END',
       ]),
       ('function', 'api_keys_private.time_ordered_id()', array[
         'arguments ',
-        'body 196a8537a8baf9b8578a1460748a749c',
+        'body 508f6141ce7e6f6c2a000c197efcc277',
         'language plpgsql',
         'returns uuid',
         'search_path=pg_catalog, pg_temp',
@@ -1261,7 +1261,7 @@ END',
       ]),
       ('function', 'public.log_api_key_usage(uuid,text,text,integer,text,text)', array[
         'arguments p_api_key_id uuid, p_endpoint text, p_method text, p_status_code integer, p_ip_address text, p_user_agent text',
-        'body 04512f3e8b679e1035722a46ab431017',
+        'body 2d2eab8e6ecc0e772c174a43277cd896',
         'language plpgsql',
         'returns public.api_key_usage_log_response',
         'search_path=pg_catalog, pg_temp',
@@ -1288,7 +1288,7 @@ END',
       ]),
       ('function', 'public.report_enrichment_progress(uuid,text,integer,integer)', array[
         'arguments p_job_id uuid, p_unit text, p_processed integer, p_failed integer',
-        'body bf40f7a131b147c90f8295c5396dd7f1',
+        'body a630ea993203e32ffbbb05d27795a890',
         'language plpgsql',
         'returns public.enrichment_tracking',
         'search_path=pg_catalog, pg_temp',
@@ -1588,9 +1588,6 @@ END',
       ('privileges', 'api_keys_private.settings', array[
         'select to service_role',
         'update to service_role'
-      ]),
-      ('privileges', 'api_keys_private.time_ordered_id()', array[
-        'execute to service_role'
       ]),
       ('privileges', 'audiencelab_private.exceeds_json_limit(jsonb)', array[
         'execute to api_key',

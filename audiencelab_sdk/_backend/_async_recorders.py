@@ -14,7 +14,7 @@ import anyio
 
 from audiencelab_sdk._backend._clients import refuse
 from audiencelab_sdk._backend._forks import reset_in_children
-from audiencelab_sdk._backend._recording import POLL, Pauses, closed, is_late, until
+from audiencelab_sdk._backend._recording import POLL, Pauses, closed, is_late, seconds_to_wait
 from audiencelab_sdk._backend._usage_queue import BATCH, Plain, UsageQueue, UsageStatistics, models
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk._loops import from_any_thread, spawn
@@ -121,6 +121,10 @@ class AsyncUsageRecorder:
             # Polled, because the task may belong to another event loop.
             while self._task is not None and time.monotonic() < self._closes_at:  # noqa: ASYNC110
                 await anyio.sleep(POLL)
+            remaining = self._closes_at - time.monotonic()
+            if not self._queue.is_empty and remaining > 0:  # the task was canceled
+                with anyio.move_on_after(remaining):
+                    await self._attempt()
         self._queue.close()
         self._queue.warn(closed=True)
         atexit.unregister(self._warn_of_rest)
@@ -155,7 +159,12 @@ class AsyncUsageRecorder:
             if self._task is None and self._closes_at is None:
                 task = _Task()
                 # Otherwise all batches would belong to the trace of the first request.
-                spawn(partial(self._run, task), context=Context())
+                spawn(
+                    partial(self._run, task),
+                    name="audiencelab usage",
+                    context=Context(),
+                    on_end=partial(self._forget, task),
+                )
                 self._task = task
                 atexit.unregister(self._warn_of_rest)
                 atexit.register(self._warn_of_rest)
@@ -172,21 +181,21 @@ class AsyncUsageRecorder:
     async def _run(self, task: "_Task") -> None:
         pauses, failed = Pauses(), False
         pause = pauses.first()
-        try:
-            while True:
-                with anyio.move_on_after(until(self._closes_at, pause)):
-                    # After a failure, more events are no reason to try again sooner.
-                    await (task.urgent if failed else task.woken).wait()
-                task.reset()
-                if is_late(self._closes_at):
-                    return
-                failed = await self._attempt()
-                if self._closes_at is not None and self._queue.is_empty:
-                    return
-                pause = pauses.next(failed=failed, closing=self._closes_at is not None)
-        finally:
-            if self._task is task:
-                self._task = None
+        while True:
+            with anyio.move_on_after(seconds_to_wait(self._closes_at, pause)):
+                # After a failure, more events are no reason to try again sooner.
+                await (task.urgent if failed else task.woken).wait()
+            task.reset()
+            if is_late(self._closes_at):
+                return
+            failed = await self._attempt()
+            if self._closes_at is not None and self._queue.is_empty:
+                return
+            pause = pauses.next(failed=failed, closing=self._closes_at is not None)
+
+    def _forget(self, task: "_Task") -> None:
+        if self._task is task:
+            self._task = None
 
     async def _attempt(self) -> bool:
         """Send what is queued, and return whether it failed. The task goes on in any case."""

@@ -229,23 +229,30 @@ class AsyncKeyAuthenticator:
         if stale is not None:
             answer, refresh = stale
             if refresh is not None:
-                spawn(partial(self._fly, refresh))
+                self._spawn(refresh)
             return answer
         if not answers.max_age:
             alone = answers.admit(question)
-            await self._fly(alone)
+            try:
+                await self._fly(alone)
+            finally:
+                self._land(alone)
             return answers.result(question, alone.outcome)
         digest = question.digest
         while True:
             flight, leads = answers.board(question, digest, loop, anyio.Event())
             if leads:
-                spawn(partial(self._fly, flight))
+                self._spawn(flight)
             if flight.outcome is None:
                 await flight.landed.wait()
             if _concerns(flight, question):
                 return answers.result(question, flight.outcome)
             if flight.outcome is not None:
                 digest = question.for_address
+
+    def _spawn(self, flight: Flight[anyio.Event]) -> None:
+        fly, land = partial(self._fly, flight), partial(self._land, flight)
+        spawn(fly, name="audiencelab authentication", on_end=land)
 
     async def _fly(self, flight: Flight[anyio.Event] | Flight[None]) -> None:
         question = flight.question
@@ -254,12 +261,13 @@ class AsyncKeyAuthenticator:
             flight.outcome = await authenticate(question.key, question.address)
         except Exception as error:  # noqa: BLE001 - each caller raises it
             flight.outcome = error.with_traceback(None)
+
+    def _land(self, flight: Flight[anyio.Event] | Flight[None]) -> None:
+        try:
+            self._answers.land(flight)
         finally:
-            try:
-                self._answers.land(flight)
-            finally:
-                if flight.landed is not None:
-                    flight.landed.set()
+            if flight.landed is not None:
+                flight.landed.set()
 
 
 def _concerns(flight: Flight[threading.Event] | Flight[anyio.Event], question: Question) -> bool:

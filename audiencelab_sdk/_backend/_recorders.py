@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 from audiencelab_sdk._backend._clients import refuse
 from audiencelab_sdk._backend._forks import reset_in_children
-from audiencelab_sdk._backend._recording import POLL, Pauses, closed, is_late, until
+from audiencelab_sdk._backend._recording import POLL, Pauses, closed, is_late, seconds_to_wait
 from audiencelab_sdk._backend._usage_queue import BATCH, UsageQueue, UsageStatistics, models
 from audiencelab_sdk._client import AsyncAudienceLab, AudienceLab
 from audiencelab_sdk.models import UsageEvent
@@ -169,7 +169,9 @@ class UsageRecorder:
         try:
             while True:
                 # After a failure, more events are no reason to try again sooner.
-                (self._urgent if failed else self._wake).wait(until(self._closes_at, pause))
+                (self._urgent if failed else self._wake).wait(
+                    seconds_to_wait(self._closes_at, pause)
+                )
                 self._wake.clear()
                 self._urgent.clear()
                 if is_late(self._closes_at):

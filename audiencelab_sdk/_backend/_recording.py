@@ -35,11 +35,11 @@ def closed() -> ClientClosedError:
     return ClientClosedError("the recorder is closed: create a new one")
 
 
-def until(closes_at: float | None, pause: float) -> float:
-    """Return the seconds to wait: the pause, or less if the recorder stops before."""
+def seconds_to_wait(closes_at: float | None, pause: float) -> float:
+    """Return the pause, shortened to the deadline of `close`."""
     return pause if closes_at is None else max(0.0, min(pause, closes_at - time.monotonic()))
 
 
 def is_late(closes_at: float | None) -> bool:
-    """Return whether the time is up that `close` was given."""
+    """Return whether the deadline of `close` has passed."""
     return closes_at is not None and time.monotonic() >= closes_at

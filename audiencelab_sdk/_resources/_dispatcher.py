@@ -198,7 +198,7 @@ class Dispatcher(Generic[R, T]):
     def _count(self, chunk: Chunk[R]) -> None:
         self._in_flight += 1
         self.sent += len(chunk.records)
-        # A generator that waits for records need not be asked for another one.
+        # A chunk that is not full ends the records. Some iterators block if they are asked again.
         self._is_exhausted = len(chunk.records) < self._plan.chunk_size
 
     def _submit(self, chunk: Chunk[R], number: int) -> None:

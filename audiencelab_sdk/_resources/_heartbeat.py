@@ -65,17 +65,17 @@ class AsyncHeartbeat:
     def start(self) -> None:
         """Start the task."""
         self._task = scope, ended = anyio.CancelScope(), anyio.Event()
-        spawn(partial(self._run, scope, ended))
+        spawn(partial(self._run, scope), name="audiencelab heartbeat", on_end=ended.set)
 
     async def stop(self) -> None:
-        """Cancel the task, and wait until it has ended, even if the caller is canceled."""
+        """Cancel the task, and wait a few seconds for its end, even if the caller is canceled."""
         if self._task:
             scope, ended = self._task
             scope.cancel()
             with anyio.move_on_after(_SECONDS_TO_STOP, shield=True):
                 await ended.wait()
 
-    async def _run(self, scope: anyio.CancelScope, ended: anyio.Event) -> None:
+    async def _run(self, scope: anyio.CancelScope) -> None:
         pause: float | None = self._pause
         try:
             with scope:
@@ -84,5 +84,3 @@ class AsyncHeartbeat:
                     pause = await self._beat()
         except Exception:
             logger.exception("the heartbeat ended")
-        finally:
-            ended.set()

@@ -573,8 +573,10 @@ class Enrichment(Resource[D]):
         Leaving the block after the last outcome completes the job. If the block raises or is left
         earlier, queued chunks are canceled and the job fails with the reason. Calls of `enrich`
         that run in threads finish first. Chunks that run elsewhere are abandoned.
-        When the block is left after an outcome that may be the last one, the run asks `records` for
-        another record to find out.
+
+        If all records read so far have their outcomes when the block is left, the run reads another
+        record, to find out whether there is one, and waits for it. After a chunk that is not full,
+        it knows that there is none.
 
         Only this process talks to the API. It reports the outcomes that the loop has dealt with, at
         most once a second, and at least every 30 seconds. A transient error of a report does not

@@ -58,13 +58,13 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  -- 48 bits of milliseconds, then random bits. Two bits make a version 7 of the version 4.
+  -- 48 bits of milliseconds, then random bits. The last two bits change the version from 4 (0100) to 7 (0111).
   return encode(
     set_bit(
       set_bit(
         overlay(
           uuid_send(gen_random_uuid())
-          placing substring(int8send((extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1
+          placing substring(int8send(floor(extract(epoch from clock_timestamp()) * 1000)::bigint) from 3) from 1
         ),
         52, 1
       ),
@@ -75,16 +75,15 @@ begin
 end;
 $$;
 comment on function api_keys_private.time_ordered_id() is
-  'Returns a UUID of version 7 (RFC 9562). With random ids, each new row of a large table writes another page of the index.';
+  'Returns a UUID of version 7 (RFC 9562). New rows are added at the end of the index. Random ids would spread them over all'
+  ' its pages.';
 select audiencelab_private.revoke_privileges('api_keys_private', '{time_ordered_id}');
--- For log rows that it inserts itself.
-grant execute on function api_keys_private.time_ordered_id() to service_role;
 
 -- The tables are created in this schema, then applied to those of the database.
 create schema audiencelab_desired;
 
 create table audiencelab_desired.api_key_logs (
-  id uuid not null default api_keys_private.time_ordered_id(),
+  id uuid not null default gen_random_uuid(),
   api_key_id uuid,
   endpoint text not null,
   method text not null,
@@ -210,8 +209,9 @@ declare
   v_id uuid;
   v_timestamp timestamptz;
 begin
-  insert into api_keys_private.api_key_logs as log (api_key_id, endpoint, method, status_code, ip_address, user_agent)
+  insert into api_keys_private.api_key_logs as log (id, api_key_id, endpoint, method, status_code, ip_address, user_agent)
   values (
+    api_keys_private.time_ordered_id(),
     p_api_key_id,
     -- Values from clients are truncated, because an error would lose the log row.
     left(p_endpoint, 2000),

@@ -454,6 +454,8 @@ as $$
 declare
   -- Each update of the job is sent to all that watch it.
   c_interval constant interval := interval '200 milliseconds';
+  -- Adding up more of them would slow down the reports.
+  c_few_partial_sums constant integer := 2;
   -- Most are of sessions that have ended.
   c_max_partial_sums constant integer := 64;
   v_job public.enrichment_tracking;
@@ -489,8 +491,8 @@ begin
     exists (
       select from enrichment_private.partial_sums as part
       where part.job_id = job.id
-      offset 2
-    ) as is_busy
+      offset c_few_partial_sums
+    ) as has_many_sums
   into v_found
   from public.enrichment_tracking as job
   where job.id = p_job_id;
@@ -565,8 +567,8 @@ begin
   if not v_updates then
     v_processed := p_processed;
     v_failed := p_failed;
-    -- A busy job is updated soon, and adding up the sums of all its sessions would slow down its reports.
-    if not v_found.is_busy then
+    -- With many partial sums, the other units are included at the next update of the job.
+    if not v_found.has_many_sums then
       select
         least(coalesce(sum(part.processed_records), 0), 2147483647)::integer,
         least(coalesce(sum(part.failed_records), 0), 2147483647)::integer

@@ -52,11 +52,11 @@ begin
     drop function if exists api_keys_private.roll_up_usage();
     drop function if exists api_keys_private.require_reader(uuid, uuid);
     drop function if exists api_keys_private.log_usage_events(jsonb);
+    drop function if exists api_keys_private.time_ordered_id();
     drop table if exists api_keys_private.api_key_usage_progress;
     drop table if exists api_keys_private.api_key_usage_hours;
     drop table if exists api_keys_private.api_key_logs;
     drop sequence if exists api_keys_private.api_key_log_positions;
-    drop function if exists api_keys_private.time_ordered_id();
   end if;
 end;
 $schema$;

@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+# The exit status of a benchmark of which nothing but a ratio failed. A second run may succeed, if
+# the reason was other load on the machine.
+MISSED = 3
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -139,6 +143,11 @@ def seconds(call: Callable[[], object]) -> float:
     begin = time.perf_counter()
     call()
     return time.perf_counter() - begin
+
+
+def exit_status(comparisons: Iterable[Comparison]) -> int:
+    """Return 0, or `MISSED` if a ratio is outside its limit."""
+    return 0 if all(comparison.ok for comparison in comparisons) else MISSED
 
 
 def table(comparisons: Iterable[Comparison]) -> str:

@@ -350,7 +350,7 @@ PRIVATE_FUNCTIONS = (
     Function("api_keys_private.admit_comparison(text, text)"),
     Function("api_keys_private.count_failed_comparisons(text, integer, bigint)"),
     Function("api_keys_private.require_live_caller()"),
-    Function("api_keys_private.time_ordered_id()", to("service_role")),
+    Function("api_keys_private.time_ordered_id()"),
     Function("api_keys_private.log_usage_events(jsonb)"),
     Function("api_keys_private.require_reader(uuid, uuid)"),
     Function("api_keys_private.roll_up_usage()"),

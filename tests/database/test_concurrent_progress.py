@@ -227,6 +227,17 @@ def test_the_partial_sums_of_many_sessions_are_combined(db: Database, job: UUID)
     assert kept["total"] == 80
 
 
+def test_a_report_among_those_of_many_sessions_returns_its_own_totals_or_more(
+    db: Database, job: UUID
+) -> None:
+    for number in range(4):
+        report(db, SERVICE_ROLE, job, f"unit {number}", 10, 1)
+    processed, failed = counters(report(db, SERVICE_ROLE, job, "last", 25, 2))
+    assert 25 <= processed <= 66
+    assert 2 <= failed <= 6
+    assert counters(end(db, job)) == sum_of_units(db, job)
+
+
 def test_a_reset_waits_for_a_report_that_is_not_committed(
     db: Database, tenant: Tenant, job: UUID, pool: ThreadPoolExecutor
 ) -> None:

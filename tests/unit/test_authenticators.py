@@ -1,5 +1,6 @@
 """Keys checked from a cache: how long answers are used, what is shared, and what is bounded."""
 
+import asyncio
 import gc
 import logging
 import threading
@@ -680,6 +681,22 @@ async def test_a_call_goes_on_if_all_tasks_are_cancelled(
     assert len(calls) == 1
 
 
+@pytest.mark.parametrize("client_kind", ["asyncio"], indirect=True)
+async def test_a_call_that_asyncio_cancels_before_its_first_step_leaves_nobody_waiting(
+    make: Callable[..., Any], api: respx.MockRouter
+) -> None:
+    route = api.post("/rpc/authenticate_api_key").respond(json=ANSWER)
+    authenticator = make()
+    leader = asyncio.create_task(authenticator.authenticate(API_KEY))
+    await asyncio.sleep(0)
+    (call,) = [each for each in asyncio.all_tasks() if "authentication" in each.get_name()]
+    call.cancel()
+    with anyio.fail_after(30):
+        assert await leader
+    assert call.cancelled()
+    assert route.call_count == 1
+
+
 def test_an_interrupted_thread_interrupts_no_other(api: respx.MockRouter) -> None:
     calls: list[int] = []
     waiting = threading.Event()
@@ -765,11 +782,12 @@ async def test_an_answer_that_cannot_be_kept_leaves_nobody_waiting(
 
     authenticator = make()
     monkeypatch.setattr(authenticator._answers, "land", fail)
-    flight = _answers.Flight(
+    flight: Any = _answers.Flight(
         _answers.Question(SecretStr(API_KEY), b"", None), None, SimpleNamespace(set=Mock()), 0, 0
     )
+    is_sync = isinstance(authenticator, KeyAuthenticator)
     with pytest.raises(ZeroDivisionError):
-        await maybe_await(authenticator._fly(flight))
+        (authenticator._fly if is_sync else authenticator._land)(flight)
     flight.landed.set.assert_called_once()
 
 

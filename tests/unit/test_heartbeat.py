@@ -259,13 +259,17 @@ async def test_a_task_that_is_canceled_by_asyncio_leaves_the_job(
     async def run() -> None:
         await track(client, lambda _: anyio.sleep_forever())
 
+    def heartbeat_tasks() -> list[str]:
+        return [each.get_name() for each in asyncio.all_tasks() if "heart" in each.get_name()]
+
     task = asyncio.create_task(run())
     await until(lambda: len(database.reports) >= 3)
+    assert heartbeat_tasks() == ["audiencelab heartbeat"]
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert database.job["status"] == "processing"
-    assert [each.get_name() for each in asyncio.all_tasks() if "heart" in each.get_name()] == []
+    assert heartbeat_tasks() == []
 
 
 @pytest.mark.parametrize("client_kind", ["asyncio", "trio"])
@@ -274,6 +278,40 @@ async def test_a_heartbeat_that_was_not_started_can_be_stopped(client: Any) -> N
         return None
 
     await AsyncHeartbeat(beat, 0.0).stop()
+
+
+def test_a_heartbeat_that_asyncio_cancels_before_its_first_step_has_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_heartbeat, "_SECONDS_TO_STOP", 60.0)
+
+    async def beat() -> float | None:
+        return None
+
+    async def main() -> None:
+        heart = AsyncHeartbeat(beat, 0.0)
+        heart.start()
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        began = time.monotonic()
+        await heart.stop()
+        assert time.monotonic() - began < 30
+
+    asyncio.run(main())
+
+
+def test_a_task_factory_may_take_two_arguments() -> None:
+    async def beat() -> float | None:
+        return None
+
+    async def main() -> None:
+        factory: Any = lambda loop, coroutine: asyncio.Task(coroutine, loop=loop)  # noqa: E731
+        asyncio.get_running_loop().set_task_factory(factory)
+        heart = AsyncHeartbeat(beat, 0.0)
+        heart.start()
+        await heart.stop()
+
+    asyncio.run(main())
 
 
 def test_a_block_that_is_never_left_does_not_disturb_the_end_of_trio() -> None:

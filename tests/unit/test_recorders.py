@@ -600,6 +600,19 @@ def test_one_event_loop_after_the_other(log: Log, backend: str) -> None:
     assert log.endpoints == ["/1", "/2", "/3"]
 
 
+def test_events_are_sent_if_asyncio_cancels_the_task_before_its_first_step(log: Log) -> None:
+    async def main() -> None:
+        async with AsyncAudienceLab(URL, KEY) as client:
+            recorder = AsyncUsageRecorder(client)
+            recorder.record(event("/1"))
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            await recorder.aclose()
+
+    asyncio.run(main())
+    assert log.endpoints == ["/1"]
+
+
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_a_loop_that_ends_while_a_batch_is_sent(
     log: Log, api: respx.MockRouter, backend: str
