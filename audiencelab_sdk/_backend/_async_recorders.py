@@ -180,8 +180,8 @@ class AsyncUsageRecorder:
 
     async def _run(self, task: "_Task") -> None:
         pauses, failed = Pauses(), False
-        pause = pauses.first()
         while True:
+            pause = pauses.next(failed=failed, closing=self._closes_at is not None)
             with anyio.move_on_after(seconds_to_wait(self._closes_at, pause)):
                 # After a failure, more events are no reason to try again sooner.
                 await (task.urgent if failed else task.woken).wait()
@@ -191,7 +191,6 @@ class AsyncUsageRecorder:
             failed = await self._attempt()
             if self._closes_at is not None and self._queue.is_empty:
                 return
-            pause = pauses.next(failed=failed, closing=self._closes_at is not None)
 
     def _forget(self, task: "_Task") -> None:
         if self._task is task:

@@ -3,6 +3,7 @@
 import threading
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
+from typing import Any
 
 import anyio
 from pydantic import SecretStr
@@ -138,11 +139,7 @@ class KeyAuthenticator:
             flight.outcome = error.with_traceback(None)
         finally:
             # After an interrupt there is no outcome, and another thread asks again.
-            try:
-                self._answers.land(flight)
-            finally:
-                if flight.landed is not None:
-                    flight.landed.set()
+            _land(self._answers, flight)
 
 
 class AsyncKeyAuthenticator:
@@ -236,7 +233,7 @@ class AsyncKeyAuthenticator:
             try:
                 await self._fly(alone)
             finally:
-                self._land(alone)
+                _land(answers, alone)
             return answers.result(question, alone.outcome)
         digest = question.digest
         while True:
@@ -251,7 +248,7 @@ class AsyncKeyAuthenticator:
                 digest = question.for_address
 
     def _spawn(self, flight: Flight[anyio.Event]) -> None:
-        fly, land = partial(self._fly, flight), partial(self._land, flight)
+        fly, land = partial(self._fly, flight), partial(_land, self._answers, flight)
         spawn(fly, name="audiencelab authentication", on_end=land)
 
     async def _fly(self, flight: Flight[anyio.Event] | Flight[None]) -> None:
@@ -262,12 +259,14 @@ class AsyncKeyAuthenticator:
         except Exception as error:  # noqa: BLE001 - each caller raises it
             flight.outcome = error.with_traceback(None)
 
-    def _land(self, flight: Flight[anyio.Event] | Flight[None]) -> None:
-        try:
-            self._answers.land(flight)
-        finally:
-            if flight.landed is not None:
-                flight.landed.set()
+
+def _land(answers: Answers[Any], flight: Flight[Any]) -> None:
+    """Keep the answer of a flight, and wake up those who wait for it in any case."""
+    try:
+        answers.land(flight)
+    finally:
+        if flight.landed is not None:
+            flight.landed.set()
 
 
 def _concerns(flight: Flight[threading.Event] | Flight[anyio.Event], question: Question) -> bool:

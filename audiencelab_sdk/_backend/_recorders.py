@@ -165,9 +165,9 @@ class UsageRecorder:
 
     def _run(self) -> None:
         pauses, failed = Pauses(), False
-        pause = pauses.first()
         try:
             while True:
+                pause = pauses.next(failed=failed, closing=self._closes_at is not None)
                 # After a failure, more events are no reason to try again sooner.
                 (self._urgent if failed else self._wake).wait(
                     seconds_to_wait(self._closes_at, pause)
@@ -179,7 +179,6 @@ class UsageRecorder:
                 failed = self._attempt()
                 if self._closes_at is not None and self._queue.is_empty:
                     return
-                pause = pauses.next(failed=failed, closing=self._closes_at is not None)
         finally:
             if self._thread is threading.current_thread():
                 self._thread = None

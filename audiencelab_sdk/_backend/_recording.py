@@ -16,12 +16,8 @@ class Pauses:
     def __init__(self) -> None:
         self._failures = 0
 
-    def first(self) -> float:
-        """Return the seconds until the first attempt."""
-        return INTERVAL
-
     def next(self, *, failed: bool, closing: bool) -> float:
-        """Return the seconds from an attempt to the next one."""
+        """Return the seconds to wait, after the outcome of the last attempt."""
         if not failed:
             self._failures = 0
             return 0.0 if closing else INTERVAL

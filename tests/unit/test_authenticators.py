@@ -35,7 +35,7 @@ from audiencelab_sdk import (
     RejectionCode,
     ServerError,
 )
-from audiencelab_sdk._backend import _answers, _bucket
+from audiencelab_sdk._backend import _answers, _authenticators, _bucket
 from audiencelab_sdk.testing import authenticated_key
 from tests.unit._backends import ANSWER, UNKNOWN, Clock, authenticator_of, invented, soon
 from tests.unit._both_clients import close, maybe_await
@@ -785,9 +785,8 @@ async def test_an_answer_that_cannot_be_kept_leaves_nobody_waiting(
     flight: Any = _answers.Flight(
         _answers.Question(SecretStr(API_KEY), b"", None), None, SimpleNamespace(set=Mock()), 0, 0
     )
-    is_sync = isinstance(authenticator, KeyAuthenticator)
     with pytest.raises(ZeroDivisionError):
-        (authenticator._fly if is_sync else authenticator._land)(flight)
+        _authenticators._land(authenticator._answers, flight)
     flight.landed.set.assert_called_once()
 
 

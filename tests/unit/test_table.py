@@ -10,6 +10,7 @@ from audiencelab_sdk import (
     NotFoundError,
     UnexpectedResponseError,
 )
+from audiencelab_sdk._http._table import creator
 from tests.unit._both_clients import maybe_await
 from tests.unit._operations import segments
 from tests.unit._samples import JOB, KEY_ID
@@ -37,3 +38,9 @@ async def test_get_rejects_another_row(client: Any, api: respx.MockRouter) -> No
     api.get("/enrichment_tracking").respond(json=job_row(1))
     with pytest.raises(UnexpectedResponseError, match="another row than the requested one"):
         await maybe_await(client.enrichment.get(UUID(int=2)))
+
+
+def test_the_creator_is_who_was_passed_or_else_who_the_client_acts_as() -> None:
+    acting = {"created_by": JOB["id"]}
+    assert creator(UUID(KEY_ID), acting) == {"created_by": KEY_ID}
+    assert creator(None, acting) == acting
